@@ -1,0 +1,60 @@
+"""The self-attention block every fusion is made of."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class SelfAttentionBlock(nn.Module):
+    """Pre-norm transformer block on `torch.nn.functional.scaled_dot_product_attention` (F_SA of eq. 7).
+
+    Args:
+        dim: Width D.
+        num_heads: Attention heads; must divide `dim`.
+        mlp_ratio: Width of the feed-forward layer over D.
+        dropout: Probability, on attention weights and on both residual branches.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int = 6, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim must be divisible by num_heads, got dim={dim} and num_heads={num_heads}")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.norm_attention = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, int(dim * mlp_ratio)), nn.GELU(), nn.Dropout(dropout), nn.Linear(int(dim * mlp_ratio), dim)
+        )
+
+    def forward(self, tokens: Tensor, is_valid: Tensor | None = None) -> Tensor:
+        """Let tokens (B, N, D) attend to each other.
+
+        Args:
+            tokens: (B, N, D).
+            is_valid: (B, N), False for padding that nobody may attend to. Without padding leave it out: attention then
+                takes its fastest path. Each row needs one valid token.
+
+        Returns:
+            (B, N, D).
+        """
+        qkv = rearrange(self.qkv(self.norm_attention(tokens)), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads)
+
+        # In a boolean attn_mask True takes part, which is also what is_valid means.
+        attn_mask = None if is_valid is None else is_valid[:, None, None, :]  # (B, 1, 1, N)
+        query, key, value = qkv.unbind(0)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attn_mask, dropout_p=self.dropout if self.training else 0.0
+        )
+        mixed = self.out(rearrange(mixed, "b h n d -> b n (h d)"))
+
+        tokens = tokens + F.dropout(mixed, self.dropout, self.training)
+        return tokens + F.dropout(self.mlp(self.norm_mlp(tokens)), self.dropout, self.training)
+
+    def extra_repr(self) -> str:
+        """Settings that no child module shows."""
+        return f"num_heads={self.num_heads}, dropout={self.dropout}"

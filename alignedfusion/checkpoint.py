@@ -1,0 +1,143 @@
+"""Models in a folder: weights as safetensors, settings as JSON. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from alignedfusion.attributes import AttributeSchema
+from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.fusion import IntermediateTokenFusion
+from alignedfusion.reconstruction import MaskedTokenReconstructor
+from alignedfusion.tokenizers import AttributeTokenizer, VisualTokenizer
+
+if TYPE_CHECKING:
+    from alignedfusion.classifier import AlignedFusionClassifier
+
+WEIGHTS = "model.safetensors"
+SETTINGS = "config.json"
+FORMAT = 1
+_FUSIONS: dict[str, Any] = {
+    "IntermediateTokenFusion": IntermediateTokenFusion,
+    "JointSelfAttention": JointSelfAttention,
+}
+
+
+def save(model: AlignedFusionClassifier, folder: str | Path) -> None:
+    """Write a model: `model.safetensors` and `config.json`.
+
+    The settings hold the schema, the class names, each backbone's name and its preprocessing. Each file is written whole
+    or not at all.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "library": "alignedfusion",
+        "format": FORMAT,
+        "num_classes": model.num_classes,
+        "class_names": list(model.class_names),
+        "hide_probability": model.hide_probability,
+        "reconstruct": model.reconstruct,
+        "dropout": model.dropout,
+        "visual": _describe_visual(model.visual),
+        "tokenizer": model.tokenizer.to_dict(),
+        "fusion": _describe_fusion(model.fusion),
+        "has_reconstructor": model.reconstructor is not None,
+    }
+    draft = folder / f"{WEIGHTS}.part"
+    save_model(model, str(draft))
+    os.replace(draft, folder / WEIGHTS)
+    draft = folder / f"{SETTINGS}.part"
+    draft.write_text(json.dumps(settings, indent=2) + "\n")
+    os.replace(draft, folder / SETTINGS)
+
+
+def load(
+    cls: type[AlignedFusionClassifier],
+    folder: str | Path,
+    *,
+    schema: AttributeSchema | None = None,
+    visual: nn.Module | Mapping[str, nn.Module] | None = None,
+    fusion: nn.Module | None = None,
+) -> AlignedFusionClassifier:
+    """Read a model that `save` wrote; arguments as in `AlignedFusionClassifier.from_pretrained`."""
+    folder = Path(folder)
+    settings = read_settings(folder)
+    saved = AttributeSchema.from_dict(settings["tokenizer"]["schema"])
+    if schema is not None and schema != saved:
+        raise ValueError(
+            f"the checkpoint in {str(folder)!r} has another schema: {saved.difference(schema)} given; encode your table "
+            f"with the checkpoint's own schema, model.schema, or train anew"
+        )
+    tokenizer = AttributeTokenizer.from_dict(settings["tokenizer"])
+    model = cls(
+        _build_visual(settings["visual"], folder) if visual is None else visual,
+        tokenizer,
+        _build_fusion(settings["fusion"], folder) if fusion is None else fusion,
+        MaskedTokenReconstructor(tokenizer.dim) if settings["has_reconstructor"] else None,
+        settings["num_classes"],
+        class_names=settings["class_names"],
+        hide_probability=settings["hide_probability"],
+        reconstruct=settings["reconstruct"],
+        dropout=settings["dropout"],
+    )
+    load_model(model, str(folder / WEIGHTS))
+    return model.eval()
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a saved model, or an error that says what is wrong with the folder."""
+    if absent := [name for name in (SETTINGS, WEIGHTS) if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"no saved model in {str(folder)!r}: {' and '.join(absent)} not there")
+    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+    if settings.get("library") != "alignedfusion":
+        raise ValueError(f"{str(folder / SETTINGS)!r} was not written by alignedfusion")
+    if settings["format"] > FORMAT:
+        raise ValueError(
+            f"{str(folder)!r} has format {settings['format']}, this release reads up to {FORMAT}: update alignedfusion"
+        )
+    return settings
+
+
+def _describe_visual(visual: nn.Module | None) -> dict[str, Any] | None:
+    if visual is None:
+        return None
+    if isinstance(visual, nn.ModuleDict):
+        return {"each": {name: _describe_visual(module) for name, module in visual.items()}}
+    return visual.to_dict() if isinstance(visual, VisualTokenizer) else {"own": type(visual).__name__}
+
+
+def _build_visual(settings: dict[str, Any] | None, folder: Path) -> Any:
+    if settings is None:
+        return None
+    if "each" in settings:
+        return {name: _build_visual(each, folder) for name, each in settings["each"].items()}
+    if "own" in settings:
+        raise ValueError(
+            f"the model in {str(folder)!r} was built with a visual module of your own ({settings['own']}): "
+            f"pass one like it as visual="
+        )
+    return VisualTokenizer.from_dict(settings)
+
+
+def _describe_fusion(fusion: nn.Module) -> dict[str, Any]:
+    name = type(fusion).__name__
+    if type(fusion) in _FUSIONS.values():
+        return {"type": name, **fusion.to_dict()}  # type: ignore[operator]
+    return {"type": name, "own": True}
+
+
+def _build_fusion(settings: dict[str, Any], folder: Path) -> Any:
+    if settings.get("own"):
+        raise ValueError(
+            f"the model in {str(folder)!r} was built with a fusion of your own ({settings['type']}): pass one like it as "
+            f"fusion="
+        )
+    arguments = {key: value for key, value in settings.items() if key != "type"}
+    return _FUSIONS[settings["type"]](**arguments)

@@ -1,0 +1,262 @@
+"""The assembled model: image and incomplete attributes in, class out (eq. 11). Saving is in `checkpoint`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from alignedfusion import checkpoint
+from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.fusion import REPORT, FusionOutput
+from alignedfusion.missing import hide_attributes
+from alignedfusion.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
+from alignedfusion.tokenizers import AttributeTokenizer
+
+Images = Tensor | Mapping[str, Tensor]
+
+
+@dataclass
+class ClassifierOutput(ModelOutput):  # type: ignore[misc]
+    """What `AlignedFusionClassifier` returns, in training and evaluation alike.
+
+    Attributes:
+        loss: Classification plus reconstruction loss (l_all); None without labels.
+        logits: (B, C).
+        reconstruction: (B, A, V_max) logits over each attribute's values, -inf beyond the last; None if the model does not
+            reconstruct.
+        intermediate: (B, K, D).
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    reconstruction: Tensor | None = None
+    intermediate: Tensor | None = None
+
+
+class AlignedFusionClassifier(nn.Module):
+    """Classifies a case from its images and from what its report mentions.
+
+    Args:
+        visual: Turns images into tokens (B, N, D): a `VisualTokenizer` or any module of your own. One module serves all
+            image modalities of the fusion; a mapping gives each its own. None if the fusion has no image modality.
+        tokenizer: Turns attribute codes into tokens.
+        fusion: `IntermediateTokenFusion`, or anything with its call and its `modalities` and `dim`. The modality "report"
+            stands for the attributes, every other name for an image.
+        reconstructor: Names unmentioned attributes; None to leave them unnamed.
+        num_classes: Classes C.
+        class_names: Their names, in the order of the logits.
+        hide_probability: Probability p of hiding a mentioned attribute in training (eq. 9).
+        reconstruct: "once" puts the reconstructed token in the place of every unmentioned or hidden one after fusion;
+            "two_pass" puts it in before, and fuses again; "none" only trains the reconstructor.
+        dropout: Probability before the last layer.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module | Mapping[str, nn.Module] | None,
+        tokenizer: AttributeTokenizer,
+        fusion: nn.Module,
+        reconstructor: MaskedTokenReconstructor | None,
+        num_classes: int,
+        *,
+        class_names: Sequence[str] | None = None,
+        hide_probability: float = 0.3,
+        reconstruct: str = "once",
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if reconstruct not in ("once", "two_pass", "none"):
+            raise ValueError(f"reconstruct must be 'once', 'two_pass' or 'none', got {reconstruct!r}")
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(
+                f"class_names must name {num_classes} classes, got {len(class_names)}: {list(class_names)}"
+            )
+        if tokenizer.dim != fusion.dim:
+            raise ValueError(
+                f"tokenizer and fusion must have the same width, got dim={tokenizer.dim} and dim={fusion.dim}"
+            )
+        self.modalities: tuple[str, ...] = tuple(fusion.modalities)  # type: ignore[arg-type]
+        self.image_modalities = tuple(m for m in self.modalities if m != REPORT)
+        self.visual = self._visual(visual)
+        self.tokenizer = tokenizer
+        self.fusion = fusion
+        self.reconstructor = reconstructor if REPORT in self.modalities else None
+        self.num_classes = num_classes
+        self.class_names = tuple(class_names) if class_names is not None else tuple(map(str, range(num_classes)))
+        self.hide_probability = hide_probability
+        self.reconstruct = reconstruct
+        self.dropout = dropout
+        intermediate = getattr(fusion, "intermediate", None)
+        self.pooled_dim = tokenizer.dim * (len(self.modalities) + (0 if intermediate is None else len(intermediate)))
+        self.head = nn.Sequential(
+            nn.LayerNorm(self.pooled_dim), nn.Dropout(dropout), nn.Linear(self.pooled_dim, num_classes)
+        )
+
+    @property
+    def schema(self) -> AttributeSchema:
+        """The attributes this model was built for."""
+        return self.tokenizer.schema
+
+    def forward(
+        self,
+        image: Images | None,
+        codes: Tensor,
+        labels: Tensor | None = None,
+        *,
+        is_present: Mapping[str, Tensor] | None = None,
+        is_valid: Mapping[str, Tensor] | None = None,
+        is_hidden: Tensor | None = None,
+    ) -> ClassifierOutput:
+        """Classify a batch.
+
+        Args:
+            image: (B, channels, H, W) or precomputed tokens (B, N, F); a mapping of them for several image modalities.
+            codes: int64 (B, A), `UNKNOWN` where unmentioned.
+            labels: int64 (B,).
+            is_present: (B,) per modality that some rows lack. What stands in its place there counts for nothing.
+            is_valid: (B, N) per image modality whose tokens are padded; False where padded.
+            is_hidden: (B, A), cells to hide and reconstruct; drawn at random in training, none otherwise.
+
+        Raises:
+            ValueError: For a missing modality, codes that do not fit the schema, or shapes that do not fit each other.
+        """
+        self.schema.check_codes(codes)
+        if is_present and REPORT in is_present:
+            codes = codes.masked_fill(~is_present[REPORT][:, None], UNKNOWN)
+        seen, is_hidden = self._hide(codes, is_hidden)
+
+        # Hidden and unmentioned attributes become the same tokens from here on.
+        values = self.tokenizer.value_tokens()  # (V, D)
+        tokens = self._image_tokens(image, len(codes), is_present or {})
+        if REPORT in self.modalities:
+            tokens[REPORT] = self.tokenizer(seen, values=values)  # (B, A, D)
+        fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
+
+        rebuilt = None
+        if self.reconstructor is not None:
+            rebuilt = self.reconstructor(fused.tokens[REPORT], values, self.schema)
+            fused = self._fill(tokens, fused, rebuilt, (seen == UNKNOWN)[..., None], is_valid, is_present)
+
+        logits = self.head(self._pool(fused, is_valid or {}, is_present or {}))  # (B, C)
+        return ClassifierOutput(
+            loss=None if labels is None else self._loss(logits, labels, rebuilt, codes, is_hidden),
+            logits=logits,
+            reconstruction=None if rebuilt is None else rebuilt.logits,
+            intermediate=fused.intermediate,
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights (safetensors) and settings (JSON) into a folder; see `checkpoint.save`."""
+        checkpoint.save(self, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        schema: AttributeSchema | None = None,
+        visual: nn.Module | Mapping[str, nn.Module] | None = None,
+        fusion: nn.Module | None = None,
+    ) -> AlignedFusionClassifier:
+        """Read a model that `save_pretrained` wrote, in evaluation mode.
+
+        Args:
+            folder: Where it lies.
+            schema: The schema your codes follow; a checkpoint with another one is refused.
+            visual: Your own visual module, if the model was built with one: only its weights are in the folder.
+            fusion: Your own fusion, likewise.
+        """
+        return checkpoint.load(cls, folder, schema=schema, visual=visual, fusion=fusion)
+
+    def _visual(self, visual: nn.Module | Mapping[str, nn.Module] | None) -> nn.Module | None:
+        if not self.image_modalities:
+            return None
+        if visual is None:
+            raise ValueError(
+                f"the fusion has the image modalities {list(self.image_modalities)}; visual must not be None"
+            )
+        if isinstance(visual, nn.Module) and not isinstance(visual, nn.ModuleDict):
+            return visual
+        if set(visual) != set(self.image_modalities):
+            raise ValueError(f"visual must have the keys {sorted(self.image_modalities)}, got {sorted(visual)}")
+        if len({id(module) for module in visual.values()}) != len(visual):
+            raise ValueError(
+                "visual names one module for several modalities; pass the module itself to share it among all"
+            )
+        return nn.ModuleDict(dict(visual.items()))
+
+    def _hide(self, codes: Tensor, is_hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        if is_hidden is not None:
+            is_hidden = is_hidden & (codes != UNKNOWN)
+            return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
+        return hide_attributes(codes, self.hide_probability if self.training else 0.0)
+
+    def _image_tokens(self, image: Images | None, batch: int, is_present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not self.image_modalities:
+            return {}
+        if image is None:
+            raise ValueError(f"this model needs images of {list(self.image_modalities)}; got None")
+        if isinstance(image, Tensor):
+            if len(self.image_modalities) > 1:
+                raise ValueError(f"this model takes a mapping of images with the keys {sorted(self.image_modalities)}")
+            image = {self.image_modalities[0]: image}
+        if set(image) != set(self.image_modalities):
+            raise ValueError(
+                f"images must have the keys {sorted(self.image_modalities)}, got {sorted(image)}; an image that rows lack "
+                f"is given as zeros, with is_present saying which rows have it"
+            )
+        tokens = {}
+        for m, pixels in image.items():
+            if len(pixels) != batch:
+                raise ValueError(f"got {len(pixels)} images of {m!r} for {batch} rows of codes")
+            if m in is_present:
+                pixels = pixels.masked_fill(~is_present[m].view(-1, *[1] * (pixels.ndim - 1)), 0.0)
+            module = self.visual[m] if isinstance(self.visual, nn.ModuleDict) else self.visual
+            tokens[m] = module(pixels)  # type: ignore[misc]  # (B, N, D)
+        return tokens
+
+    def _fill(
+        self,
+        tokens: dict[str, Tensor],
+        fused: FusionOutput,
+        rebuilt: Reconstruction,
+        is_unknown: Tensor,
+        is_valid: Mapping[str, Tensor] | None,
+        is_present: Mapping[str, Tensor] | None,
+    ) -> FusionOutput:
+        if self.reconstruct == "none":
+            return fused
+        if self.reconstruct == "two_pass":
+            filled = torch.where(is_unknown, rebuilt.tokens, tokens[REPORT])
+            again: FusionOutput = self.fusion({**tokens, REPORT: filled}, is_valid=is_valid, is_present=is_present)
+            return again
+        filled = torch.where(is_unknown, rebuilt.tokens, fused.tokens[REPORT])
+        return FusionOutput({**fused.tokens, REPORT: filled}, fused.intermediate)
+
+    def _pool(self, fused: FusionOutput, is_valid: Mapping[str, Tensor], is_present: Mapping[str, Tensor]) -> Tensor:
+        parts = []
+        for m in self.modalities:
+            stream = fused.tokens[m]
+            if m in is_valid:
+                weight = is_valid[m][..., None].to(stream.dtype)
+                mean = (stream * weight).sum(1) / weight.sum(1).clamp(min=1)
+            else:
+                mean = stream.mean(1)
+            parts.append(mean.masked_fill(~is_present[m][:, None], 0.0) if m in is_present else mean)
+        return torch.cat([*parts, fused.intermediate.flatten(1)], dim=-1)  # (B, (M + K) D)
+
+    def _loss(
+        self, logits: Tensor, labels: Tensor, rebuilt: Reconstruction | None, codes: Tensor, is_hidden: Tensor
+    ) -> Tensor:
+        loss = F.cross_entropy(logits.float(), labels)
+        return loss if rebuilt is None else loss + reconstruction_loss(rebuilt.logits, codes, is_hidden)
+
+    def extra_repr(self) -> str:
+        """Settings that no child module shows."""
+        return f"classes={self.class_names}, hide_probability={self.hide_probability}, reconstruct={self.reconstruct!r}"

@@ -1,0 +1,209 @@
+"""Fusion through intermediate tokens, the only bridge between modalities (eq. 6-8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from alignedfusion.attention import SelfAttentionBlock
+
+REPORT = "report"
+"""The modality whose tokens are attributes; every other modality is an image."""
+
+
+class FusionOutput(NamedTuple):
+    """What a fusion returns.
+
+    Attributes:
+        tokens: (B, N_m, D) for each modality m.
+        intermediate: (B, K, D); K = 0 for a fusion without intermediate tokens.
+    """
+
+    tokens: dict[str, Tensor]
+    intermediate: Tensor
+
+
+class IntermediateTokenFusion(nn.Module):
+    """Each modality attends to itself and to the intermediate tokens it shares with the others (eq. 6-8).
+
+    In every round each modality's tokens pass a self-attention block together with its intermediate tokens (eq. 6, 7);
+    then the copies of each intermediate token are averaged and handed back (eq. 8). Image and report tokens never attend to
+    each other. So the first round brings nothing across: it takes a second one for report tokens to see the image.
+
+    Args:
+        dim: Token width D.
+        modalities: Two or more names.
+        depth: Rounds.
+        num_heads: Attention heads; must divide `dim`.
+        topology: "pairwise" has one intermediate token per pair of modalities, K = M (M - 1) / 2; "shared" one for all.
+        share_weights: One block per round for all modalities, instead of one each.
+        dropout: Probability inside the blocks.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        modalities: Sequence[str] = ("image", REPORT),
+        depth: int = 2,
+        num_heads: int = 6,
+        topology: str = "pairwise",
+        share_weights: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.modalities = check_modalities(modalities, at_least=2)
+        if topology not in ("pairwise", "shared"):
+            raise ValueError(f"topology must be 'pairwise' or 'shared', got {topology!r}")
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        self.dim = dim
+        self.topology = topology
+        self.share_weights = share_weights
+        groups = [self.modalities] if topology == "shared" else list(combinations(self.modalities, 2))
+        # Which intermediate tokens a modality carries: those of the groups it belongs to.
+        self.carried = {m: [k for k, group in enumerate(groups) if m in group] for m in self.modalities}
+        self.intermediate = nn.Parameter(torch.randn(len(groups), dim) * 0.02)
+        keys = ("shared",) if share_weights else self.modalities
+        self.rounds = nn.ModuleList(
+            nn.ModuleDict({key: SelfAttentionBlock(dim, num_heads=num_heads, dropout=dropout) for key in keys})
+            for _ in range(depth)
+        )
+
+    def forward(
+        self,
+        tokens: Mapping[str, Tensor],
+        *,
+        is_valid: Mapping[str, Tensor] | None = None,
+        is_present: Mapping[str, Tensor] | None = None,
+    ) -> FusionOutput:
+        """Fuse the tokens of all modalities.
+
+        Args:
+            tokens: (B, N_m, D) for each modality m.
+            is_valid: (B, N_m) for modalities with padding; False where padded. Unmentioned attributes are not padding.
+            is_present: (B,) for modalities that some rows lack; their tokens there count for nothing.
+
+        Returns:
+            Tokens of the same shapes, those of padding and absent modalities meaningless but finite, and the intermediate
+            tokens (B, K, D).
+
+        Raises:
+            ValueError: For a missing or unknown modality, or a shape that does not fit.
+        """
+        check_tokens(tokens, self.modalities, self.dim, is_valid, is_present)
+        streams = {m: blank(tokens[m], m, is_valid, is_present) for m in self.modalities}
+        batch = next(iter(streams.values())).shape[0]
+        intermediate = self.intermediate.expand(batch, -1, -1)  # (B, K, D)
+        weights = self._weights(batch, is_present)
+
+        for blocks in self.rounds:
+            # Each modality attends to itself and to its own copy of the intermediate tokens.
+            copies = {}
+            for m in self.modalities:
+                joined = torch.cat([intermediate[:, self.carried[m]], streams[m]], dim=1)  # (B, k + N_m, D)
+                block = blocks["shared" if self.share_weights else m]  # type: ignore[index]
+                joined = block(joined, extend(is_valid, m, len(self.carried[m])))
+                copies[m], streams[m] = joined.split([len(self.carried[m]), streams[m].shape[1]], dim=1)
+
+            # Copies of one token become one again, so that the next round carries what the other side has said.
+            intermediate = self._average(copies, weights, intermediate)
+
+        return FusionOutput(streams, intermediate)
+
+    def _average(self, copies: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None, before: Tensor) -> Tensor:
+        averaged = []
+        for k in range(before.shape[1]):
+            holders = [m for m in self.modalities if k in self.carried[m]]
+            stack = torch.stack([copies[m][:, self.carried[m].index(k)] for m in holders])  # (holders, B, D)
+            if weights is None:
+                averaged.append(stack.mean(0))
+                continue
+            weight = torch.stack([weights[m] for m in holders])[..., None].to(stack.dtype)  # (holders, B, 1)
+            count = weight.sum(0)  # (B, 1)
+            mean = (stack * weight).sum(0) / count.clamp(min=1)
+            averaged.append(torch.where(count > 0, mean, before[:, k]))  # nobody there to carry it: it stays
+        return torch.stack(averaged, dim=1)  # (B, K, D)
+
+    def _weights(self, batch: int, is_present: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+        if not is_present:
+            return None
+        everywhere = torch.ones(batch, dtype=torch.bool, device=self.intermediate.device)
+        return {m: is_present.get(m, everywhere) for m in self.modalities}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings that rebuild this module; the weights travel in the state dict."""
+        block = next(iter(self.rounds[0].values()))  # type: ignore[operator]
+        return {
+            "dim": self.dim,
+            "modalities": list(self.modalities),
+            "depth": len(self.rounds),
+            "num_heads": block.num_heads,
+            "topology": self.topology,
+            "share_weights": self.share_weights,
+            "dropout": block.dropout,
+        }
+
+    def extra_repr(self) -> str:
+        """Settings that no child module shows."""
+        return f"modalities={self.modalities}, topology={self.topology!r}, share_weights={self.share_weights}"
+
+
+def check_modalities(modalities: Sequence[str], *, at_least: int) -> tuple[str, ...]:
+    """Refuse names that cannot be modalities of a fusion."""
+    if isinstance(modalities, str) or len(set(modalities)) != len(modalities) or len(modalities) < at_least:
+        raise ValueError(
+            f"modalities must be {at_least} or more distinct names such as ('image', 'report'), got {modalities!r}"
+        )
+    return tuple(modalities)
+
+
+def check_tokens(
+    tokens: Mapping[str, Tensor],
+    modalities: Sequence[str],
+    dim: int,
+    is_valid: Mapping[str, Tensor] | None,
+    is_present: Mapping[str, Tensor] | None,
+) -> None:
+    """Refuse inputs of a fusion that do not fit its modalities and width, or each other."""
+    if set(tokens) != set(modalities):
+        raise ValueError(
+            f"this fusion takes tokens of {sorted(modalities)}, got {sorted(tokens)}; a modality that rows lack is given as "
+            f"zeros, with is_present saying which rows have it"
+        )
+    batch = tokens[modalities[0]].shape[0]
+    for name, stream in tokens.items():
+        if stream.ndim != 3 or stream.shape[-1] != dim or stream.shape[0] != batch:
+            raise ValueError(f"tokens of {name!r} must be ({batch}, N, {dim}), got {tuple(stream.shape)}")
+    for argument, masks, width in (("is_valid", is_valid, 2), ("is_present", is_present, 1)):
+        for name, mask in (masks or {}).items():
+            if name not in modalities:
+                raise ValueError(f"{argument} names the modality {name!r}; this fusion has {sorted(modalities)}")
+            shape = tuple(tokens[name].shape[:width])
+            if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+                raise ValueError(
+                    f"{argument}[{name!r}] must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}"
+                )
+
+
+def blank(
+    stream: Tensor, modality: str, is_valid: Mapping[str, Tensor] | None, is_present: Mapping[str, Tensor] | None
+) -> Tensor:
+    """Tokens (B, N, D) with padding and absent rows set to zero: NaN there would pass through a masked attention."""
+    if is_valid and modality in is_valid:
+        stream = stream.masked_fill(~is_valid[modality][..., None], 0.0)
+    if is_present and modality in is_present:
+        stream = stream.masked_fill(~is_present[modality][:, None, None], 0.0)
+    return stream
+
+
+def extend(is_valid: Mapping[str, Tensor] | None, modality: str, count: int) -> Tensor | None:
+    """The padding mask (B, count + N) of tokens that follow `count` intermediate tokens, which are always valid."""
+    if not is_valid or modality not in is_valid:
+        return None
+    mask = is_valid[modality]
+    return torch.cat([mask.new_ones(mask.shape[0], count), mask], dim=1)

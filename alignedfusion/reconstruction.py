@@ -1,0 +1,82 @@
+"""Naming hidden and unmentioned attributes again from the rest (eq. 10)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from alignedfusion.attributes import AttributeSchema
+
+
+class Reconstruction(NamedTuple):
+    """What the reconstructor says of every cell.
+
+    Attributes:
+        logits: (B, A, V_max) over each attribute's own values, -inf beyond the last of them.
+        tokens: (B, A, D), the expected value token: softmax(logits) times the value tokens.
+    """
+
+    logits: Tensor
+    tokens: Tensor
+
+
+class MaskedTokenReconstructor(nn.Module):
+    """Scores each attribute's candidate values from its fused token (F_rec of eq. 10).
+
+    Args:
+        dim: Token width D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.query = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.key = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
+
+    def forward(self, tokens: Tensor, values: Tensor, schema: AttributeSchema) -> Reconstruction:
+        """Reconstruct every cell.
+
+        Args:
+            tokens: (B, A, D), the report tokens after fusion.
+            values: (V, D), one token per candidate value, as `AttributeTokenizer.value_tokens` gives them.
+            schema: Says which values belong to which attribute.
+
+        Raises:
+            ValueError: If the shapes do not fit the schema.
+        """
+        if tokens.shape[1] != len(schema) or values.shape[0] != sum(schema.num_values):
+            raise ValueError(
+                f"the schema has {len(schema)} attributes and {sum(schema.num_values)} values; got tokens "
+                f"{tuple(tokens.shape)} and values {tuple(values.shape)}"
+            )
+        candidates = pad_sequence(values.split(schema.num_values), batch_first=True)  # (A, V_max, D)
+        beyond = pad_sequence(values.new_zeros(len(values)).split(schema.num_values), True, padding_value=-torch.inf)
+
+        scores = torch.einsum("bad,avd->bav", self.query(tokens), self.key(candidates)) * self.dim**-0.5
+        logits = scores.float() + beyond.float()  # (B, A, V_max)
+
+        expected = torch.einsum("bav,avd->bad", logits.softmax(-1).to(candidates.dtype), candidates)  # (B, A, D)
+        return Reconstruction(logits, expected)
+
+
+def reconstruction_loss(logits: Tensor, codes: Tensor, is_hidden: Tensor) -> Tensor:
+    """Cross-entropy over the hidden cells (eq. 10), the mean over all of them.
+
+    Args:
+        logits: (B, A, V_max), -inf beyond an attribute's last value.
+        codes: (B, A), the values before hiding.
+        is_hidden: (B, A), the cells that count: mentioned, then hidden.
+
+    Returns:
+        A scalar; 0 with a gradient path when nothing is hidden.
+    """
+    is_hidden = is_hidden & (codes >= 0)  # what was never mentioned has no right answer
+    batch, attributes, candidates = logits.shape
+    cells = F.cross_entropy(
+        logits.float().reshape(-1, candidates), codes.clamp(min=0).reshape(-1), reduction="none"
+    ).reshape(batch, attributes)
+    return torch.where(is_hidden, cells, 0.0).sum() / is_hidden.sum().clamp(min=1)

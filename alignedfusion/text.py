@@ -1,0 +1,57 @@
+"""Prompts -> [CLS] vectors (eq. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
+
+
+class TextEncoder:
+    """A frozen Hugging Face encoder that turns each prompt into its [CLS] vector.
+
+    It is not a module on purpose: `AttributeTokenizer` asks it once for its prompts and keeps the vectors as part of the
+    model, so training never runs it and a saved model answers without it.
+
+    Args:
+        name: A model on the Hugging Face hub, or a folder that holds one.
+        device: Where to run it.
+        batch_size: Prompts per forward pass.
+    """
+
+    def __init__(self, name: str = CLINICAL_BERT, *, device: str | torch.device = "cpu", batch_size: int = 64) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        self.name = str(name)
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(self.name)
+            self.model: Any = AutoModel.from_pretrained(self.name).eval().to(self.device)
+        except OSError as error:
+            raise ValueError(
+                f"no text encoder at {self.name!r}: give the name of a model on the Hugging Face hub (needs a connection), "
+                f"or a folder with config.json, weights and tokenizer files"
+            ) from error
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Encode prompts, each distinct one once.
+
+        Returns:
+            float32 (len(prompts), H) on the CPU, H the encoder's width.
+        """
+        distinct = list(dict.fromkeys(prompts))
+        vectors = []
+        for start in range(0, len(distinct), self.batch_size):
+            batch = self.tokenizer(
+                distinct[start : start + self.batch_size], padding=True, truncation=True, return_tensors="pt"
+            )
+            hidden = self.model(**batch.to(self.device)).last_hidden_state  # (batch, tokens, H)
+            vectors.append(hidden[:, 0].float().cpu())
+        position = {prompt: row for row, prompt in enumerate(distinct)}
+        return torch.cat(vectors)[[position[prompt] for prompt in prompts]]
