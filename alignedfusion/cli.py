@@ -1,0 +1,275 @@
+"""The `alignedfusion` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alignedfusion import __version__
+
+_EXAMPLES = """\
+examples:
+  alignedfusion demo
+  alignedfusion train cases.csv --image file --label diagnosis --group patient -o runs/first
+  alignedfusion evaluate runs/first newer_cases.csv
+  alignedfusion predict runs/first --image x.png --attributes '{"age": 54, "fever": "present"}'
+
+`alignedfusion COMMAND --help` explains each.
+"""
+
+_TRAIN = """\
+Train a classifier on your own images and a table that may have gaps, and test it.
+
+The table has one row per case: one or more columns with image files (PNG, JPEG, TIFF; or .npy files with tokens (N, F)
+computed before), a column with the label, and attribute columns. An empty attribute cell means "the report does not say";
+write an answer such as "absent" where it says so. Leave out columns that follow from the label (--exclude): a model that is
+told the answer learns nothing.
+
+OUT will hold the model, settings.json, metrics.json, predictions.csv and missing.png (accuracy against the share of missing
+attributes). Interrupted? The same command goes on from the last epoch.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted; an interrupted training goes on with the same command", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError) as error:
+        print(f"alignedfusion {options.command}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in ("accelerate", "matplotlib", "pandas", "pyarrow", "sklearn"):
+            raise
+        print(
+            f"alignedfusion {options.command} needs {error.name}: pip install 'alignedfusion[train]'", file=sys.stderr
+        )
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="alignedfusion",
+        description="Classify medical images together with what their reports say, when reports leave things out.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, run: Any, summary: str, description: str = "") -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description or summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _add(
+        commands, "demo", _demo, "compare four models on drawn lesions; nothing to download, under three minutes"
+    )
+    parser.add_argument("-o", "--output", default="demo", metavar="FOLDER", help="where to write (default: demo)")
+    parser.add_argument("--seeds", type=int, default=3, help="repetitions (default: 3)")
+
+
+def _add_train(commands: Any) -> None:
+    parser = _add(commands, "train", _train, "train and test a model on your own cases", _TRAIN)
+    parser.add_argument("manifest", metavar="MANIFEST", help="CSV or parquet file, one row per case")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder of this run")
+
+    data = parser.add_argument_group("what the columns are")
+    data.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
+    data.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the table's folder)")
+    data.add_argument("--label", required=True, metavar="COL", help="what to predict")
+    data.add_argument("--attributes", nargs="+", metavar="COL", help="attribute columns (default: all that can be)")
+    data.add_argument("--exclude", nargs="+", default=[], metavar="COL", help="columns that are no attributes")
+    data.add_argument("--group", metavar="COL", help="patient column: no patient is in two parts")
+    data.add_argument(
+        "--split", metavar="COL", help="column of train, valid and test (default: 64, 16 and 20 %% are drawn)"
+    )
+    data.add_argument(
+        "--missing-values", nargs="+", default=[], metavar="TEXT", help="more cells that mean 'not recorded'"
+    )
+    data.add_argument("--units", nargs="+", default=[], metavar="COL=UNIT", help="units of numbers, such as age=years")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--backbone", default="vit_small_patch16_224", metavar="NAME", help="any timm model")
+    model.add_argument(
+        "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"
+    )
+    model.add_argument("--no-pretrained", action="store_true", help="start the backbone at random, and train it")
+    model.add_argument("--train-backbone", action="store_true", help="train the backbone too (for thousands of cases)")
+    model.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="side of the input (default: the backbone's own)"
+    )
+    model.add_argument(
+        "--text-encoder", metavar="NAME", help="Hugging Face encoder of the values (default: learned vectors)"
+    )
+    model.add_argument("--dim", type=int, default=384, help="width of the tokens (default: 384)")
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=int, default=30, help="default: 30")
+    training.add_argument("--batch-size", type=int, default=32, help="default: 32")
+    training.add_argument("--learning-rate", type=float, default=3e-4, help="default: 3e-4")
+    training.add_argument("--workers", type=int, default=0, help="processes that read images (default: 0)")
+    training.add_argument("--seed", type=int, default=0, help="of weights, order, hiding and drawn parts (default: 0)")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "evaluate",
+        _evaluate,
+        "test a run on a table at 0 to 50 %% missing attributes",
+        "Test a run on a table with the same columns. Cases that the run was trained on are left out, and counted.",
+    )
+    parser.add_argument("run_folder", metavar="OUT", help="folder of a finished run")
+    parser.add_argument("manifest", metavar="MANIFEST", help="CSV or parquet file, one row per case")
+    parser.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the table's folder)")
+    parser.add_argument(
+        "--missing-values", nargs="+", default=[], metavar="TEXT", help="more cells that mean 'not recorded'"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "predict",
+        _predict,
+        "predict one case",
+        "Print class probabilities, and for each attribute that is not mentioned what it probably is, as JSON.",
+    )
+    parser.add_argument("run_folder", metavar="OUT", help="folder of a run, or any saved model")
+    parser.add_argument(
+        "--image", nargs="+", default=[], metavar="F", help="the image files, in the order of the run's columns"
+    )
+    parser.add_argument("--attributes", default="{}", metavar="JSON", help="what the report mentions: '{\"age\": 54}'")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from alignedfusion import demo
+
+    results = demo.run(options.output, seeds=options.seeds)
+    folder = Path(options.output)
+    print(
+        f"\naccuracy in %, mean ± deviation of {results['seeds']} seeds, by the share of attributes missing in the test reports"
+    )
+    print(f"{'':22}" + "".join(f"{f'{rate:.0%} missing':>16}" for rate in results["missing"]))
+    for method, result in results["methods"].items():
+        cells = (f"{100 * m:.1f} ± {100 * d:.1f}" for m, d in zip(result["mean"], result["deviation"], strict=True))
+        print(f"{method:22}" + "".join(f"{cell:>16}" for cell in cells))
+    print(
+        f"\n{results['seconds']:.0f} seconds; {folder / 'results.json'} has every figure, {folder / 'accuracy.png'} shows them."
+    )
+    print("Ask the saved model about a case whose report says one thing only:")
+    print(
+        f'  alignedfusion predict {folder / "model"} --image {folder / "case.png"} --attributes \'{{"growth": "growing"}}\''
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    from alignedfusion import runs
+    from alignedfusion.datasets.manifest import Manifest
+    from alignedfusion.evaluation import table
+
+    manifest = Manifest.read(
+        options.manifest,
+        missing_values=options.missing_values,
+        images=options.image,
+        label=options.label,
+        attributes=options.attributes,
+        exclude=options.exclude,
+        group=options.group,
+        split=options.split,
+        root=options.image_root,
+        units=_units(options.units),
+        seed=options.seed,
+    )
+    _describe(manifest)
+    report = runs.train(
+        manifest,
+        options.output,
+        backbone=options.backbone,
+        pretrained=options.weights or not options.no_pretrained,
+        frozen=not (options.train_backbone or options.no_pretrained),
+        image_size=options.image_size,
+        text_encoder=options.text_encoder,
+        dim=options.dim,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        workers=options.workers,
+        seed=options.seed,
+    )
+    print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
+    print(table(report["missing"]))
+    print(f"\n{options.output} holds the model, metrics.json, predictions.csv and missing.png")
+
+
+def _describe(manifest: Any) -> None:
+    counts = ", ".join(f"{len(manifest.rows(part))} {part}" for part in ("train", "valid", "test"))
+    print(f"cases: {counts}; classes: {', '.join(manifest.class_names)}")
+    training = manifest.rows("train")
+    shares = {name: float(training[name].notna().mean()) for name in manifest.attributes}
+    print(
+        "attributes (share of training cases that mention it): " + ", ".join(f"{n} {s:.0%}" for n, s in shares.items())
+    )
+    print("None of them may follow from the label; --exclude leaves columns out.")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from alignedfusion import runs
+    from alignedfusion.datasets.manifest import read_table
+    from alignedfusion.evaluation import table
+
+    frame = read_table(options.manifest, missing_values=options.missing_values)
+    root = options.image_root or Path(options.manifest).parent
+    rows, counts = runs.evaluate(options.run_folder, frame, root=root)
+    if counts["left_out"]:
+        print(f"{counts['left_out']} cases were used in training and are left out")
+    print(f"{counts['tested']} test cases")
+    print(table(rows))
+    if options.json:
+        Path(options.json).write_text(json.dumps({**counts, "missing": rows}, indent=2) + "\n")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from alignedfusion import runs
+
+    try:
+        attributes = json.loads(options.attributes)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--attributes is not JSON ({error}): write it like '{{\"age\": 54}}'") from error
+    if not isinstance(attributes, dict):
+        raise ValueError(f"--attributes must be a JSON object of names and values, got {options.attributes}")
+    print(json.dumps(runs.predict_case(options.run_folder, options.image, attributes), indent=2))
+
+
+def _units(pairs: Sequence[str]) -> dict[str, str]:
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise ValueError(f"--units takes COL=UNIT, got {wrong[0]!r}")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Datasets of single cases: `{"image", "codes", "labels"}`, as the model's call and `transformers.Trainer` expect them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from alignedfusion.datasets.images import read_image
+
+collate = default_collate
+"""Batches of nested mappings, which transformers' own collator does not make."""
+
+
+class TensorCases(Dataset[dict[str, Any]]):
+    """Cases whose images or precomputed tokens are in memory.
+
+    Args:
+        image: (n, channels, H, W) images or (n, N, F) tokens; a mapping of them for several images per case.
+        codes: int64 (n, A).
+        labels: int64 (n,).
+    """
+
+    def __init__(self, image: Tensor | Mapping[str, Tensor], codes: Tensor, labels: Tensor) -> None:
+        self.image = image
+        self.codes = codes
+        self.labels = labels
+        images = {"image": image} if isinstance(image, Tensor) else dict(image)
+        sizes = {name: len(each) for name, each in images.items()} | {"codes": len(codes), "labels": len(labels)}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"every case needs its images, codes and label; got {sizes}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self.image[index] if isinstance(self.image, Tensor) else {m: x[index] for m, x in self.image.items()}
+        return {"image": image, "codes": self.codes[index], "labels": self.labels[index]}
+
+
+class FileCases(Dataset[dict[str, Any]]):
+    """Cases whose images are files, read when they are needed.
+
+    Args:
+        paths: For each image modality, a path per case, None where the case has no such image. Files that end in `.npy`
+            hold precomputed tokens (N, F).
+        codes: int64 (n, A).
+        labels: int64 (n,).
+        transform: From a PIL image to a tensor, as `VisualTokenizer.transform` gives it; None for precomputed tokens.
+    """
+
+    def __init__(
+        self,
+        paths: Mapping[str, Sequence[Path | None]],
+        codes: Tensor,
+        labels: Tensor,
+        transform: Callable[[Any], Tensor] | None,
+    ) -> None:
+        self.paths = {name: list(column) for name, column in paths.items()}
+        self.codes = codes
+        self.labels = labels
+        self.transform = transform
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._is_complete = all(path is not None for column in self.paths.values() for path in column)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        images = {name: self._read(name, column[index]) for name, column in self.paths.items()}
+        case = {
+            "image": images if len(images) > 1 else next(iter(images.values())),
+            "codes": self.codes[index],
+            "labels": self.labels[index],
+        }
+        if not self._is_complete:
+            case["is_present"] = {name: torch.tensor(column[index] is not None) for name, column in self.paths.items()}
+        return case
+
+    def _read(self, name: str, path: Path | None) -> Tensor:
+        if path is None:
+            # A row without this image: zeros of the right shape, which is_present keeps from counting.
+            if name not in self._shapes:
+                there = next(path for path in self.paths[name] if path is not None)
+                self._shapes[name] = tuple(self._read(name, there).shape)
+            return torch.zeros(self._shapes[name])
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path).astype(np.float32))  # (N, F)
+        if self.transform is None:
+            raise ValueError(f"{str(path)!r} is an image, but this model takes precomputed tokens (.npy files)")
+        return self.transform(read_image(path))  # (channels, H, W)

@@ -1,0 +1,275 @@
+import re
+from dataclasses import fields
+
+import pytest
+import torch
+from torch import nn
+
+from alignedfusion import (
+    UNKNOWN,
+    AlignedFusionClassifier,
+    AttributeTokenizer,
+    IntermediateTokenFusion,
+    MaskedTokenReconstructor,
+    VisualTokenizer,
+)
+from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.fusion import FusionOutput
+
+IMAGES = ("clinical", "dermoscopy")
+
+
+def test_the_output_is_the_same_in_training_and_evaluation(schema, build, batch):
+    image, codes, labels = batch(schema)
+    model = build(schema)
+    for mode in (True, False):
+        for given_labels in (labels, None):
+            out = model.train(mode)(image, codes, given_labels)
+            assert [field.name for field in fields(out)] == ["loss", "logits", "reconstruction", "intermediate"]
+            assert (out.loss is None) == (given_labels is None)
+            assert out.logits.shape == (7, 17)
+            assert out.reconstruction.shape == (7, 3, 5)
+            assert out.intermediate.shape == (7, 1, 38)
+
+
+@pytest.mark.parametrize("reconstruct", ["once", "two_pass"])
+def test_with_all_attributes_mentioned_reconstruction_changes_nothing(reconstruct, schema, build, batch, same):
+    image, codes, _ = batch(schema)
+    model, without = build(schema, reconstruct=reconstruct).eval(), build(schema, reconstruct="none").eval()
+    assert same(model(image, codes.clamp(min=0)), without(image, codes.clamp(min=0)))
+    assert not torch.equal(model(image, codes).logits, without(image, codes).logits)
+
+
+def test_with_none_mentioned_the_model_still_answers_and_from_the_image(schema, build, batch, assert_trainable):
+    image, codes, labels = batch(schema)
+    nothing = torch.full_like(codes, UNKNOWN)
+    for reconstruct in ("once", "two_pass", "none"):
+        model = build(schema, reconstruct=reconstruct)
+        out = model(image, nothing, labels)
+        assert len(out.logits.unique(dim=0)) == 7
+        assert_trainable(model, out)
+
+
+@pytest.mark.parametrize("reconstruct", ["once", "two_pass", "none"])
+@pytest.mark.parametrize("code", [0, UNKNOWN])
+def test_every_parameter_learns_when_nothing_is_hidden(reconstruct, code, schema, build, batch, assert_trainable):
+    image, codes, labels = batch(schema)
+    for tokenizer in (None, AttributeTokenizer(schema, 38, text_encoder=torch.randn(10, 23))):
+        model = build(schema, tokenizer=tokenizer, reconstruct=reconstruct, hide_probability=0.0)
+        assert_trainable(model, model(image, torch.full_like(codes, code), labels))
+
+
+def test_attributes_are_hidden_in_training_only(schema, build, batch, same):
+    image, codes, _ = batch(schema)
+    model = build(schema, hide_probability=1.0)
+    nothing = model(image, torch.full_like(codes, UNKNOWN))
+    assert same(model(image, codes), nothing)
+    assert same(model(image, codes, is_hidden=torch.zeros(7, 3, dtype=torch.bool)), model.eval()(image, codes))
+    assert not torch.equal(model(image, codes).logits, nothing.logits)
+
+
+def test_the_loss_is_cross_entropy_over_classes_and_hidden_cells_by_hand(schema, build, batch):
+    image, _, _ = batch(schema)
+    codes = torch.tensor([[0, 1, 4]] * 7)
+    model = build(schema)
+    model.head = Constant(torch.zeros(7, 17))
+    model.reconstructor.query = nn.Sequential(Constant(torch.zeros(7, 3, 38)))
+    # Even logits: ln 17 = 2.833213 for the class. Hidden are a cell of three values and one of two:
+    # (ln 3 + ln 2) / 2 = 0.895880. Together 3.729093.
+    is_hidden = torch.tensor([[True, True, False], *[[False] * 3] * 6])
+    loss = model(image, codes, torch.arange(7), is_hidden=is_hidden).loss
+    assert loss.item() == pytest.approx(3.729093, abs=1e-5)
+    assert model.eval()(image, codes, torch.arange(7)).loss.item() == pytest.approx(2.833213, abs=1e-5)
+
+
+class Constant(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = nn.Parameter(value)
+
+    def forward(self, anything):
+        return self.value
+
+
+def test_pooling_counts_what_is_there_by_hand(schema, build):
+    class Echo(nn.Module):
+        """A fusion that gives back its tokens, so that the pooled vector is theirs."""
+
+        modalities, dim = ("image", "report"), 38
+
+        def forward(self, tokens, *, is_valid=None, is_present=None):
+            return FusionOutput(dict(tokens), tokens["image"][:, :0])
+
+    model = build(schema, fusion=Echo(), visual=nn.Identity(), reconstruct="none")
+    model.head = nn.Identity()
+    image = torch.tensor([1.0, 5.0, 100.0])[None, :, None].expand(2, 3, 38)
+    out = model(
+        image,
+        torch.zeros(2, 3, dtype=torch.int64),
+        is_valid={"image": torch.tensor([[True, True, False], [False, False, False]])},
+        is_present={"report": torch.tensor([False, True])},
+    ).logits
+    assert torch.equal(out[0, :38], torch.full((38,), 3.0))  # (1 + 5) / 2
+    assert torch.equal(out[1, :38], torch.zeros(38))  # nothing valid
+    assert torch.equal(out[0, 38:], torch.zeros(38))  # absent
+    torch.testing.assert_close(out[1, 38:], model.tokenizer(torch.zeros(1, 3, dtype=torch.int64))[0].mean(0))
+
+
+@pytest.mark.parametrize("topology", ["pairwise", "shared"])
+def test_several_images_with_one_backbone_or_one_each(topology, schema, build, batch, assert_trainable, same):
+    first, codes, labels = batch(schema)
+    image = {"clinical": first, "dermoscopy": torch.randn(7, 5, 13)}
+    for visual in (None, {m: VisualTokenizer(None, 38, num_features=13) for m in IMAGES}):
+        fusion = IntermediateTokenFusion(38, modalities=(*IMAGES, "report"), num_heads=2, topology=topology)
+        model = build(schema, visual=visual, fusion=fusion, hide_probability=0.0)
+        out = model(image, codes, labels)
+        assert out.intermediate.shape == (7, 3 if topology == "pairwise" else 1, 38)
+        for absent in (torch.arange(7) < 3, torch.ones(7, dtype=torch.bool)):
+            spoilt = {**image, "dermoscopy": image["dermoscopy"].masked_fill(absent[:, None, None], torch.nan)}
+            is_present = {"dermoscopy": ~absent}
+            assert same(model(spoilt, codes, is_present=is_present), model(image, codes, is_present=is_present))
+        assert_trainable(model, model(spoilt, codes, labels, is_present=is_present))
+
+
+def test_nobody_has_anything_and_all_stays_finite(schema, build, batch):
+    image, codes, labels = batch(schema)
+    absent = torch.zeros(7, dtype=torch.bool)
+    for fusion in (None, JointSelfAttention(38, num_heads=2)):
+        model = build(schema, fusion=fusion)
+        out = model(image, codes, labels, is_present={"image": absent, "report": absent})
+        assert len(out.logits.unique(dim=0)) == 1
+        assert out.loss.isfinite()
+
+
+@pytest.mark.parametrize("kind", ["padded", "absent"])
+def test_nan_where_nothing_is_does_not_reach_the_gradients(kind, schema, build, batch, assert_trainable):
+    image, codes, labels = batch(schema)
+    model = build(schema)
+    is_valid, is_present = torch.arange(11).expand(7, -1) < 5, torch.arange(7) < 5
+    if kind == "padded":
+        image[~is_valid] = torch.nan
+        out = model(image, codes, labels, is_valid={"image": is_valid})
+    else:
+        image[~is_present] = torch.nan
+        out = model(image, codes, labels, is_present={"image": is_present})
+    assert_trainable(model, out)
+
+
+def test_bfloat16_autocast_agrees(schema, build, batch):
+    image, codes, labels = batch(schema)
+    model = build(schema).eval()
+    expected = model(image, codes, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(image, codes, labels)
+    torch.testing.assert_close(out.logits.float(), expected.logits, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(out.loss, expected.loss, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(out.reconstruction, expected.reconstruction, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compiled_without_a_graph_break_it_agrees(training, schema, build, batch):
+    torch._dynamo.reset()
+    image, codes, labels = batch(schema)
+    is_hidden = torch.arange(21).reshape(7, 3) % 3 == 0 if training else None
+    eager, model = build(schema).train(training), build(schema).train(training)
+    compiled = torch.compile(model, fullgraph=True)
+    expected, out = (m(image, codes, labels, is_hidden=is_hidden) for m in (eager, compiled))
+    for field in ("loss", "logits", "reconstruction", "intermediate"):
+        torch.testing.assert_close(out[field], expected[field], atol=1e-5, rtol=1e-4)
+    if training:
+        expected.loss.backward()
+        out.loss.backward()
+        for (name, p), (_, q) in zip(eager.named_parameters(), model.named_parameters(), strict=True):
+            torch.testing.assert_close(q.grad, p.grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_random_hiding_and_every_mask_compile(schema, build, batch, assert_trainable):
+    torch._dynamo.reset()
+    image, codes, labels = batch(schema)
+    masks = {
+        "is_valid": {"image": torch.arange(11).expand(7, -1) < 5},
+        "is_present": {"image": torch.arange(7) < 5, "report": torch.arange(7) > 2},
+    }
+    model = build(schema, reconstruct="two_pass", hide_probability=0.5, dropout=0.5)
+    # Capturing the graph is what could fail here; generating code for it takes half a minute.
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert_trainable(model, compiled(image, codes, labels, **masks))
+    model.eval()
+    torch.testing.assert_close(compiled(image, codes, **masks).logits, model(image, codes, **masks).logits)
+
+
+def test_a_few_steps_reduce_the_loss(schema, build, batch):
+    image, codes, labels = batch(schema)
+    model = build(schema)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(20):
+        loss = model(image, codes, labels).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[0] > 2.0
+    assert sum(losses[-5:]) / 5 < losses[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reconstruct": "twice"}, "reconstruct must be 'once', 'two_pass' or 'none', got 'twice'"),
+        ({"class_names": ["nevus"]}, "class_names must name 17 classes, got 1: ['nevus']"),
+        ({"modalities": ("a", "b"), "visual": {"a": nn.Identity()}}, "visual must have the keys ['a', 'b'], got ['a']"),
+        ({"modalities": ("a", "b"), "visual": dict.fromkeys("ab", nn.Identity())}, "one module for several modalities"),
+        ({"fusion": IntermediateTokenFusion(34, num_heads=2)}, "must have the same width, got dim=38 and dim=34"),
+        ({"hide_probability": 1.5}, "hide_probability must be between 0 and 1, got 1.5"),
+    ],
+)
+def test_a_classifier_refuses(settings, message, schema, build):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build(schema, **settings)
+
+
+def test_parts_must_fit_each_other(schema):
+    tokenizer, fusion = AttributeTokenizer(schema, 38), IntermediateTokenFusion(38, num_heads=2)
+    with pytest.raises(ValueError, match=r"has the image modalities \['image'\]; visual must not be None"):
+        AlignedFusionClassifier(None, tokenizer, fusion, None, 17)
+    with pytest.raises(ValueError, match="dim=38 and dim=34"):
+        AlignedFusionClassifier(nn.Identity(), tokenizer, fusion, MaskedTokenReconstructor(34), 17)
+
+
+def test_a_call_refuses_images_and_codes_that_do_not_fit(schema, build, batch):
+    image, codes, _ = batch(schema)
+    model, two = build(schema), build(schema, modalities=(*IMAGES, "report"))
+    with pytest.raises(ValueError, match=r"this model needs images of \['image'\]; got None"):
+        model(None, codes)
+    with pytest.raises(ValueError, match="got 5 images of 'image' for 7 rows of codes"):
+        model(image[:5], codes)
+    with pytest.raises(ValueError, match=r"takes a mapping of images with the keys \['clinical', 'dermoscopy'\]"):
+        two(image, codes)
+    message = r"images must have the keys \['clinical', 'dermoscopy'\], got \['clinical'\]; an image that rows lack"
+    with pytest.raises(ValueError, match=message):
+        two({"clinical": image}, codes)
+    with pytest.raises(ValueError, match="code 5 in row 0 is out of range for attribute 'age'"):
+        model(image, codes.index_fill(1, torch.tensor([2]), 5))
+    with pytest.raises(ValueError, match=r"codes must be int64 of shape \(B, 3\)"):
+        model(image, codes.int())
+
+
+BAD_MASKS = [
+    ({"is_present": {"img": torch.ones(7, dtype=torch.bool)}}, "is_present names the modality 'img'"),
+    ({"is_present": {"image": torch.ones(5, dtype=torch.bool)}}, "is_present['image'] must be bool of shape (7,)"),
+    ({"is_present": {"image": torch.ones(7)}}, "is_present['image'] must be bool of shape (7,)"),
+    ({"is_present": {"report": torch.ones(5, dtype=torch.bool)}}, "is_present['report'] must be bool of shape (7,)"),
+    ({"is_valid": {"image": torch.ones(7, 13, dtype=torch.bool)}}, "is_valid['image'] must be bool of shape (7, 11)"),
+    ({"is_valid": {"image": torch.ones(7, 11)}}, "is_valid['image'] must be bool of shape (7, 11)"),
+    ({"is_hidden": torch.ones(3, dtype=torch.bool)}, "is_hidden must be bool of shape (7, 3)"),
+    ({"is_hidden": torch.ones(5, 3, dtype=torch.bool)}, "is_hidden must be bool of shape (7, 3)"),
+    ({"is_hidden": torch.ones(7, 3)}, "is_hidden must be bool of shape (7, 3)"),
+]
+
+
+@pytest.mark.parametrize(("masks", "message"), BAD_MASKS)
+def test_a_call_refuses_masks_that_do_not_fit(masks, message, schema, build, batch):
+    image, codes, _ = batch(schema)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build(schema)(image, codes, **masks)
