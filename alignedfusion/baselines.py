@@ -37,6 +37,8 @@ class JointSelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.modalities = check_modalities(modalities, at_least=1)
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
         self.dim = dim
         # In one common set, a token must say where it is from.
         self.origin = nn.Parameter(torch.randn(len(self.modalities), dim) * 0.02)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
@@ -32,8 +33,8 @@ _FUSIONS: dict[str, Any] = {
 def save(model: AlignedFusionClassifier, folder: str | Path) -> None:
     """Write a model: `model.safetensors` and `config.json`.
 
-    The settings hold the schema, the class names, each backbone's name and its preprocessing. Each file is written whole
-    or not at all.
+    The settings hold the schema, the class names, each backbone's name and its preprocessing. A checkpoint that was there
+    before stays as it is until both files are written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,12 +51,12 @@ def save(model: AlignedFusionClassifier, folder: str | Path) -> None:
         "fusion": _describe_fusion(model.fusion),
         "has_reconstructor": model.reconstructor is not None,
     }
-    draft = folder / f"{WEIGHTS}.part"
-    save_model(model, str(draft))
-    os.replace(draft, folder / WEIGHTS)
-    draft = folder / f"{SETTINGS}.part"
-    draft.write_text(json.dumps(settings, indent=2) + "\n")
-    os.replace(draft, folder / SETTINGS)
+    text = json.dumps(settings, indent=2) + "\n"
+    weights_draft, settings_draft = folder / f"{WEIGHTS}.part", folder / f"{SETTINGS}.part"
+    save_model(model, str(weights_draft))
+    settings_draft.write_text(text)
+    os.replace(weights_draft, folder / WEIGHTS)
+    os.replace(settings_draft, folder / SETTINGS)
 
 
 def load(
@@ -87,6 +88,8 @@ def load(
         reconstruct=settings["reconstruct"],
         dropout=settings["dropout"],
     )
+    with safe_open(str(folder / WEIGHTS), framework="pt") as weights:
+        model.to(weights.get_tensor("head.2.weight").dtype)
     load_model(model, str(folder / WEIGHTS))
     return model.eval()
 
@@ -110,7 +113,8 @@ def _describe_visual(visual: nn.Module | None) -> dict[str, Any] | None:
         return None
     if isinstance(visual, nn.ModuleDict):
         return {"each": {name: _describe_visual(module) for name, module in visual.items()}}
-    return visual.to_dict() if isinstance(visual, VisualTokenizer) else {"own": type(visual).__name__}
+    # Not a subclass: what it does otherwise is in no settings.
+    return visual.to_dict() if type(visual) is VisualTokenizer else {"own": type(visual).__name__}
 
 
 def _build_visual(settings: dict[str, Any] | None, folder: Path) -> Any:

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from alignedfusion import checkpoint
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.fusion import REPORT, FusionOutput
+from alignedfusion.fusion import REPORT, FusionOutput, check_mask
 from alignedfusion.missing import hide_attributes
 from alignedfusion.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.tokenizers import AttributeTokenizer
@@ -81,6 +81,12 @@ class AlignedFusionClassifier(nn.Module):
             raise ValueError(
                 f"tokenizer and fusion must have the same width, got dim={tokenizer.dim} and dim={fusion.dim}"
             )
+        if reconstructor is not None and reconstructor.dim != fusion.dim:
+            raise ValueError(
+                f"reconstructor and fusion must have the same width, got dim={reconstructor.dim} and dim={fusion.dim}"
+            )
+        if not 0.0 <= hide_probability <= 1.0:
+            raise ValueError(f"hide_probability must be between 0 and 1, got {hide_probability}")
         self.modalities: tuple[str, ...] = tuple(fusion.modalities)  # type: ignore[arg-type]
         self.image_modalities = tuple(m for m in self.modalities if m != REPORT)
         self.visual = self._visual(visual)
@@ -88,7 +94,7 @@ class AlignedFusionClassifier(nn.Module):
         self.fusion = fusion
         self.reconstructor = reconstructor if REPORT in self.modalities else None
         self.num_classes = num_classes
-        self.class_names = tuple(class_names) if class_names is not None else tuple(map(str, range(num_classes)))
+        self.class_names = tuple(map(str, range(num_classes) if class_names is None else class_names))
         self.hide_probability = hide_probability
         self.reconstruct = reconstruct
         self.dropout = dropout
@@ -127,13 +133,15 @@ class AlignedFusionClassifier(nn.Module):
             ValueError: For a missing modality, codes that do not fit the schema, or shapes that do not fit each other.
         """
         self.schema.check_codes(codes)
+        for m, mask in (is_present or {}).items():
+            check_mask(f"is_present[{m!r}]", mask, (len(codes),))
         if is_present and REPORT in is_present:
             codes = codes.masked_fill(~is_present[REPORT][:, None], UNKNOWN)
         seen, is_hidden = self._hide(codes, is_hidden)
 
         # Hidden and unmentioned attributes become the same tokens from here on.
         values = self.tokenizer.value_tokens()  # (V, D)
-        tokens = self._image_tokens(image, len(codes), is_present or {})
+        tokens = self._image_tokens(image, len(codes), is_valid or {}, is_present or {})
         if REPORT in self.modalities:
             tokens[REPORT] = self.tokenizer(seen, values=values)  # (B, A, D)
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
@@ -193,11 +201,14 @@ class AlignedFusionClassifier(nn.Module):
 
     def _hide(self, codes: Tensor, is_hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         if is_hidden is not None:
+            check_mask("is_hidden", is_hidden, tuple(codes.shape))
             is_hidden = is_hidden & (codes != UNKNOWN)
             return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
         return hide_attributes(codes, self.hide_probability if self.training else 0.0)
 
-    def _image_tokens(self, image: Images | None, batch: int, is_present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _image_tokens(
+        self, image: Images | None, batch: int, is_valid: Mapping[str, Tensor], is_present: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         if not self.image_modalities:
             return {}
         if image is None:
@@ -215,6 +226,10 @@ class AlignedFusionClassifier(nn.Module):
         for m, pixels in image.items():
             if len(pixels) != batch:
                 raise ValueError(f"got {len(pixels)} images of {m!r} for {batch} rows of codes")
+            # Blanked before the first weight: a NaN there would come back as the gradient of every weight it met.
+            if m in is_valid and pixels.ndim == 3:
+                check_mask(f"is_valid[{m!r}]", is_valid[m], tuple(pixels.shape[:2]))
+                pixels = pixels.masked_fill(~is_valid[m][..., None], 0.0)
             if m in is_present:
                 pixels = pixels.masked_fill(~is_present[m].view(-1, *[1] * (pixels.ndim - 1)), 0.0)
             module = self.visual[m] if isinstance(self.visual, nn.ModuleDict) else self.visual

@@ -26,8 +26,10 @@ RATES = (0.0, 0.25, 0.5)
 OURS = "alignedfusion"
 METHODS = ("image only", "attributes only", "joint self-attention", OURS)
 
+BACKBONE = "test_vit"
 IMAGE_SIZE = 64
-TRAINING_CASES = 1500
+PRETRAINING_CASES = 3000
+TRAINING_CASES = 1000
 TEST_CASES = 2000
 EPOCHS = 14
 DIM = 96
@@ -37,8 +39,9 @@ NUM_HEADS = 4
 def run(folder: str | Path, *, seeds: int = 3, progress: bool = True) -> dict[str, Any]:
     """Train each method once per seed and compare them; write `results.json`, `accuracy.png`, `case.png` and `model/`.
 
-    All methods get the same images, the same reports (a fifth of the cells is left out in training), the same width, depth,
-    hiding and number of steps. Each seed draws other cases, other weights and another order.
+    All methods get the same frozen image tokens (of a backbone pretrained on other drawn lesions), the same reports (a fifth of
+    their cells is left out in training), the same width, depth, hiding and number of steps. Each seed draws other cases,
+    other weights and another order.
 
     Args:
         folder: Where to write.
@@ -54,26 +57,18 @@ def run(folder: str | Path, *, seeds: int = 3, progress: bool = True) -> dict[st
     folder.mkdir(parents=True, exist_ok=True)
     start = time.time()
     accuracy: dict[str, list[list[float]]] = {method: [] for method in METHODS}
-    bar = tqdm(total=seeds * len(METHODS), disable=not progress, unit="model")
+    bar = tqdm(total=1 + seeds * len(METHODS), disable=not progress, unit="model")
+    bar.set_description("pretraining the backbone")
+    visual = _pretrain()
+    bar.update()
     for seed in range(seeds):
-        train = _cases(TRAINING_CASES, seed=2 * seed, missing=0.2)
-        test = _cases(TEST_CASES, seed=2 * seed + 1, missing=0.0)
+        train = _cases(visual, TRAINING_CASES, seed=2 * seed, missing=0.2)
+        test = _cases(visual, TEST_CASES, seed=2 * seed + 1, missing=0.0)
         for method in METHODS:
             bar.set_description(f"{method}, seed {seed}")
             torch.manual_seed(seed)
-            model = _build(method)
-            with tempfile.TemporaryDirectory() as checkpoints:
-                fit(
-                    model,
-                    train,
-                    None,
-                    checkpoints,
-                    epochs=EPOCHS,
-                    batch_size=64,
-                    learning_rate=1e-3,
-                    seed=seed,
-                    progress=False,
-                )
+            model = _build(method, visual)
+            _fit(model, train, learning_rate=5e-4, seed=seed)
             rows = missing_sweep(model, test, phantom.SCHEMA, rates=RATES, seeds=(seed,), progress=False)
             accuracy[method].append([row["accuracy"] for row in rows])
             if method == OURS and seed == 0:
@@ -84,26 +79,60 @@ def run(folder: str | Path, *, seeds: int = 3, progress: bool = True) -> dict[st
     return _write_results(folder, accuracy, time.time() - start)
 
 
-def _cases(n: int, *, seed: int, missing: float) -> TensorCases:
-    drawn = phantom.make(n, seed=seed, image_size=IMAGE_SIZE, missing=missing)
-    visual = VisualTokenizer("test_vit", DIM, pretrained=False, image_size=IMAGE_SIZE)
-    assert visual.preprocessing is not None
-    mean, std = (torch.tensor(visual.preprocessing[name])[:, None, None] for name in ("mean", "std"))
-    pixels = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 255  # (n, 3, size, size)
-    return TensorCases((pixels - mean) / std, drawn.codes, drawn.labels)
+def _pretrain() -> VisualTokenizer:
+    torch.manual_seed(0)
+    visual = VisualTokenizer(BACKBONE, DIM, pretrained=False, image_size=IMAGE_SIZE)
+    tokenizer = AttributeTokenizer(phantom.SCHEMA, DIM)
+    fusion = JointSelfAttention(DIM, modalities=("image",), depth=1, num_heads=NUM_HEADS)
+    model = AlignedFusionClassifier(visual, tokenizer, fusion, None, num_classes=len(phantom.CLASS_NAMES))
+    cases = phantom.make(PRETRAINING_CASES, seed=1_000_000, image_size=IMAGE_SIZE).cases(**_scale(visual))
+    _fit(model, cases, learning_rate=1e-3, seed=0)
+    return visual
 
 
-def _build(method: str) -> AlignedFusionClassifier:
+def _cases(visual: VisualTokenizer, n: int, *, seed: int, missing: float) -> TensorCases:
+    cases = phantom.make(n, seed=seed, image_size=IMAGE_SIZE, missing=missing).cases(**_scale(visual))
+    assert isinstance(cases.image, torch.Tensor)
+    visual.eval()
+    # A frozen backbone says the same of an image in every epoch: its tokens are computed once.
+    with torch.no_grad():
+        tokens = torch.cat([visual.features(pixels) for pixels in cases.image.split(250)])  # (n, N, F)
+    return TensorCases(tokens, cases.codes, cases.labels)
+
+
+def _build(method: str, pretrained: VisualTokenizer) -> AlignedFusionClassifier:
     modalities = {"image only": ("image",), "attributes only": (REPORT,)}.get(method, ("image", REPORT))
     fusion = IntermediateTokenFusion if method == OURS else JointSelfAttention
+    visual = VisualTokenizer(BACKBONE, DIM, pretrained=False, frozen=True, image_size=IMAGE_SIZE)
+    visual.backbone.load_state_dict(pretrained.backbone.state_dict())
     return AlignedFusionClassifier(
-        VisualTokenizer("test_vit", DIM, pretrained=False, image_size=IMAGE_SIZE) if "image" in modalities else None,
+        visual,
         AttributeTokenizer(phantom.SCHEMA, DIM),
         fusion(DIM, modalities=modalities, num_heads=NUM_HEADS),
         MaskedTokenReconstructor(DIM) if method == OURS else None,
         num_classes=len(phantom.CLASS_NAMES),
         class_names=phantom.CLASS_NAMES,
     )
+
+
+def _fit(model: AlignedFusionClassifier, cases: TensorCases, *, learning_rate: float, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        fit(
+            model,
+            cases,
+            None,
+            scratch,
+            epochs=EPOCHS,
+            batch_size=64,
+            learning_rate=learning_rate,
+            seed=seed,
+            progress=False,
+        )
+
+
+def _scale(visual: VisualTokenizer) -> dict[str, list[float]]:
+    assert visual.preprocessing is not None
+    return {name: visual.preprocessing[name] for name in ("mean", "std")}
 
 
 def _write_case(path: Path) -> None:
@@ -125,6 +154,7 @@ def _write_results(folder: Path, accuracy: dict[str, list[list[float]]], seconds
     results = {
         "missing": list(RATES),
         "methods": methods,
+        "pretraining_cases": PRETRAINING_CASES,
         "training_cases": TRAINING_CASES,
         "test_cases": TEST_CASES,
         "seeds": len(accuracy[OURS]),

@@ -183,11 +183,13 @@ def check_tokens(
         for name, mask in (masks or {}).items():
             if name not in modalities:
                 raise ValueError(f"{argument} names the modality {name!r}; this fusion has {sorted(modalities)}")
-            shape = tuple(tokens[name].shape[:width])
-            if mask.dtype != torch.bool or tuple(mask.shape) != shape:
-                raise ValueError(
-                    f"{argument}[{name!r}] must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}"
-                )
+            check_mask(f"{argument}[{name!r}]", mask, tuple(tokens[name].shape[:width]))
+
+
+def check_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a mask of another type or shape."""
+    if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+        raise ValueError(f"{name} must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}")
 
 
 def blank(

@@ -196,7 +196,7 @@ def predict_case(
         raise ValueError(f"this model takes one image each of {list(model.image_modalities)}, got {len(images)}")
     codes = model.schema.encode([dict(attributes)])
     paths = {m: [Path(path)] for m, path in zip(model.image_modalities, images, strict=True)}
-    if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:  # type: ignore[union-attr]
+    if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:
         raise FileNotFoundError(f"there is no image at {absent}")
     case = FileCases(paths, codes, torch.zeros(1, dtype=torch.int64), _view(model))[0]
     image = case["image"] if isinstance(case["image"], dict) else {model.image_modalities[0]: case["image"]}

@@ -32,7 +32,7 @@ class TextEncoder:
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(self.name)
             self.model: Any = AutoModel.from_pretrained(self.name).eval().to(self.device)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"no text encoder at {self.name!r}: give the name of a model on the Hugging Face hub (needs a connection), "
                 f"or a folder with config.json, weights and tokenizer files"

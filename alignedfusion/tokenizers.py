@@ -236,14 +236,13 @@ class VisualTokenizer(nn.Module):
 def _create_backbone(name: str, pretrained: bool | str | Path, image_size: int | None) -> Any:
     import timm
 
-    path = None if isinstance(pretrained, bool) else Path(pretrained)
-    if path is not None and not path.is_file():
+    is_local = not isinstance(pretrained, bool)
+    if is_local and not Path(pretrained).is_file():  # type: ignore[arg-type]
         raise ValueError(
-            f"no weights file at {str(path)!r}; pretrained takes True, False or the path of a local checkpoint"
+            f"no weights file at {str(pretrained)!r}; pretrained takes True, False or a local checkpoint's path"
         )
-    overlay = {} if path is None else {"pretrained_cfg_overlay": {"file": str(path)}}
     try:
-        backbone = timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **overlay)
+        backbone = timm.create_model(name, pretrained=pretrained is True, num_classes=0)
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
@@ -255,9 +254,28 @@ def _create_backbone(name: str, pretrained: bool | str | Path, image_size: int |
             f"the pretrained weights of {name!r} could not be fetched ({type(error).__name__}); give the path of a local "
             f"checkpoint as pretrained, or pretrained=False to start at random"
         ) from error
+    if is_local:
+        _load_local(backbone, name, pretrained)  # type: ignore[arg-type]
     if image_size is not None and hasattr(backbone, "set_input_size"):
+        # Positions are resampled to another grid; a model that starts at random is made anew instead, which is quicker.
+        if pretrained is False:
+            return timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size)
         backbone.set_input_size(img_size=image_size)
     return backbone
+
+
+def _load_local(backbone: Any, name: str, path: str | Path) -> None:
+    from timm.models import load_state_dict
+
+    state = load_state_dict(str(path))
+    wanted = backbone.state_dict()
+    if wrong := [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]:
+        raise ValueError(
+            f"{str(path)!r} does not fit timm's {name!r}: {len(wrong)} of {len(wanted)} tensors are not there or have another "
+            f"shape, such as {wrong[0]!r}; the file has names such as {next(iter(state), None)!r}. Save the state_dict of the "
+            f"timm model itself"
+        )
+    backbone.load_state_dict({key: state[key] for key in wanted})
 
 
 def _preprocessing(backbone: Any, image_size: int | None) -> dict[str, Any]:

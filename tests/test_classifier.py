@@ -100,7 +100,7 @@ def test_pooling_counts_what_is_there_by_hand(schema, build):
         def forward(self, tokens, *, is_valid=None, is_present=None):
             return FusionOutput(dict(tokens), tokens["image"][:, :0])
 
-    model = build(schema, fusion=Echo(), visual=nn.Identity(), reconstruct="none")
+    model = build(schema, fusion=Echo(), visual=nn.Identity(), reconstruct="none").eval()
     model.head = nn.Identity()
     image = torch.tensor([1.0, 5.0, 100.0])[None, :, None].expand(2, 3, 38)
     out = model(
@@ -233,7 +233,7 @@ def test_parts_must_fit_each_other(schema):
     tokenizer, fusion = AttributeTokenizer(schema, 38), IntermediateTokenFusion(38, num_heads=2)
     with pytest.raises(ValueError, match=r"has the image modalities \['image'\]; visual must not be None"):
         AlignedFusionClassifier(None, tokenizer, fusion, None, 17)
-    with pytest.raises(ValueError, match="dim=38 and dim=34"):
+    with pytest.raises(ValueError, match="reconstructor and fusion must have the same width, got dim=34 and dim=38"):
         AlignedFusionClassifier(nn.Identity(), tokenizer, fusion, MaskedTokenReconstructor(34), 17)
 
 

@@ -199,7 +199,7 @@ def test_an_unknown_backbone_gets_a_suggestion():
 
 
 def test_weights_that_cannot_be_had_are_named(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match=r"no weights file at '.*none.pth'; pretrained takes True, False or the path"):
+    with pytest.raises(ValueError, match=r"no weights file at '.*none.pth'; pretrained takes True, False or a local"):
         VisualTokenizer("test_vit", 38, pretrained=tmp_path / "none.pth")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

@@ -8,6 +8,7 @@ the rest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alignedfusion.attributes import Attribute, AttributeSchema
+from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.missing import drop_attributes
 
 CLASS_NAMES = ("nevus", "keratosis", "carcinoma", "melanoma")
@@ -64,6 +66,12 @@ class Phantom(NamedTuple):
     rows: list[dict[str, Any]]
     codes: Tensor
     labels: Tensor
+
+    def cases(self, *, mean: Sequence[float], std: Sequence[float]) -> TensorCases:
+        """A dataset of the cases, pixels scaled to 0 to 1 and then by a backbone's mean and deviation per channel."""
+        pixels = torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 255  # (n, 3, size, size)
+        scaled = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+        return TensorCases(scaled, self.codes, self.labels)
 
 
 def make(n: int, *, seed: int = 0, image_size: int = 64, missing: float = 0.0) -> Phantom:
