@@ -222,8 +222,10 @@ class AttributeSchema:
         if self.names != other.names:
             return f"attributes {list(self.names)} against {list(other.names)}"
         for mine, theirs in zip(self.attributes, other.attributes, strict=True):
-            if mine != theirs:
+            if mine.values != theirs.values:
                 return f"attribute {mine.name!r} has values {_some(mine.values)} against {_some(theirs.values)}"
+            if mine != theirs:
+                return f"attribute {mine.name!r} is {mine} against {theirs}"
         return ""
 
     def _check_names(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -313,6 +315,8 @@ def _learn(name: str, cells: list[Any], *, bins: int, units: str, max_values: in
 def _column(rows: Any, name: str) -> list[Any]:
     if not hasattr(rows, "columns"):
         return [row.get(name) for row in rows]
+    if list(rows.columns).count(name) > 1:
+        raise ValueError(f"the table has more than one column {name!r}")
     if name not in rows.columns:
         raise ValueError(f"the table has no column {name!r}, {_instead(name, [str(c) for c in rows.columns])}")
     return list(rows[name])

@@ -163,6 +163,10 @@ class VisualTokenizer(nn.Module):
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self.backbone.forward_features(image)
+        if not isinstance(features, Tensor):
+            raise ValueError(
+                f"{self.backbone_name!r} gives {type(features).__name__}, not one map of tokens; take another model"
+            )
         if features.ndim == 3:
             return (
                 features if self.keep_prefix_tokens else features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
@@ -257,9 +261,6 @@ def _create_backbone(name: str, pretrained: bool | str | Path, image_size: int |
     if is_local:
         _load_local(backbone, name, pretrained)  # type: ignore[arg-type]
     if image_size is not None and hasattr(backbone, "set_input_size"):
-        # Positions are resampled to another grid; a model that starts at random is made anew instead, which is quicker.
-        if pretrained is False:
-            return timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size)
         backbone.set_input_size(img_size=image_size)
     return backbone
 

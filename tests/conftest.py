@@ -15,7 +15,7 @@ from alignedfusion import (
 )
 from alignedfusion.fusion import REPORT
 
-settings.register_profile("alignedfusion", deadline=None, max_examples=20, derandomize=True, database=None)
+settings.register_profile("alignedfusion", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("alignedfusion")
 torch.set_num_threads(1)
 

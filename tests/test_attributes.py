@@ -251,3 +251,16 @@ def test_difference_says_what_is_otherwise(schema):
     )
     assert schema != other
     assert schema != "schema"
+
+
+def test_a_column_that_is_there_twice_is_refused():
+    frame = pd.DataFrame([["a", "b"]], columns=["sex", "sex"])
+    with pytest.raises(ValueError, match="the table has more than one column 'sex'"):
+        AttributeSchema([Attribute("sex", values=("a", "b"))]).encode(frame)
+
+
+def test_a_difference_that_labels_do_not_show_is_told():
+    first, second = (AttributeSchema([Attribute("x", kind="numeric", edges=(edge,))]) for edge in (1.00001, 1.00002))
+    assert "1.00001" in first.difference(second)
+    assert "1.00002" in first.difference(second)
+    assert first.difference(first) == ""

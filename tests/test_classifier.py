@@ -141,6 +141,16 @@ def test_nobody_has_anything_and_all_stays_finite(schema, build, batch):
         assert out.loss.isfinite()
 
 
+def test_an_absent_report_asks_nothing_of_the_reconstruction(schema, build, batch):
+    image, codes, labels = batch(schema)
+    model, is_present = build(schema), {"report": torch.arange(7) < 5}
+    everything = torch.ones(7, 3, dtype=torch.bool)
+    unsaid = codes.masked_fill(~is_present["report"][:, None], UNKNOWN)
+    expected = model(image, unsaid, labels, is_present=is_present, is_hidden=everything).loss
+    assert torch.equal(model(image, codes, labels, is_present=is_present, is_hidden=everything).loss, expected)
+    assert (codes != unsaid).any()
+
+
 @pytest.mark.parametrize("kind", ["padded", "absent"])
 def test_nan_where_nothing_is_does_not_reach_the_gradients(kind, schema, build, batch, assert_trainable):
     image, codes, labels = batch(schema)

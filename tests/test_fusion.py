@@ -49,11 +49,11 @@ def test_equations_6_to_8_by_hand():
 
 
 def test_padding_by_hand():
-    # Image: 100 is padding, so (3 + 1 + 5) / 3 = 3 as before; the intermediate token itself is never padding.
-    tokens = {"image": stream(1.0, 5.0, 100.0), "report": stream(10.0, 14.0)}
+    # Image: 100 is padding and the intermediate token never is, so (3 + 1 + 8) / 3 = 4; report 9; together 6.5.
+    tokens = {"image": stream(1.0, 8.0, 100.0), "report": stream(10.0, 14.0)}
     fused = averaging([3.0], depth=1)(tokens, is_valid={"image": torch.tensor([[True, True, False]])})
-    assert torch.equal(fused.tokens["image"][:, :2], stream(3.0, 3.0))
-    assert torch.equal(fused.intermediate, stream(6.0))
+    assert torch.equal(fused.tokens["image"][:, :2], stream(4.0, 4.0))
+    assert torch.equal(fused.intermediate, stream(6.5))
 
 
 def test_three_modalities_by_hand():

@@ -66,6 +66,11 @@ def test_attribute_tokenizer_refuses_codes_and_other_schemas(schema):
         AttributeTokenizer(turned, 38).load_state_dict(tokenizer.state_dict())
 
 
+# timm's interpolation of Swin's position biases is behind torch's times in two ways.
+timm_resizes_windows = pytest.mark.filterwarnings(
+    "ignore:torch.searchsorted:UserWarning", "ignore:Using a non-tuple sequence:UserWarning"
+)
+
 # Each with a prefix of class and register tokens, and an input of which height and width differ where the model allows.
 BACKBONES = [
     ("test_vit", None, (160, 160), 1),  # patches of 16
@@ -78,7 +83,7 @@ BACKBONES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:torch.searchsorted:UserWarning")  # timm resizes Swin's position biases
+@timm_resizes_windows
 @pytest.mark.parametrize(("name", "image_size", "size", "prefix"), BACKBONES)
 def test_token_i_is_position_i_of_the_backbone_s_map(name, image_size, size, prefix):
     visual = VisualTokenizer(name, 38, pretrained=False, image_size=image_size).eval()
@@ -180,6 +185,23 @@ def test_visual_tokenizer_is_rebuilt_from_plain_settings(name, image_size):
     assert again.frozen
 
 
+@timm_resizes_windows
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
+def test_windows_of_trained_weights_at_another_size_are_rebuilt(name, tmp_path):
+    trained = timm.create_model(name, num_classes=0)
+    for parameter in trained.parameters():  # some start at zero, and would hide a difference
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    path = tmp_path / "weights.pth"
+    torch.save(trained.state_dict(), path)
+    visual = VisualTokenizer(name, 38, pretrained=path, image_size=64).eval()
+    path.unlink()
+    again = VisualTokenizer.from_dict(visual.to_dict()).eval()
+    again.load_state_dict(visual.state_dict())
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(image), visual(image))
+
+
 def test_transform_shows_the_whole_image():
     visual = VisualTokenizer("test_convnext", 38, pretrained=False, image_size=64)
     picture = Image.new("RGB", (200, 100))
@@ -220,3 +242,9 @@ def test_without_a_backbone_there_are_no_images():
     for shape in ((2, 11, 17), (2, 13)):
         with pytest.raises(ValueError, match=r"or precomputed tokens \(B, N, 13\), got a tensor of shape \(2, 1"):
             visual(torch.zeros(shape))
+
+
+def test_a_backbone_of_several_maps_is_refused():
+    visual = VisualTokenizer("coat_tiny", 38, pretrained=False)
+    with pytest.raises(ValueError, match="'coat_tiny' gives list, not one map of tokens; take another model"):
+        visual(torch.zeros(1, 3, 224, 224))
