@@ -115,7 +115,9 @@ def _build(method: str, pretrained: VisualTokenizer) -> AlignedFusionClassifier:
     )
 
 
-def _fit(model: AlignedFusionClassifier, cases: TensorCases, *, learning_rate: float, seed: int) -> None:
+def _fit(
+    model: AlignedFusionClassifier, cases: TensorCases, *, learning_rate: float, seed: int, backbone_rate: float = 0.1
+) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         fit(
             model,

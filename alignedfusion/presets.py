@@ -25,7 +25,7 @@ def standard(
     images: Sequence[str] = ("image",),
     image_size: int | None = None,
     num_features: int | None = None,
-    dim: int = 384,
+    dim: int = 192,
     text_encoder: TextEncoder | Tensor | None = None,
 ) -> AlignedFusionClassifier:
     """The model that `alignedfusion train` trains: a timm backbone, two rounds of fusion, reconstruction.
@@ -39,7 +39,7 @@ def standard(
         images: Names of the images of a case.
         image_size: Side of the input in pixels; the backbone's own by default.
         num_features: Width of precomputed tokens, with `backbone=None`.
-        dim: Token width D; a multiple of 64 gives heads of width 64.
+        dim: Token width D, a multiple of 64. Hundreds of cases overfit a wider one; thousands may want 384.
         text_encoder: Encodes the values' prompts; None learns one vector per value.
     """
     visual = VisualTokenizer(

@@ -20,9 +20,10 @@ def fit(
     valid: Dataset[Any] | None,
     folder: str | Path,
     *,
-    epochs: int = 30,
+    epochs: int = 20,
     batch_size: int = 32,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 1e-4,
+    backbone_rate: float = 0.1,
     weight_decay: float = 0.05,
     workers: int = 0,
     seed: int = 0,
@@ -40,8 +41,8 @@ def fit(
         folder: Where checkpoints lie until the training ends.
         epochs: Passes over the training cases.
         batch_size: Cases per step and device.
-        learning_rate: Peak rate, after a warm-up over a tenth of the steps; then it falls to zero along a cosine. A trained
-            backbone gets a tenth of it.
+        learning_rate: Peak rate, after a warm-up over a tenth of the steps; then it falls to zero along a cosine.
+        backbone_rate: A backbone's learning rate relative to that: small for a pretrained one, 1 for one that starts at random.
         weight_decay: AdamW's, on weight matrices only.
         workers: Processes that read images.
         seed: Of order, hiding and dropout. Initial weights are drawn before, with the model.
@@ -86,7 +87,7 @@ def fit(
         data_collator=collate,
         compute_metrics=None if valid is None else _accuracy,
         preprocess_logits_for_metrics=_logits_only,
-        optimizers=(torch.optim.AdamW(parameter_groups(model, learning_rate, weight_decay)), None),
+        optimizers=(torch.optim.AdamW(parameter_groups(model, learning_rate, weight_decay, backbone_rate)), None),
     )
     if not progress:
         _silence(trainer)
@@ -102,8 +103,10 @@ def find_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*"))
 
 
-def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for an optimizer: no decay of vectors (norms, biases, learned tokens), a tenth of the rate for backbones."""
+def parameter_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float, backbone_rate: float = 0.1
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer: no decay of vectors (norms, biases, learned tokens), a rate of their own for backbones."""
     backbones = [m.backbone for m in model.modules() if isinstance(m, VisualTokenizer) and m.backbone is not None]
     of_backbone = {id(p) for backbone in backbones for p in backbone.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -114,7 +117,7 @@ def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float
     return [
         {
             "params": parameters,
-            "lr": learning_rate * (0.1 if is_backbone else 1.0),
+            "lr": learning_rate * (backbone_rate if is_backbone else 1.0),
             "weight_decay": weight_decay if is_matrix else 0.0,
         }
         for (is_backbone, is_matrix), parameters in groups.items()

@@ -27,7 +27,7 @@ def train_plainly(model: AlignedFusionClassifier, train: TensorCases, epochs: in
     """Do without Trainer: the model returns its loss, classification plus reconstruction."""
     device = next(model.parameters()).device
     loader = DataLoader(train, BATCH_SIZE, shuffle=True)
-    optimizer = torch.optim.AdamW(parameter_groups(model, LEARNING_RATE, weight_decay=0.05))
+    optimizer = torch.optim.AdamW(parameter_groups(model, LEARNING_RATE, weight_decay=0.05, backbone_rate=1.0))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * len(loader))
 
     model.train()
@@ -80,6 +80,7 @@ def main() -> None:
                 epochs=options.epochs,
                 batch_size=BATCH_SIZE,
                 learning_rate=LEARNING_RATE,
+                backbone_rate=1.0,
             )
 
     with tempfile.TemporaryDirectory() as scratch:

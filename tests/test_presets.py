@@ -16,7 +16,7 @@ def test_standard_on_precomputed_tokens(schema):
     assert out.loss.isfinite()
     assert model.class_names == CLASSES
     assert model.fusion.to_dict() == {
-        "dim": 384,
+        "dim": 192,
         "modalities": ["image", "report"],
         "depth": 2,
         "num_heads": 6,
