@@ -19,7 +19,7 @@ def test_standard_on_precomputed_tokens(schema):
         "dim": 192,
         "modalities": ["image", "report"],
         "depth": 2,
-        "num_heads": 6,
+        "num_heads": 3,
         "topology": "pairwise",
         "share_weights": False,
         "dropout": 0.1,
