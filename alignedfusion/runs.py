@@ -18,7 +18,7 @@ from alignedfusion.attributes import UNKNOWN
 from alignedfusion.classifier import AlignedFusionClassifier
 from alignedfusion.datasets.cases import FileCases
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.evaluation import METRICS, metrics, missing_sweep, predict
+from alignedfusion.evaluation import metrics, missing_sweep, predict
 from alignedfusion.presets import standard
 from alignedfusion.text import TextEncoder
 from alignedfusion.tokenizers import VisualTokenizer
@@ -322,6 +322,3 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
     draft = path.with_suffix(".part")
     draft.write_text(json.dumps(data, indent=2) + "\n")
     os.replace(draft, path)
-
-
-__all__ = ["METRICS", "evaluate", "predict_case", "train"]

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.backbones import create_backbone, preprocessing_of
 from alignedfusion.text import TextEncoder
 
 
@@ -144,9 +145,9 @@ class VisualTokenizer(nn.Module):
         if backbone is not None:
             if num_features is not None:
                 raise ValueError("num_features follows from the backbone; give it only with backbone=None")
-            self.backbone = _create_backbone(backbone, pretrained, image_size)
+            self.backbone = create_backbone(backbone, pretrained, image_size)
             self.backbone.requires_grad_(not frozen)
-            self.preprocessing = _preprocessing(self.backbone, image_size)
+            self.preprocessing = preprocessing_of(self.backbone, image_size)
             num_features = int(self.backbone.num_features)
         elif num_features is None:
             raise ValueError("without a backbone, num_features must say how wide the precomputed tokens are")
@@ -235,60 +236,3 @@ class VisualTokenizer(nn.Module):
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
         return f"backbone={self.backbone_name!r}, dim={self.dim}, frozen={self.frozen}"
-
-
-def _create_backbone(name: str, pretrained: bool | str | Path, image_size: int | None) -> Any:
-    import timm
-
-    is_local = not isinstance(pretrained, bool)
-    if is_local and not Path(pretrained).is_file():  # type: ignore[arg-type]
-        raise ValueError(
-            f"no weights file at {str(pretrained)!r}; pretrained takes True, False or a local checkpoint's path"
-        )
-    try:
-        backbone = timm.create_model(name, pretrained=pretrained is True, num_classes=0)
-    except RuntimeError as error:
-        if "Unknown model" not in str(error):
-            raise
-        close = timm.list_models(f"*{name}*")[:5]
-        hint = f"close to it: {close}" if close else "timm.list_models() lists them"
-        raise ValueError(f"timm has no model {name!r}; {hint}") from error
-    except OSError as error:
-        raise ValueError(
-            f"the pretrained weights of {name!r} could not be fetched ({type(error).__name__}); give the path of a local "
-            f"checkpoint as pretrained, or pretrained=False to start at random"
-        ) from error
-    if is_local:
-        _load_local(backbone, name, pretrained)  # type: ignore[arg-type]
-    if image_size is not None and hasattr(backbone, "set_input_size"):
-        backbone.set_input_size(img_size=image_size)
-    return backbone
-
-
-def _load_local(backbone: Any, name: str, path: str | Path) -> None:
-    from timm.models import load_state_dict
-
-    state = load_state_dict(str(path))
-    wanted = backbone.state_dict()
-    if wrong := [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]:
-        raise ValueError(
-            f"{str(path)!r} does not fit timm's {name!r}: {len(wrong)} of {len(wanted)} tensors are not there or have another "
-            f"shape, such as {wrong[0]!r}; the file has names such as {next(iter(state), None)!r}. Save the state_dict of the "
-            f"timm model itself"
-        )
-    backbone.load_state_dict({key: state[key] for key in wanted})
-
-
-def _preprocessing(backbone: Any, image_size: int | None) -> dict[str, Any]:
-    from timm.data import resolve_model_data_config
-
-    config = resolve_model_data_config(backbone)
-    size = config["input_size"] if image_size is None else (config["input_size"][0], image_size, image_size)
-    return {
-        "input_size": list(size),
-        "interpolation": config["interpolation"],
-        "mean": list(config["mean"]),
-        "std": list(config["std"]),
-        "crop_pct": 1.0,
-        "crop_mode": "squash",  # what was framed is shown whole: cut off edges may hold the finding
-    }

@@ -35,7 +35,7 @@ def test_every_option_that_the_readme_prints_is_one():
     for line in re.findall(r"^alignedfusion (?:train|evaluate|predict) .*$", README, flags=re.MULTILINE):
         import shlex
 
-        parser.parse_args(shlex.split(line)[1:])
+        assert parser.parse_args(shlex.split(line)[1:]).command in line
 
 
 @pytest.mark.parametrize("loop", ["trainer", "plain"])

@@ -1,0 +1,69 @@
+"""Backbones from timm: weights from its hub or a local file, any input size, and how to prepare pictures for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | None) -> Any:
+    """A timm model without its head; arguments as in `VisualTokenizer`.
+
+    Raises:
+        ValueError: If timm has no such model, or its weights cannot be had or do not fit.
+    """
+    import timm
+
+    is_local = not isinstance(pretrained, bool)
+    if is_local and not Path(pretrained).is_file():  # type: ignore[arg-type]
+        raise ValueError(
+            f"no weights file at {str(pretrained)!r}; pretrained takes True, False or a local checkpoint's path"
+        )
+    try:
+        backbone = timm.create_model(name, pretrained=pretrained is True, num_classes=0)
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise
+        close = timm.list_models(f"*{name}*")[:5]
+        hint = f"close to it: {close}" if close else "timm.list_models() lists them"
+        raise ValueError(f"timm has no model {name!r}; {hint}") from error
+    except OSError as error:
+        raise ValueError(
+            f"the pretrained weights of {name!r} could not be fetched ({type(error).__name__}); give the path of a local "
+            f"checkpoint as pretrained, or pretrained=False to start at random"
+        ) from error
+    if is_local:
+        _load_local(backbone, name, pretrained)  # type: ignore[arg-type]
+    if image_size is not None and hasattr(backbone, "set_input_size"):
+        backbone.set_input_size(img_size=image_size)
+    return backbone
+
+
+def _load_local(backbone: Any, name: str, path: str | Path) -> None:
+    from timm.models import load_state_dict
+
+    state = load_state_dict(str(path))
+    wanted = backbone.state_dict()
+    if wrong := [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]:
+        raise ValueError(
+            f"{str(path)!r} does not fit timm's {name!r}: {len(wrong)} of {len(wanted)} tensors are not there or have another "
+            f"shape, such as {wrong[0]!r}; the file has names such as {next(iter(state), None)!r}. Save the state_dict of the "
+            f"timm model itself"
+        )
+    backbone.load_state_dict({key: state[key] for key in wanted})
+
+
+def preprocessing_of(backbone: Any, image_size: int | None) -> dict[str, Any]:
+    """Arguments of `timm.data.create_transform` that make of a picture what the backbone was trained on; plain JSON."""
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(backbone)
+    size = config["input_size"] if image_size is None else (config["input_size"][0], image_size, image_size)
+    return {
+        "input_size": list(size),
+        "interpolation": config["interpolation"],
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+        "crop_pct": 1.0,
+        "crop_mode": "squash",  # what was framed is shown whole: cut off edges may hold the finding
+    }
