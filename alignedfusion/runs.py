@@ -15,6 +15,7 @@ import torch
 
 from alignedfusion import plots
 from alignedfusion.attributes import UNKNOWN
+from alignedfusion.checkpoint import WEIGHTS
 from alignedfusion.classifier import AlignedFusionClassifier
 from alignedfusion.datasets.cases import FileCases
 from alignedfusion.datasets.manifest import Manifest
@@ -22,7 +23,7 @@ from alignedfusion.evaluation import metrics, missing_sweep, predict
 from alignedfusion.presets import standard
 from alignedfusion.text import TextEncoder
 from alignedfusion.tokenizers import VisualTokenizer
-from alignedfusion.training import fit
+from alignedfusion.training import find_checkpoints, fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -260,7 +261,8 @@ def _report(
 def _open(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Start a run, or go on with one: its metrics if it is finished."""
     file = folder / SETTINGS
-    if not file.is_file():
+    has_begun = bool(find_checkpoints(folder / "checkpoints")) or (folder / WEIGHTS).is_file()
+    if not file.is_file() or not has_begun:  # a run that failed before its first epoch is no run yet
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(file, settings)
         return None

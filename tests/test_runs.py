@@ -150,6 +150,13 @@ def test_predict_names_mistakes(mistake, message, run, folder, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_run_that_failed_before_its_first_epoch_can_be_started_otherwise(folder, tmp_path, capsys):
+    arguments = ["train", str(folder / "cases.csv"), *COLUMNS, "-o", str(tmp_path / "run")]
+    assert cli.main([*arguments, "--backbone", "test_vit", "--weights", str(tmp_path / "none.pth")]) == 2
+    assert "no weights file at" in capsys.readouterr().err
+    assert cli.main([*arguments, *SMALL]) == 0
+
+
 def test_folders_without_a_run_are_named(tmp_path, folder, capsys):
     assert cli.main(["evaluate", str(tmp_path), str(folder / "cases.csv")]) == 2
     assert "no finished run in" in capsys.readouterr().err
