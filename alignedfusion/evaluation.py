@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -118,10 +118,10 @@ def missing_sweep(
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]], *, percent: Callable[[str], bool] = lambda name: name != "macro_auc") -> str:
-    """Rows with equal keys as text: shares in percent, other numbers with three digits."""
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows with equal keys as text: shares in percent, the AUC with three digits."""
     names = list(rows[0])
-    cells = [[_cell(row[name], percent(name)) for name in names] for row in rows]
+    cells = [[_cell(row[name], name != "macro_auc") for name in names] for row in rows]
     heads = [name.replace("_", " ") for name in names]
     widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
     lines = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in [heads, *cells]]

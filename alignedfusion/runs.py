@@ -99,6 +99,10 @@ def train(
         return finished
 
     start = time.time()
+    if (folder / WEIGHTS).is_file():  # trained before, and interrupted while it was tested
+        model = AlignedFusionClassifier.from_pretrained(folder)
+        return _report(model, manifest, _view(model), folder, seconds=time.time() - start, progress=progress)
+
     torch.manual_seed(seed)
     num_features = _token_width(manifest)
     model = standard(
@@ -115,11 +119,10 @@ def train(
     )
     visual = model.visual
     assert isinstance(visual, VisualTokenizer)
-    view, augmented = (None, None) if num_features else (visual.transform(), visual.transform(is_training=True))
     fit(
         model,
-        manifest.cases(manifest.rows("train"), schema, augmented),
-        manifest.cases(manifest.rows("valid"), schema, view),
+        manifest.cases(manifest.rows("train"), schema, None if num_features else visual.transform(is_training=True)),
+        manifest.cases(manifest.rows("valid"), schema, _view(model)),
         folder / "checkpoints",
         epochs=epochs,
         batch_size=batch_size,
@@ -131,7 +134,7 @@ def train(
     )
     model.save_pretrained(folder)
     (folder / "checkpoints").rmdir()
-    return _report(model, manifest, view, folder, seconds=time.time() - start, progress=progress)
+    return _report(model, manifest, _view(model), folder, seconds=time.time() - start, progress=progress)
 
 
 def evaluate(

@@ -55,4 +55,4 @@ def test_an_unknown_name_is_an_attribute_error():
 
 @pytest.mark.parametrize("module", sorted(info.name for info in pkgutil.iter_modules(alignedfusion.__path__)))
 def test_every_module_can_be_imported_by_itself(module):
-    importlib.import_module(f"alignedfusion.{module}")
+    assert importlib.import_module(f"alignedfusion.{module}").__doc__
