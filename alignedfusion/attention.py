@@ -1,6 +1,8 @@
-"""The self-attention block every fusion is made of."""
+"""The attention blocks every fusion is made of."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -58,3 +60,34 @@ class SelfAttentionBlock(nn.Module):
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
         return f"num_heads={self.num_heads}, dropout={self.dropout}"
+
+
+class CrossAttentionBlock(nn.Module):
+    """Pre-norm transformer block whose tokens attend to those of another set.
+
+    Args:
+        dim: Width D.
+        settings: The others of `SelfAttentionBlock`.
+    """
+
+    def __init__(self, dim: int, **settings: Any) -> None:
+        super().__init__()
+        own = SelfAttentionBlock(dim, **settings)
+        self.num_heads, self.dropout = own.num_heads, own.dropout
+        self.norm_query, self.norm_context = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.query, self.key_value, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.norm_mlp, self.mlp = own.norm_mlp, own.mlp
+
+    def forward(self, tokens: Tensor, context: Tensor, is_valid: Tensor | None = None) -> Tensor:
+        """Let tokens (B, N, D) attend to a context (B, M, D), of which is_valid (B, M) says what is no padding."""
+        query = rearrange(self.query(self.norm_query(tokens)), "b n (h d) -> b h n d", h=self.num_heads)
+        key, value = rearrange(
+            self.key_value(self.norm_context(context)), "b m (kv h d) -> kv b h m d", kv=2, h=self.num_heads
+        )
+        attn_mask = None if is_valid is None else is_valid[:, None, None, :]  # (B, 1, 1, M)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attn_mask, dropout_p=self.dropout if self.training else 0.0
+        )
+        mixed = self.out(rearrange(mixed, "b h n d -> b n (h d)"))
+        tokens = tokens + F.dropout(mixed, self.dropout, self.training)
+        return tokens + F.dropout(self.mlp(self.norm_mlp(tokens)), self.dropout, self.training)

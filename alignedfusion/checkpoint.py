@@ -13,8 +13,6 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from alignedfusion.attributes import AttributeSchema
-from alignedfusion.baselines import JointSelfAttention
-from alignedfusion.fusion import IntermediateTokenFusion
 from alignedfusion.reconstruction import MaskedTokenReconstructor
 from alignedfusion.tokenizers import AttributeTokenizer, VisualTokenizer
 
@@ -23,11 +21,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 SETTINGS = "config.json"
-FORMAT = 1
-_FUSIONS: dict[str, Any] = {
-    "IntermediateTokenFusion": IntermediateTokenFusion,
-    "JointSelfAttention": JointSelfAttention,
-}
+FORMAT = 2
 
 
 def save(model: AlignedFusionClassifier, folder: str | Path) -> None:
@@ -36,6 +30,8 @@ def save(model: AlignedFusionClassifier, folder: str | Path) -> None:
     The settings hold the schema, the class names, each backbone's name and its preprocessing. A checkpoint that was there
     before stays as it is until both files are written.
     """
+    if not isinstance(model.tokenizer, AttributeTokenizer):
+        raise ValueError(f"only models with an AttributeTokenizer can be saved, got {type(model.tokenizer).__name__}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -44,8 +40,10 @@ def save(model: AlignedFusionClassifier, folder: str | Path) -> None:
         "num_classes": model.num_classes,
         "class_names": list(model.class_names),
         "hide_probability": model.hide_probability,
+        "hide_report_probability": model.hide_report_probability,
         "reconstruct": model.reconstruct,
         "dropout": model.dropout,
+        "evidence": model.evidence is not None,
         "visual": _describe_visual(model.visual),
         "tokenizer": model.tokenizer.to_dict(),
         "fusion": _describe_fusion(model.fusion),
@@ -85,8 +83,10 @@ def load(
         settings["num_classes"],
         class_names=settings["class_names"],
         hide_probability=settings["hide_probability"],
+        hide_report_probability=settings["hide_report_probability"],
         reconstruct=settings["reconstruct"],
         dropout=settings["dropout"],
+        evidence=settings["evidence"],
     )
     with safe_open(str(folder / WEIGHTS), framework="pt") as weights:
         model.to(weights.get_tensor("head.2.weight").dtype)
@@ -101,10 +101,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
     if settings.get("library") != "alignedfusion":
         raise ValueError(f"{str(folder / SETTINGS)!r} was not written by alignedfusion")
-    if settings["format"] > FORMAT:
-        raise ValueError(
-            f"{str(folder)!r} has format {settings['format']}, this release reads up to {FORMAT}: update alignedfusion"
-        )
+    if settings["format"] != FORMAT:
+        cure = "update alignedfusion" if settings["format"] > FORMAT else "train the model anew"
+        raise ValueError(f"{str(folder)!r} has format {settings['format']}, this release reads {FORMAT}: {cure}")
     return settings
 
 
@@ -130,9 +129,26 @@ def _build_visual(settings: dict[str, Any] | None, folder: Path) -> Any:
     return VisualTokenizer.from_dict(settings)
 
 
+def _fusions() -> dict[str, Any]:
+    # Here, for baselines stand above the classifier, which saves itself with this module.
+    from alignedfusion.baselines import fusions, published
+    from alignedfusion.fusion import IntermediateTokenFusion
+
+    each = (
+        IntermediateTokenFusion,
+        fusions.JointSelfAttention,
+        fusions.Concatenation,
+        fusions.ElementwiseSum,
+        fusions.CrossAttention,
+        published.RemixFormerFusion,
+        published.MSMAFusion,
+    )
+    return {fusion.__name__: fusion for fusion in each}
+
+
 def _describe_fusion(fusion: nn.Module) -> dict[str, Any]:
     name = type(fusion).__name__
-    if type(fusion) in _FUSIONS.values():
+    if _fusions().get(name) is type(fusion):
         return {"type": name, **fusion.to_dict()}  # type: ignore[operator]
     return {"type": name, "own": True}
 
@@ -144,4 +160,4 @@ def _build_fusion(settings: dict[str, Any], folder: Path) -> Any:
             f"fusion="
         )
     arguments = {key: value for key, value in settings.items() if key != "type"}
-    return _FUSIONS[settings["type"]](**arguments)
+    return _fusions()[settings["type"]](**arguments)

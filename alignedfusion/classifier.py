@@ -13,7 +13,8 @@ from transformers.utils import ModelOutput
 
 from alignedfusion import checkpoint
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.fusion import REPORT, FusionOutput, check_mask
+from alignedfusion.evidence import FUSED, EvidenceHeads, linear_head
+from alignedfusion.fusion import REPORT, FusionOutput, check_mask, mean_of_tokens
 from alignedfusion.missing import hide_attributes
 from alignedfusion.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.tokenizers import AttributeTokenizer
@@ -31,16 +32,23 @@ class ClassifierOutput(ModelOutput):  # type: ignore[misc]
         reconstruction: (B, A, V_max) logits over each attribute's values, -inf beyond the last; None if the model does not
             reconstruct.
         intermediate: (B, K, D).
+        evidence: (B, P, C), how much each of the model's `parts` adds to the log prior of each class; the logits are their sum.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     reconstruction: Tensor | None = None
     intermediate: Tensor | None = None
+    evidence: Tensor | None = None
 
 
 class AlignedFusionClassifier(nn.Module):
     """Classifies a case from its images and from what its report mentions.
+
+    The logits are log p(class) + w_image e_image + w_report e_report + w_fused e_fused: what the images say alone, what the
+    report says alone (see `EvidenceHeads`), and what the fused tokens say (eq. 11). Each is trained to be right alone. The
+    weights w are no parameters: they start at 2/3, 2/3 and 1/3, and `alignedfusion.calibration.calibrate` fits them to cases
+    that the model was not trained on. The prior p(class) comes from `set_class_counts`.
 
     Args:
         visual: Turns images into tokens (B, N, D): a `VisualTokenizer` or any module of your own. One module serves all
@@ -52,10 +60,15 @@ class AlignedFusionClassifier(nn.Module):
         num_classes: Classes C.
         class_names: Their names, in the order of the logits.
         hide_probability: Probability p of hiding a mentioned attribute in training (eq. 9).
+        hide_report_probability: Probability of hiding all attributes of a case in training.
         reconstruct: "once" puts the reconstructed token in the place of every unmentioned or hidden one after fusion;
             "two_pass" puts it in before, and fuses again; "none" only trains the reconstructor.
-        dropout: Probability before the last layer.
+        dropout: Probability before the last layers.
+        evidence: Let each modality also speak for itself. False leaves the fused tokens alone, as in the paper.
     """
+
+    log_prior: Tensor
+    weights: Tensor
 
     def __init__(
         self,
@@ -67,8 +80,10 @@ class AlignedFusionClassifier(nn.Module):
         *,
         class_names: Sequence[str] | None = None,
         hide_probability: float = 0.3,
+        hide_report_probability: float = 0.1,
         reconstruct: str = "once",
         dropout: float = 0.1,
+        evidence: bool = True,
     ) -> None:
         super().__init__()
         if reconstruct not in ("once", "two_pass", "none"):
@@ -85,8 +100,17 @@ class AlignedFusionClassifier(nn.Module):
             raise ValueError(
                 f"reconstructor and fusion must have the same width, got dim={reconstructor.dim} and dim={fusion.dim}"
             )
-        if not 0.0 <= hide_probability <= 1.0:
-            raise ValueError(f"hide_probability must be between 0 and 1, got {hide_probability}")
+        for name, value in (
+            ("hide_probability", hide_probability),
+            ("hide_report_probability", hide_report_probability),
+        ):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        if reconstructor is not None and hasattr(fusion, "pooled_dim"):
+            raise ValueError(
+                f"{type(fusion).__name__} pools its tokens by itself, so reconstructed ones would come too late: pass "
+                f"reconstructor=None"
+            )
         self.modalities: tuple[str, ...] = tuple(fusion.modalities)  # type: ignore[arg-type]
         self.image_modalities = tuple(m for m in self.modalities if m != REPORT)
         self.visual = self._visual(visual)
@@ -96,13 +120,17 @@ class AlignedFusionClassifier(nn.Module):
         self.num_classes = num_classes
         self.class_names = tuple(map(str, range(num_classes) if class_names is None else class_names))
         self.hide_probability = hide_probability
+        self.hide_report_probability = hide_report_probability
         self.reconstruct = reconstruct
         self.dropout = dropout
-        intermediate = getattr(fusion, "intermediate", None)
-        self.pooled_dim = tokenizer.dim * (len(self.modalities) + (0 if intermediate is None else len(intermediate)))
-        self.head = nn.Sequential(
-            nn.LayerNorm(self.pooled_dim), nn.Dropout(dropout), nn.Linear(self.pooled_dim, num_classes)
+        self.pooled_dim = self._pooled_dim()
+        self.head = linear_head(self.pooled_dim, num_classes, dropout)
+        self.evidence = (
+            EvidenceHeads(tokenizer.dim, self.modalities, num_classes, dropout=dropout) if evidence else None
         )
+        self.parts: tuple[str, ...] = (*(self.evidence.parts if self.evidence else ()), FUSED)
+        self.register_buffer("weights", self.initial_weights())
+        self.register_buffer("log_prior", torch.zeros(num_classes))
 
     @property
     def schema(self) -> AttributeSchema:
@@ -141,7 +169,8 @@ class AlignedFusionClassifier(nn.Module):
 
         # Hidden and unmentioned attributes become the same tokens from here on.
         values = self.tokenizer.value_tokens()  # (V, D)
-        tokens = self._image_tokens(image, len(codes), is_valid or {}, is_present or {})
+        is_valid, is_present = is_valid or {}, is_present or {}
+        tokens = self._image_tokens(image, len(codes), is_valid, is_present)
         if REPORT in self.modalities:
             tokens[REPORT] = self.tokenizer(seen, values=values)  # (B, A, D)
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
@@ -151,13 +180,31 @@ class AlignedFusionClassifier(nn.Module):
             rebuilt = self.reconstructor(fused.tokens[REPORT], values, self.schema)
             fused = self._fill(tokens, fused, rebuilt, (seen == UNKNOWN)[..., None], is_valid, is_present)
 
-        logits = self.head(self._pool(fused, is_valid or {}, is_present or {}))  # (B, C)
+        said = {} if self.evidence is None else self.evidence(tokens, is_valid, is_present)
+        said[FUSED] = self.head(self._pool(fused, is_valid, is_present))
+        evidence = torch.stack([said[part].float() for part in self.parts], dim=1)  # (B, P, C)
+        weighted = evidence * self.weights.float()[:, None]
         return ClassifierOutput(
-            loss=None if labels is None else self._loss(logits, labels, rebuilt, codes, is_hidden),
-            logits=logits,
+            loss=None if labels is None else self._loss(evidence, labels, rebuilt, codes, is_hidden),
+            logits=(self.log_prior + weighted.sum(1)).to(said[FUSED].dtype),
             reconstruction=None if rebuilt is None else rebuilt.logits,
             intermediate=fused.intermediate,
+            evidence=weighted,
         )
+
+    def initial_weights(self) -> Tensor:
+        """Weights of the parts (P,) before any calibration."""
+        return torch.tensor([2 / 3] * (len(self.parts) - 1) + [1 / 3] if self.evidence else [1.0])
+
+    def set_class_counts(self, counts: Tensor | Sequence[int]) -> None:
+        """Tell how often each class (C,) occurs among the training cases, before training; `training.fit` does it.
+
+        Without it the prior is uniform, every part learns the class shares by itself, and their sum counts them twice.
+        """
+        counts = torch.as_tensor(counts, dtype=torch.float32)
+        if tuple(counts.shape) != (self.num_classes,):
+            raise ValueError(f"counts must hold one number per class ({self.num_classes}), got {tuple(counts.shape)}")
+        self.log_prior.copy_(((counts + 1.0) / (counts + 1.0).sum()).log())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights (safetensors) and settings (JSON) into a folder; see `checkpoint.save`."""
@@ -199,12 +246,20 @@ class AlignedFusionClassifier(nn.Module):
             )
         return nn.ModuleDict(dict(visual.items()))
 
+    def _pooled_dim(self) -> int:
+        if hasattr(self.fusion, "pooled_dim"):  # a fusion that pools by itself
+            return int(self.fusion.pooled_dim)  # type: ignore[arg-type]
+        intermediate = getattr(self.fusion, "intermediate", None)
+        return self.tokenizer.dim * (len(self.modalities) + (0 if intermediate is None else len(intermediate)))
+
     def _hide(self, codes: Tensor, is_hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         if is_hidden is not None:
             check_mask("is_hidden", is_hidden, tuple(codes.shape))
             is_hidden = is_hidden & (codes != UNKNOWN)
             return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
-        return hide_attributes(codes, self.hide_probability if self.training else 0.0)
+        if not self.training:
+            return codes, torch.zeros_like(codes, dtype=torch.bool)
+        return hide_attributes(codes, self.hide_probability, whole=self.hide_report_probability)
 
     def _image_tokens(
         self, image: Images | None, batch: int, is_valid: Mapping[str, Tensor], is_present: Mapping[str, Tensor]
@@ -255,23 +310,22 @@ class AlignedFusionClassifier(nn.Module):
         return FusionOutput({**fused.tokens, REPORT: filled}, fused.intermediate)
 
     def _pool(self, fused: FusionOutput, is_valid: Mapping[str, Tensor], is_present: Mapping[str, Tensor]) -> Tensor:
-        parts = []
-        for m in self.modalities:
-            stream = fused.tokens[m]
-            if m in is_valid:
-                weight = is_valid[m][..., None].to(stream.dtype)
-                mean = (stream * weight).sum(1) / weight.sum(1).clamp(min=1)
-            else:
-                mean = stream.mean(1)
-            parts.append(mean.masked_fill(~is_present[m][:, None], 0.0) if m in is_present else mean)
+        if fused.pooled is not None:
+            return fused.pooled
+        parts = [mean_of_tokens(fused.tokens[m], m, is_valid, is_present) for m in self.modalities]
         return torch.cat([*parts, fused.intermediate.flatten(1)], dim=-1)  # (B, (M + K) D)
 
     def _loss(
-        self, logits: Tensor, labels: Tensor, rebuilt: Reconstruction | None, codes: Tensor, is_hidden: Tensor
+        self, evidence: Tensor, labels: Tensor, rebuilt: Reconstruction | None, codes: Tensor, is_hidden: Tensor
     ) -> Tensor:
-        loss = F.cross_entropy(logits.float(), labels)
+        # Each part alone, unweighted: a part that is already right must not silence the others.
+        logits = (self.log_prior.float() + evidence).transpose(1, 2)  # (B, C, P)
+        loss = F.cross_entropy(logits, labels[:, None].expand(-1, len(self.parts))) * len(self.parts)
         return loss if rebuilt is None else loss + reconstruction_loss(rebuilt.logits, codes, is_hidden)
 
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
-        return f"classes={self.class_names}, hide_probability={self.hide_probability}, reconstruct={self.reconstruct!r}"
+        return (
+            f"classes={self.class_names}, hide_probability={self.hide_probability}, reconstruct={self.reconstruct!r}, "
+            f"parts={self.parts}"
+        )

@@ -124,12 +124,12 @@ def _add_train(commands: Any) -> None:
     model.add_argument(
         "--text-encoder", metavar="NAME", help="Hugging Face encoder of the values (default: learned vectors)"
     )
-    model.add_argument("--dim", type=int, default=192, help="width of the tokens (default: 192)")
+    model.add_argument("--dim", type=int, default=128, help="width of the tokens (default: 128)")
 
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=int, default=20, help="default: 20")
+    training.add_argument("--epochs", type=int, default=30, help="default: 30")
     training.add_argument("--batch-size", type=int, default=32, help="default: 32")
-    training.add_argument("--learning-rate", type=float, default=1e-4, help="default: 1e-4")
+    training.add_argument("--learning-rate", type=float, default=1e-3, help="default: 1e-3")
     training.add_argument("--workers", type=int, default=0, help="processes that read images (default: 0)")
     training.add_argument("--seed", type=int, default=0, help="of weights, order, hiding and drawn parts (default: 0)")
 

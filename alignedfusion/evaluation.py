@@ -53,7 +53,6 @@ def calibration_error(confidence: np.ndarray, is_right: np.ndarray, *, bins: int
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module, cases: Dataset[Any], variants: Sequence[Tensor], *, batch_size: int = 64, progress: bool = True
 ) -> np.ndarray:
@@ -69,10 +68,25 @@ def predict(
     Returns:
         (versions, n, C).
     """
+    logits = outputs(model, cases, variants, "logits", batch_size=batch_size, progress=progress)
+    return logits.softmax(-1).numpy()
+
+
+@torch.no_grad()
+def outputs(
+    model: nn.Module,
+    cases: Dataset[Any],
+    variants: Sequence[Tensor],
+    field: str,
+    *,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Tensor:
+    """One field of a model's output for the same cases under several versions of their attributes, as in `predict`."""
     from tqdm.auto import tqdm
 
     model.eval()
-    device = next(model.parameters()).device
+    device = next(iter(model.state_dict().values())).device
     results: list[list[Tensor]] = [[] for _ in variants]
     start = 0
     for batch in tqdm(DataLoader(cases, batch_size, collate_fn=collate), disable=not progress, desc="predicting"):
@@ -81,9 +95,9 @@ def predict(
         is_present = _move(batch.get("is_present"), device)
         for result, codes in zip(results, variants, strict=True):
             output = model(image, codes[start : start + size].to(device), is_present=is_present)
-            result.append(output.logits.float().softmax(-1).cpu())
+            result.append(output[field].float().cpu())
         start += size
-    return torch.stack([torch.cat(result) for result in results]).numpy()
+    return torch.stack([torch.cat(result) for result in results])
 
 
 def missing_sweep(

@@ -21,10 +21,12 @@ class FusionOutput(NamedTuple):
     Attributes:
         tokens: (B, N_m, D) for each modality m.
         intermediate: (B, K, D); K = 0 for a fusion without intermediate tokens.
+        pooled: (B, P), from a fusion that pools by itself and says so by its `pooled_dim`; else None.
     """
 
     tokens: dict[str, Tensor]
     intermediate: Tensor
+    pooled: Tensor | None = None
 
 
 class IntermediateTokenFusion(nn.Module):
@@ -39,7 +41,9 @@ class IntermediateTokenFusion(nn.Module):
         modalities: Two or more names.
         depth: Rounds.
         num_heads: Attention heads; must divide `dim`.
-        topology: "pairwise" has one intermediate token per pair of modalities, K = M (M - 1) / 2; "shared" one for all.
+        topology: "pairwise" gives each pair of modalities intermediate tokens of its own, "shared" has some for all.
+        num_tokens: Intermediate tokens per pair, or in all if shared: K = M (M - 1) / 2 times that, or just that. Four shared
+            ones are the bottleneck of MBT (Nagrani et al. 2021).
         share_weights: One block per round for all modalities, instead of one each.
         dropout: Probability inside the blocks.
     """
@@ -52,6 +56,7 @@ class IntermediateTokenFusion(nn.Module):
         depth: int = 2,
         num_heads: int = 6,
         topology: str = "pairwise",
+        num_tokens: int = 1,
         share_weights: bool = False,
         dropout: float = 0.0,
     ) -> None:
@@ -61,10 +66,14 @@ class IntermediateTokenFusion(nn.Module):
             raise ValueError(f"topology must be 'pairwise' or 'shared', got {topology!r}")
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
+        if num_tokens < 1:
+            raise ValueError(f"num_tokens must be at least 1, got {num_tokens}")
         self.dim = dim
         self.topology = topology
+        self.num_tokens = num_tokens
         self.share_weights = share_weights
         groups = [self.modalities] if topology == "shared" else list(combinations(self.modalities, 2))
+        groups = [group for group in groups for _ in range(num_tokens)]
         # Which intermediate tokens a modality carries: those of the groups it belongs to.
         self.carried = {m: [k for k, group in enumerate(groups) if m in group] for m in self.modalities}
         self.intermediate = nn.Parameter(torch.randn(len(groups), dim) * 0.02)
@@ -144,6 +153,7 @@ class IntermediateTokenFusion(nn.Module):
             "depth": len(self.rounds),
             "num_heads": block.num_heads,
             "topology": self.topology,
+            "num_tokens": self.num_tokens,
             "share_weights": self.share_weights,
             "dropout": block.dropout,
         }
@@ -201,6 +211,18 @@ def blank(
     if is_present and modality in is_present:
         stream = stream.masked_fill(~is_present[modality][:, None, None], 0.0)
     return stream
+
+
+def mean_of_tokens(
+    stream: Tensor, modality: str, is_valid: Mapping[str, Tensor], is_present: Mapping[str, Tensor]
+) -> Tensor:
+    """The mean token (B, D) of a modality, padding left out; zero where a row lacks the modality."""
+    if modality in is_valid:
+        weight = is_valid[modality][..., None].to(stream.dtype)
+        mean = (stream * weight).sum(1) / weight.sum(1).clamp(min=1)
+    else:
+        mean = stream.mean(1)
+    return mean.masked_fill(~is_present[modality][:, None], 0.0) if modality in is_present else mean
 
 
 def extend(is_valid: Mapping[str, Tensor] | None, modality: str, count: int) -> Tensor | None:

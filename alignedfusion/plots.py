@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def accuracy_against_missing(
@@ -11,7 +12,9 @@ def accuracy_against_missing(
     path: str | Path,
     *,
     title: str,
+    axis: str = "attributes missing (%)",
     chance: float | None = None,
+    highlight: str | None = None,
 ) -> None:
     """Draw accuracy against the share of missing attributes.
 
@@ -19,23 +22,49 @@ def accuracy_against_missing(
         curves: For each name, points (share missing, accuracy, deviation), all 0 to 1.
         path: Where to write the picture.
         title: Its heading.
+        axis: What the shares are shares of.
         chance: Accuracy of always naming the most frequent class, drawn as a dotted line.
+        highlight: The one curve among many that is drawn strong; all others are thin, and named at their right ends.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(
+        figsize=(6.4 if highlight is None else 9.0, 4.0 if highlight is None else 5.6), layout="constrained"
+    )
     axes = figure.subplots()
+    ends = []
     for number, (name, points) in enumerate(curves.items()):
         shares, accuracies, deviations = (([100 * point[i] for point in points]) for i in range(3))
-        axes.errorbar(
-            shares, accuracies, deviations, label=name, marker="os^Dv"[number % 5], capsize=3, color=f"C{number}"
-        )
+        if highlight is not None and name != highlight:
+            axes.plot(shares, accuracies, color=f"C{number % 10}", linewidth=1.0, alpha=0.8)
+        else:
+            strong: dict[str, Any] = {} if highlight is None else {"linewidth": 2.5, "zorder": 5}
+            color = f"C{number}" if highlight is None else "black"
+            axes.errorbar(
+                shares, accuracies, deviations, label=name, marker="os^Dv"[number % 5], capsize=3, color=color, **strong
+            )
+        ends.append((accuracies[-1], name, "black" if name == highlight else f"C{number % 10}"))
+    if highlight is not None:
+        _name_ends(axes, ends, 100 * max(point[0] for points in curves.values() for point in points))
     if chance is not None:
         axes.axhline(100 * chance, color="grey", linestyle=":", label="most frequent class")
-    axes.set_xlabel("attributes missing (%)")
+    axes.set_xlabel(axis)
     axes.set_ylabel("accuracy (%)")
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False)
+    if highlight is None:
+        axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
+
+
+def _name_ends(axes: Any, ends: Sequence[tuple[float, str, str]], right: float) -> None:
+    """Write each curve's name at its right end, moved up where it would cover the one below."""
+    low, high = axes.get_ylim()
+    step = (high - low) / 26
+    last = -float("inf")
+    for height, name, color in sorted(ends):
+        last = max(height, last + step)
+        axes.annotate(
+            name, (right, height), (1.04 * right, last), color=color, va="center", fontsize=8, annotation_clip=False
+        )

@@ -25,10 +25,11 @@ def standard(
     images: Sequence[str] = ("image",),
     image_size: int | None = None,
     num_features: int | None = None,
-    dim: int = 192,
+    dim: int = 128,
+    depth: int = 1,
     text_encoder: TextEncoder | Tensor | None = None,
 ) -> AlignedFusionClassifier:
-    """The model that `alignedfusion train` trains: a timm backbone, two rounds of fusion, reconstruction.
+    """The model that `alignedfusion train` trains: a timm backbone, one round of fusion, reconstruction, evidence heads.
 
     Args:
         schema: The attributes.
@@ -39,7 +40,8 @@ def standard(
         images: Names of the images of a case.
         image_size: Side of the input in pixels; the backbone's own by default.
         num_features: Width of precomputed tokens, with `backbone=None`.
-        dim: Token width D, a multiple of 64. Hundreds of cases overfit a wider one; thousands may want 384.
+        dim: Token width D, a multiple of 64. Hundreds of cases overfit a wider one; many thousands may want 384.
+        depth: Rounds of fusion. With hundreds of cases one generalises best, though report tokens then never see the image.
         text_encoder: Encodes the values' prompts; None learns one vector per value.
     """
     visual = VisualTokenizer(
@@ -48,7 +50,9 @@ def standard(
     return AlignedFusionClassifier(
         visual,
         AttributeTokenizer(schema, dim, text_encoder=text_encoder),
-        IntermediateTokenFusion(dim, modalities=(*images, REPORT), num_heads=max(1, dim // 64), dropout=0.1),
+        IntermediateTokenFusion(
+            dim, modalities=(*images, REPORT), depth=depth, num_heads=max(1, dim // 64), dropout=0.1
+        ),
         MaskedTokenReconstructor(dim),
         num_classes=len(class_names),
         class_names=class_names,
@@ -58,7 +62,7 @@ def standard(
 def paper(
     schema: AttributeSchema, class_names: Sequence[str], *, text_encoder: TextEncoder | Tensor | None = None
 ) -> AlignedFusionClassifier:
-    """The paper's model to the letter: Swin, ClinicalBERT prompts, one round of fusion (eq. 6-8), p = 0.3.
+    """The paper's model to the letter: Swin, ClinicalBERT prompts, one round of fusion (eq. 6-8), p = 0.3, one head.
 
     Args:
         schema: The attributes.
@@ -74,4 +78,6 @@ def paper(
         num_classes=len(class_names),
         class_names=class_names,
         hide_probability=0.3,
+        hide_report_probability=0.0,
+        evidence=False,
     )

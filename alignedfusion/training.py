@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
+from alignedfusion.calibration import calibrate
+from alignedfusion.classifier import AlignedFusionClassifier
 from alignedfusion.datasets.cases import collate
+from alignedfusion.fusion import REPORT
 from alignedfusion.tokenizers import VisualTokenizer
 
 
@@ -20,9 +24,10 @@ def fit(
     valid: Dataset[Any] | None,
     folder: str | Path,
     *,
-    epochs: int = 20,
+    epochs: int = 30,
     batch_size: int = 32,
-    learning_rate: float = 1e-4,
+    learning_rate: float = 1e-3,
+    image_rate: float = 0.2,
     backbone_rate: float = 0.1,
     weight_decay: float = 0.05,
     workers: int = 0,
@@ -31,18 +36,23 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train a model in place.
 
-    With validation cases, each epoch is evaluated and checkpointed in `folder`, an interrupted call goes on from the last
-    epoch, and the weights of the epoch with the lowest validation loss are kept. Without, the last weights are.
+    The weights are those of the last epoch, when the learning rate has come down to zero. With validation cases, each epoch
+    is evaluated and checkpointed in `folder`, an interrupted call goes on from the last one, and in the end they calibrate
+    the model: that, and not an earlier epoch, is what cures overconfidence (see `calibration`).
 
     Args:
         model: An `AlignedFusionClassifier`, or any model with its call.
-        train: Cases as `alignedfusion.datasets.cases` gives them.
+        train: Cases as `alignedfusion.datasets.cases` gives them; their `labels` tell the model's prior.
         valid: Cases, or None.
         folder: Where checkpoints lie until the training ends.
         epochs: Passes over the training cases.
         batch_size: Cases per step and device.
-        learning_rate: Peak rate, after a warm-up over a tenth of the steps; then it falls to zero along a cosine.
-        backbone_rate: A backbone's learning rate relative to that: small for a pretrained one, 1 for one that starts at random.
+        learning_rate: Peak rate, after a warm-up over a tenth of the steps; then it falls to zero along a cosine. It is that
+            of weights that only see attributes.
+        image_rate: Learning rate of all other weights relative to that. Image tokens are many and rich, and what learns from
+            them has learned the training cases by heart before attributes are understood.
+        backbone_rate: A backbone's learning rate relative to that of its tokens: small for a pretrained one, 1 for one that
+            starts at random.
         weight_decay: AdamW's, on weight matrices only.
         workers: Processes that read images.
         seed: Of order, hiding and dropout. Initial weights are drawn before, with the model.
@@ -54,6 +64,8 @@ def fit(
     from transformers import Trainer, TrainingArguments
 
     folder = Path(folder)
+    if isinstance(model, AlignedFusionClassifier) and model.evidence is not None and hasattr(train, "labels"):
+        model.set_class_counts(torch.bincount(train.labels, minlength=model.num_classes))
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=epochs,
@@ -67,9 +79,6 @@ def fit(
         eval_strategy="no" if valid is None else "epoch",
         save_strategy="no" if valid is None else "epoch",
         save_total_limit=1,
-        load_best_model_at_end=valid is not None,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
         logging_strategy="epoch",
         dataloader_num_workers=workers,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -85,13 +94,18 @@ def fit(
         train_dataset=train,
         eval_dataset=valid,
         data_collator=collate,
-        compute_metrics=None if valid is None else _accuracy,
+        compute_metrics=None if valid is None else _metrics,
         preprocess_logits_for_metrics=_logits_only,
-        optimizers=(torch.optim.AdamW(parameter_groups(model, learning_rate, weight_decay, backbone_rate)), None),
+        optimizers=(
+            torch.optim.AdamW(parameter_groups(model, learning_rate, weight_decay, image_rate, backbone_rate)),
+            None,
+        ),
     )
     if not progress:
         _silence(trainer)
     trainer.train(resume_from_checkpoint=bool(find_checkpoints(folder)) and valid is not None)
+    if valid is not None and isinstance(model, AlignedFusionClassifier):
+        calibrate(model, valid, progress=False)
     for checkpoint in find_checkpoints(folder):
         shutil.rmtree(checkpoint)
     log: list[dict[str, float]] = trainer.state.log_history
@@ -104,28 +118,38 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 
 def parameter_groups(
-    model: nn.Module, learning_rate: float, weight_decay: float, backbone_rate: float = 0.1
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    image_rate: float = 0.2,
+    backbone_rate: float = 0.1,
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: no decay of vectors (norms, biases, learned tokens), a rate of their own for backbones."""
+    """Groups for an optimizer: no decay of vectors (norms, biases, learned tokens), slower rates for images and backbones."""
     backbones = [m.backbone for m in model.modules() if isinstance(m, VisualTokenizer) and m.backbone is not None]
     of_backbone = {id(p) for backbone in backbones for p in backbone.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    # A model without images has nothing that could outrun the attributes.
+    sees_images = getattr(model, "image_modalities", ("image",))
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
+            of_attributes = not {"tokenizer", "reconstructor", REPORT}.isdisjoint(name.split("."))
+            rate = 1.0 if of_attributes or not sees_images else image_rate
+            if id(parameter) in of_backbone:
+                rate *= backbone_rate
             is_matrix = parameter.ndim > 1 and name.endswith("weight")
-            groups.setdefault((id(parameter) in of_backbone, is_matrix), []).append(parameter)
+            groups.setdefault((rate, is_matrix), []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "lr": learning_rate * (backbone_rate if is_backbone else 1.0),
-            "weight_decay": weight_decay if is_matrix else 0.0,
-        }
-        for (is_backbone, is_matrix), parameters in groups.items()
+        {"params": parameters, "lr": learning_rate * rate, "weight_decay": weight_decay if is_matrix else 0.0}
+        for (rate, is_matrix), parameters in groups.items()
     ]
 
 
-def _accuracy(prediction: Any) -> dict[str, float]:
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+def _metrics(prediction: Any) -> dict[str, float]:
+    logits, labels = torch.from_numpy(prediction.predictions).float(), torch.from_numpy(prediction.label_ids)
+    return {
+        "accuracy": float((logits.argmax(-1) == labels).float().mean()),
+        "cross_entropy": float(F.cross_entropy(logits, labels)),
+    }
 
 
 def _logits_only(outputs: Any, labels: Any) -> Any:

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from alignedfusion import runs
-from alignedfusion.datasets import pad_ufes_20
+from alignedfusion.datasets import derm7pt, pad_ufes_20
 from alignedfusion.datasets.manifest import Manifest, read_table
 from alignedfusion.evaluation import table
 
@@ -41,7 +41,6 @@ CXR_ATTRIBUTES = [
     "neutrophil_count",
     "lymphocyte_count",
 ]  # view, place and day are of the picture, not of the patient
-DERM7PT_ATTRIBUTES = ["level_of_diagnostic_difficulty", "elevation", "location", "sex", "management"]
 BACKBONE = "tf_efficientnet_lite0"
 
 
@@ -85,24 +84,16 @@ def derm7pt_tokens(folder: Path, scratch: Path, seed: int) -> Manifest:
             frame.loc[chosen, "split"] = "valid"
         frames.append(frame)
     frame = pd.concat(frames)
-    frame["diagnosis"] = [derm7pt_class(text) for text in frame["diagnosis"]]
+    frame["diagnosis"] = [derm7pt.class_of(text) for text in frame["diagnosis"]]
     return Manifest.from_frame(
         frame,
         images=["derm", "clinic"],
         label="diagnosis",
-        attributes=DERM7PT_ATTRIBUTES,
+        attributes=derm7pt.ATTRIBUTES["five"],
         split="split",
         root=scratch,
         seed=seed,
     )
-
-
-def derm7pt_class(diagnosis: str) -> str:
-    """One of the five classes."""
-    for name in ("melanoma", "nevus", "seborrheic keratosis", "basal cell carcinoma"):
-        if name in diagnosis:
-            return name
-    return "miscellaneous"
 
 
 def lite0_weights(scratch: Path) -> Path:
@@ -129,7 +120,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=30)
     options = parser.parse_args()
 
     weights = lite0_weights(options.output)

@@ -21,15 +21,18 @@ BACKBONE = "test_vit"  # a toy; on real images take vit_small_patch16_224 with p
 IMAGE_SIZE = 64
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
+RATES = {"image_rate": 1.0, "backbone_rate": 1.0}  # this backbone starts at random; leave them out for a pretrained one
 
 
 def train_plainly(model: AlignedFusionClassifier, train: TensorCases, epochs: int) -> None:
-    """Do without Trainer: the model returns its loss, classification plus reconstruction."""
+    """Do without Trainer: the model returns its loss."""
     device = next(model.parameters()).device
     loader = DataLoader(train, BATCH_SIZE, shuffle=True)
-    optimizer = torch.optim.AdamW(parameter_groups(model, LEARNING_RATE, weight_decay=0.05, backbone_rate=1.0))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * len(loader))
+    optimizer = torch.optim.AdamW(parameter_groups(model, LEARNING_RATE, weight_decay=0.05, **RATES))
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=epochs * len(loader))
 
+    model.set_class_counts(train.labels.bincount(minlength=model.num_classes))
     model.train()
     for epoch in range(epochs):
         total = 0.0
@@ -80,7 +83,7 @@ def main() -> None:
                 epochs=options.epochs,
                 batch_size=BATCH_SIZE,
                 learning_rate=LEARNING_RATE,
-                backbone_rate=1.0,
+                **RATES,
             )
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -3,76 +3,201 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignedfusion.baselines import JointSelfAttention
+from alignedfusion import AlignedFusionClassifier
+from alignedfusion.baselines import (
+    Concatenation,
+    CrossAttention,
+    ElementwiseSum,
+    JointSelfAttention,
+    MSMAFusion,
+    RemixFormerFusion,
+)
+
+FUSIONS = (Concatenation, ElementwiseSum, CrossAttention, RemixFormerFusion, MSMAFusion, JointSelfAttention)
+ONE, TWO = ("clinical", "report"), ("clinical", "dermoscopy", "report")
+SIZES = {"clinical": 11, "dermoscopy": 5, "report": 3}
+
+every_fusion = pytest.mark.parametrize("kind", FUSIONS)
+one_or_two_images = pytest.mark.parametrize("modalities", [ONE, TWO])
 
 
-def test_every_token_sees_every_other_in_one_round():
-    fusion = JointSelfAttention(38, depth=1, num_heads=2)
-    report = torch.randn(7, 3, 38)
-    first, second = (fusion({"image": torch.randn(7, 11, 38), "report": report}) for _ in range(2))
-    assert first.tokens["image"].shape == (7, 11, 38)
-    assert first.tokens["report"].shape == (7, 3, 38)
-    assert first.intermediate.shape == (7, 0, 38)
-    assert (first.tokens["report"] - second.tokens["report"]).abs().amax((1, 2)).min() > 1e-6
+@pytest.fixture
+def model(kind, modalities, schema, build):
+    """A classifier with a baseline in the place of our fusion."""
+    fusion = kind(38, modalities=modalities, num_heads=2)
+    return build(schema, fusion=fusion, reconstructs=False, evidence=False)
 
 
-def test_an_absent_modality_is_as_good_as_one_the_fusion_does_not_have():
-    both = JointSelfAttention(38, num_heads=2)
-    alone = JointSelfAttention(38, modalities=("report",), num_heads=2)
-    alone.load_state_dict({**both.state_dict(), "origin": both.origin[1:]})
-    tokens = {"image": torch.full((7, 11, 38), torch.nan), "report": torch.randn(7, 3, 38)}
-    fused = both(tokens, is_present={"image": torch.zeros(7, dtype=torch.bool)})
-    torch.testing.assert_close(fused.tokens["report"], alone({"report": tokens["report"]}).tokens["report"])
-    assert fused.tokens["image"].isfinite().all()
+@pytest.fixture
+def images(modalities):
+    return {m: torch.randn(7, SIZES[m], 13) for m in modalities if m != "report"}
 
 
-def test_padding_is_as_good_as_fewer_tokens():
-    fusion = JointSelfAttention(38, num_heads=2)
-    image, report = torch.randn(7, 11, 38), torch.randn(7, 3, 38)
-    expected = fusion({"image": image[:, :5], "report": report})
-    image[:, 5:] = torch.nan
-    padded = fusion({"image": image, "report": report}, is_valid={"image": torch.arange(11).expand(7, -1) < 5})
-    torch.testing.assert_close(padded.tokens["report"], expected.tokens["report"])
-    torch.testing.assert_close(padded.tokens["image"][:, :5], expected.tokens["image"])
+def tokens_of(modalities, rows=7):
+    return {m: torch.randn(rows, SIZES[m], 38) for m in modalities}
 
 
-@given(st.integers(0, 2**22 - 1), st.integers(0, 15))
-def test_any_pattern_is_finite(valid_bits, present_bits):
+def outputs(fused):
+    """All that a fusion gives, one after the other."""
+    return [*fused.tokens.values(), *([] if fused.pooled is None else [fused.pooled])]
+
+
+def is_idle(name, model):
+    """Whether a parameter has nothing to do: RemixFormer's report never attends to itself, MSMA's one image to no other."""
+    if isinstance(model.fusion, RemixFormerFusion):
+        return name.startswith("fusion.rounds.") and ".report." in name
+    one_image = len(model.image_modalities) == 1
+    return isinstance(model.fusion, MSMAFusion) and one_image and name.startswith("fusion.mutual.")
+
+
+@every_fusion
+@one_or_two_images
+def test_a_classifier_takes_it_and_all_its_weights_learn(model, images, schema, batch):
+    _, codes, labels = batch(schema)
+    out = model(images, codes, labels)
+    assert out.logits.shape == (7, 17)
+    assert out.intermediate.shape == (7, 0, 38)
+    assert out.reconstruction is None
+    assert out.logits.isfinite().all()
+    assert len(out.logits.unique(dim=0)) == 7
+    out.loss.backward()
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    assert [name for name, grad in grads.items() if grad is None and not is_idle(name, model)] == []
+    assert all(grad.isfinite().all() for grad in grads.values() if grad is not None)
+    assert all(p.grad.any() for p in model.head.parameters())
+
+
+@every_fusion
+@one_or_two_images
+def test_padding_is_as_good_as_fewer_tokens(model, images, schema, batch):
+    _, codes, _ = batch(schema)
+    expected = model.eval()({**images, "clinical": images["clinical"][:, :5]}, codes).logits
+    images["clinical"][:, 5:] = torch.nan
+    is_valid = {"clinical": torch.arange(11).expand(7, -1) < 5}
+    torch.testing.assert_close(model(images, codes, is_valid=is_valid).logits, expected)
+
+
+@every_fusion
+@one_or_two_images
+def test_nan_in_an_absent_modality_harms_neither_outputs_nor_gradients(kind, modalities):
+    fusion, is_present = kind(38, modalities=modalities, num_heads=2), torch.arange(7) < 5
+    for m in modalities:
+        tokens = tokens_of(modalities)
+        spoilt = {**tokens, m: tokens[m].masked_fill(~is_present[:, None, None], torch.nan)}
+        for each in (tokens, spoilt):
+            each[m].requires_grad_()
+        fused, expected = (fusion(each, is_present={m: is_present}) for each in (spoilt, tokens))
+        assert all(torch.equal(a, b) for a, b in zip(outputs(fused), outputs(expected), strict=True))
+        fusion.zero_grad()
+        sum(output.square().mean() for output in outputs(fused)).backward()
+        assert all(p.grad.isfinite().all() for p in [spoilt[m], *fusion.parameters()] if p.grad is not None)
+        assert not spoilt[m].grad[5:].any()
+
+
+@every_fusion
+@one_or_two_images
+def test_rows_do_not_touch_each_other(model, images, schema, batch):
+    _, codes, _ = batch(schema)
+    masks = {"clinical": torch.arange(7) % 2 == 0, "report": torch.arange(7) < 5}
+    together = model.eval()(images, codes, is_present=masks).logits
+    for row in (0, 3, 6):
+        part = slice(row, row + 1)
+        alone = model(
+            {m: x[part] for m, x in images.items()}, codes[part], is_present={m: x[part] for m, x in masks.items()}
+        )
+        torch.testing.assert_close(alone.logits, together[part], atol=1e-5, rtol=1e-5)
+
+
+@every_fusion
+@one_or_two_images
+def test_settings_rebuild_it(kind, modalities):
+    fusion = kind(38, modalities=modalities, depth=3, num_heads=2, dropout=0.25)
+    again = kind(**fusion.to_dict())
+    settings = {"dim": 38, "modalities": list(modalities), "depth": 3, "num_heads": 2, "dropout": 0.25}
+    assert again.to_dict() == fusion.to_dict() == settings
+    again.load_state_dict(fusion.state_dict())
+    tokens = tokens_of(modalities)
+    first, second = fusion.eval()(tokens), again.eval()(tokens)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(first), outputs(second), strict=True))
+
+
+@every_fusion
+@one_or_two_images
+def test_a_saved_model_comes_back_with_it(kind, model, images, schema, batch, tmp_path):
+    _, codes, _ = batch(schema)
+    model.save_pretrained(tmp_path)
+    again = AlignedFusionClassifier.from_pretrained(tmp_path)
+    assert type(again.fusion) is kind
+    assert (again.reconstructor, again.evidence) == (None, None)
+    assert torch.equal(again(images, codes).logits, model.eval()(images, codes).logits)
+
+
+@given(st.sampled_from(FUSIONS), st.integers(0, 2**22 - 1), st.integers(0, 15))
+def test_any_pattern_is_finite(kind, valid_bits, present_bits):
     bits = torch.tensor([valid_bits >> i & 1 for i in range(22)], dtype=torch.bool).reshape(2, 11)
     is_present = torch.tensor([present_bits >> i & 1 for i in range(4)], dtype=torch.bool).reshape(2, 2)
     torch.manual_seed(0)
-    fusion = JointSelfAttention(10, num_heads=2)
+    fusion = kind(10, num_heads=2)
     tokens = {m: torch.randn(2, n, 10, requires_grad=True) for m, n in (("image", 11), ("report", 3))}
     fused = fusion(tokens, is_valid={"image": bits}, is_present=dict(zip(("image", "report"), is_present, strict=True)))
-    assert all(output.isfinite().all() for output in fused.tokens.values())
-    sum(output.square().mean() for output in fused.tokens.values()).backward()
-    assert all(t.grad.isfinite().all() for t in [*tokens.values(), *fusion.parameters()])
+    assert all(output.isfinite().all() for output in outputs(fused))
+    sum(output.square().mean() for output in outputs(fused)).backward()
+    assert all(t.grad.isfinite().all() for t in [*tokens.values(), *fusion.parameters()] if t.grad is not None)
 
 
-@pytest.mark.parametrize("modality", ["image", "report"])
-def test_a_model_of_one_modality_ignores_the_other(modality, schema, build, batch):
-    model = build(schema, fusion=JointSelfAttention(38, modalities=(modality,), num_heads=2)).eval()
-    image, codes, labels = batch(schema)
-    other = torch.full_like(codes, -1) if modality == "image" else codes
-    out = model(image if modality == "image" else None, codes, labels)
-    assert out.logits.shape == (7, 17)
-    assert (out.reconstruction is None) == (modality == "image")
-    assert torch.equal(model(image, other).logits, out.logits)
-    if modality == "report":
-        assert not torch.equal(model(None, torch.zeros_like(codes)).logits, out.logits)
-        assert model.visual is None
-    out.loss.backward()
-
-
-def test_settings_rebuild_it():
-    fusion = JointSelfAttention(38, modalities=("clinical", "report"), depth=3, num_heads=2, dropout=0.25)
-    assert JointSelfAttention(**fusion.to_dict()).to_dict() == fusion.to_dict()
-
-
-def test_it_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="modalities must be 1 or more distinct names"):
-        JointSelfAttention(38, modalities=(), num_heads=2)
+@every_fusion
+def test_it_refuses_what_does_not_fit(kind):
+    too_few = ("image",)[: kind.least - 1]
+    with pytest.raises(ValueError, match=f"modalities must be {kind.least} or more distinct names"):
+        kind(38, modalities=too_few, num_heads=2)
     with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
-        JointSelfAttention(38, num_heads=2, depth=0)
+        kind(38, num_heads=2, depth=0)
     with pytest.raises(ValueError, match=r"takes tokens of \['image', 'report'\], got \['image'\]"):
-        JointSelfAttention(38, num_heads=2)({"image": torch.zeros(7, 11, 38)})
+        kind(38, num_heads=2)({"image": torch.zeros(7, 11, 38)})
+
+
+def test_concatenation_lets_nobody_see_another():
+    fusion, tokens = Concatenation(38, modalities=TWO, num_heads=2), tokens_of(TWO)
+    fused = fusion(tokens)
+    for changed in TWO:
+        again = fusion({**tokens, changed: torch.randn_like(tokens[changed])})
+        assert {m for m in TWO if not torch.equal(again.tokens[m], fused.tokens[m])} == {changed}
+
+
+def test_in_cross_attention_each_sees_the_others_in_one_round():
+    fusion, tokens = CrossAttention(38, modalities=TWO, depth=1, num_heads=2), tokens_of(TWO)
+    fused = fusion(tokens)
+    for changed in TWO:
+        again = fusion({**tokens, changed: torch.randn_like(tokens[changed])})
+        for m in TWO:
+            assert (again.tokens[m] - fused.tokens[m]).abs().amax((1, 2)).min() > 1e-6
+    # What is absent is not seen.
+    absent = {"dermoscopy": torch.zeros(7, dtype=torch.bool)}
+    alone = fusion({**tokens, "dermoscopy": torch.randn(7, 5, 38)}, is_present=absent)
+    assert torch.equal(alone.tokens["report"], fusion(tokens, is_present=absent).tokens["report"])
+
+
+def test_in_remixformer_images_meet_each_other_and_the_metadata_stand_beside():
+    fusion, tokens = RemixFormerFusion(38, modalities=TWO, num_heads=2), tokens_of(TWO)
+    assert fusion.pooled_dim == 3 * 38
+    parts = fusion(tokens).pooled.split(38, dim=1)
+    seen = {}
+    for changed in TWO:
+        again = fusion({**tokens, changed: torch.randn_like(tokens[changed])}).pooled.split(38, dim=1)
+        seen[changed] = {m for m, a, b in zip(TWO, parts, again, strict=True) if not torch.equal(a, b)}
+    images = {"clinical", "dermoscopy"}
+    assert seen == {"clinical": images, "dermoscopy": images, "report": {"report"}}
+
+
+def test_in_msma_metadata_attend_to_patches_and_images_to_each_other():
+    fusion, tokens = MSMAFusion(38, modalities=TWO, num_heads=2), tokens_of(TWO)
+    fused = fusion(tokens)
+    for changed in TWO:
+        again = fusion({**tokens, changed: torch.randn_like(tokens[changed])})
+        assert ((again.pooled - fused.pooled).reshape(7, 3, 38).abs().amax(2) > 1e-6).all()
+        touched = {m for m in TWO if not torch.equal(again.tokens[m], fused.tokens[m])}
+        assert touched == ({"report"} if changed == "report" else {"clinical", "dermoscopy"})
+    # An absent report says nothing, and gates all rows alike.
+    fused = fusion(tokens, is_present={"report": torch.arange(7) < 0})
+    gated = fused.tokens["clinical"].mean(1) * fusion.gate.bias.sigmoid()
+    torch.testing.assert_close(fused.pooled, torch.cat([gated, fused.pooled[:, 38:76], torch.zeros(7, 38)], dim=1))

@@ -31,15 +31,22 @@ class DoublingVisual(VisualTokenizer):
 
 
 @pytest.mark.parametrize("reconstruct", ["once", "two_pass", "none"])
-def test_a_reloaded_model_answers_bit_for_bit(reconstruct, schema, build, batch, tmp_path):
-    model = build(schema, reconstruct=reconstruct, hide_probability=0.5, class_names=[f"class {c}" for c in range(17)])
+@pytest.mark.parametrize("evidence", [True, False])
+def test_a_reloaded_model_answers_bit_for_bit(evidence, reconstruct, schema, build, batch, tmp_path):
+    names = [f"class {c}" for c in range(17)]
+    model = build(schema, reconstruct=reconstruct, hide_probability=0.5, class_names=names, evidence=evidence)
+    model.set_class_counts(range(17))
+    model.weights.copy_(torch.rand(len(model.parts)))
     model.save_pretrained(tmp_path / "new" / "folder")
     again = read(tmp_path / "new" / "folder", schema=schema)
     image, codes, labels = batch(schema)
     expected, out = model.eval()(image, codes, labels), again(image, codes, labels)
     assert not again.training
     assert all(torch.equal(out[field], expected[field]) for field in expected)
-    assert len(expected) == 4
+    assert list(expected) == ["loss", "logits", "reconstruction", "intermediate", "evidence"]
+    assert torch.equal(again.log_prior, model.log_prior)
+    assert torch.equal(again.weights, model.weights)
+    assert again.parts == (("image", "report", "fused") if evidence else ("fused",))
     assert (again.class_names, again.hide_probability, again.reconstruct) == (model.class_names, 0.5, reconstruct)
     assert again.schema == schema
 
@@ -49,7 +56,7 @@ def test_a_reloaded_model_answers_bit_for_bit(reconstruct, schema, build, batch,
     [
         JointSelfAttention(38, num_heads=2, dropout=0.25),
         JointSelfAttention(38, modalities=("report",), num_heads=2),
-        IntermediateTokenFusion(38, depth=3, num_heads=19, topology="shared", share_weights=True),
+        IntermediateTokenFusion(38, depth=3, num_heads=19, topology="shared", num_tokens=5, share_weights=True),
     ],
 )
 def test_every_fusion_of_the_library_is_rebuilt(fusion, schema, build, batch, tmp_path):
@@ -168,9 +175,10 @@ def test_a_folder_without_a_model_is_named(schema, build, tmp_path):
         read(tmp_path / "none")
     build(schema).save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**settings, "format": 2}))
-    with pytest.raises(ValueError, match="has format 2, this release reads up to 1: update alignedfusion"):
-        read(tmp_path)
+    for number, cure in ((1, "train the model anew"), (3, "update alignedfusion")):
+        (tmp_path / "config.json").write_text(json.dumps({**settings, "format": number}))
+        with pytest.raises(ValueError, match=f"has format {number}, this release reads 2: {cure}"):
+            read(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match=r"config\.json' was not written by alignedfusion"):
         read(tmp_path)

@@ -81,6 +81,15 @@ def test_three_modalities_by_hand():
     assert torch.equal(shared(tokens, is_present=without_report).intermediate, stream(4.5))  # (3 + 6) / 2
 
 
+def test_several_tokens_per_pair_or_in_all_by_hand():
+    tokens = {"image": stream(1.0, 5.0), "report": stream(10.0, 14.0)}
+    # Image (0 + 6 + 1 + 5) / 4 = 3, report (0 + 6 + 10 + 14) / 4 = 7.5; both tokens become (3 + 7.5) / 2 = 5.25.
+    for topology in ("pairwise", "shared"):
+        fused = averaging([0.0, 6.0], num_tokens=2, depth=1, topology=topology)(tokens)
+        assert torch.equal(fused.tokens["report"], stream(7.5, 7.5))
+        assert torch.equal(fused.intermediate, stream(5.25, 5.25))
+
+
 @pytest.mark.parametrize("topology", ["pairwise", "shared"])
 def test_it_takes_two_rounds_for_report_tokens_to_see_the_image(topology):
     image, other, report = torch.randn(7, 11, 38), torch.randn(7, 11, 38), torch.randn(7, 3, 38)
@@ -117,16 +126,19 @@ def test_pairwise_and_shared_are_equal_at_two_modalities():
 
 
 @pytest.mark.parametrize(
-    ("modalities", "topology", "count"),
+    ("modalities", "topology", "each", "count"),
     [
-        (("image", "report"), "pairwise", 1),
-        (THREE, "pairwise", 3),
-        (THREE, "shared", 1),
-        (("a", "b", "c", "d"), "pairwise", 6),
+        (("image", "report"), "pairwise", 1, 1),
+        (THREE, "pairwise", 1, 3),
+        (THREE, "pairwise", 2, 6),
+        (THREE, "shared", 1, 1),
+        (THREE, "shared", 4, 4),
+        (("image", "report"), "shared", 4, 4),
+        (("a", "b", "c", "d"), "pairwise", 1, 6),
     ],
 )
-def test_one_token_per_pair_or_one_for_all(modalities, topology, count):
-    fusion = IntermediateTokenFusion(38, modalities=modalities, num_heads=2, topology=topology)
+def test_so_many_tokens_per_pair_or_in_all(modalities, topology, each, count):
+    fusion = IntermediateTokenFusion(38, modalities=modalities, num_heads=2, topology=topology, num_tokens=each)
     sizes = dict(zip(modalities, (11, 3, 5, 2), strict=False))
     fused = fusion({m: torch.randn(7, n, 38) for m, n in sizes.items()})
     assert fused.intermediate.shape == (7, count, 38)
@@ -184,8 +196,9 @@ def test_any_pattern_is_finite_and_blind_to_what_is_not_there(data, topology, dt
 
 def test_settings_rebuild_it():
     fusion = IntermediateTokenFusion(
-        38, modalities=THREE, depth=3, num_heads=2, topology="shared", share_weights=True, dropout=0.25
+        38, modalities=THREE, depth=3, num_heads=2, topology="shared", num_tokens=4, share_weights=True, dropout=0.25
     )
+    assert fusion.to_dict()["num_tokens"] == 4
     again = IntermediateTokenFusion(**fusion.to_dict())
     assert again.to_dict() == fusion.to_dict()
     again.load_state_dict(fusion.state_dict())
@@ -202,6 +215,7 @@ def test_settings_rebuild_it():
         ({"modalities": "image"}, "modalities must be 2 or more distinct names"),
         ({"topology": "star"}, "topology must be 'pairwise' or 'shared', got 'star'"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"num_tokens": 0}, "num_tokens must be at least 1, got 0"),
     ],
 )
 def test_a_fusion_refuses(settings, message):

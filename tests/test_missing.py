@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignedfusion import UNKNOWN, Attribute, AttributeSchema, hide_attributes
-from alignedfusion.missing import drop_attributes
+from alignedfusion.missing import Scenario, by_other_value, by_own_value, drop_attributes, per_cell
 
 NAMES = ("asymmetry", "border", "colour", "diameter", "evolution")
 WIDE = AttributeSchema(Attribute(name, values=("absent", "present", "severe")) for name in NAMES)
@@ -113,3 +113,86 @@ def test_drop_attributes_refuses_what_does_not_fit():
         drop_attributes(full_table(2), 0.5, WIDE, cases="abc")
     with pytest.raises(ValueError, match=r"codes must be int64 of shape \(B, 5\)"):
         drop_attributes(full_table(2)[:, :3], 0.5, WIDE)
+
+
+FINDINGS = AttributeSchema(
+    [
+        Attribute("effusion", values=("absent", "present")),
+        Attribute("nodule", values=("absent", "solid", "part-solid")),
+        Attribute("sex", values=("female", "male")),
+    ]
+)
+
+
+def test_a_rate_per_attribute_leaves_the_others_alone():
+    dropped = drop_attributes(full_table(4000), {WIDE.names[1]: 0.4, WIDE.names[3]: 1.0}, WIDE) == UNKNOWN
+    torch.testing.assert_close(dropped.float().mean(0), torch.tensor([0.0, 0.4, 0.0, 1.0, 0.0]), atol=0.03, rtol=0)
+    with pytest.raises(ValueError, match="no attribute 'weight' in the schema"):
+        drop_attributes(full_table(2), {"weight": 0.4}, WIDE)
+    with pytest.raises(ValueError, match="takes no mechanism"):
+        drop_attributes(full_table(2), {WIDE.names[0]: 0.4}, WIDE, mechanism=by_other_value(WIDE.names[1]))
+
+
+def test_with_denials_kept_only_the_other_cells_go_missing():
+    codes = torch.tensor([[0, 0, 0], [1, 1, 1], [0, 2, 0], [UNKNOWN, 0, 1]]).repeat(1000, 1)
+    dropped = drop_attributes(codes, 0.4, FINDINGS, mechanism=by_own_value(denials=0, others=1)) == UNKNOWN
+    is_denial = codes == torch.tensor([0, 0, -5])
+    newly = dropped & (codes != UNKNOWN)
+    assert not (newly & is_denial).any()
+    assert newly[~is_denial & (codes != UNKNOWN)].float().mean().item() == pytest.approx(0.4, abs=0.02)
+
+
+def test_reports_omit_what_was_looked_for_and_not_found_at_a_rate_per_attribute():
+    codes = torch.tensor([[0, 0, 0], [1, 1, 1]]).repeat(4000, 1)
+    mechanism = by_own_value(denials={"effusion": 0.24, "nodule": 1.0}, others=0.0)
+    share = (drop_attributes(codes, 1.0, FINDINGS, mechanism=mechanism) == UNKNOWN).view(4000, 2, 3).float().mean(0)
+    torch.testing.assert_close(share, torch.tensor([[0.24, 1.0, 0.0], [0.0, 0.0, 0.0]]), atol=0.03, rtol=0)
+    with pytest.raises(ValueError, match="no attribute 'oedema'"):
+        drop_attributes(codes, 1.0, FINDINGS, mechanism=by_own_value(denials={"oedema": 1.0}, others=0.0))
+
+
+def test_what_is_missing_may_depend_on_another_value():
+    codes = torch.tensor([[0, 0, 0], [1, 1, 1], [0, 2, 1]]).repeat(3000, 1)
+    dropped = drop_attributes(codes, 0.3, FINDINGS, mechanism=by_other_value("nodule")) == UNKNOWN
+    share = dropped.view(3000, 3, 3).float().mean(0)
+    # absent, solid, part-solid: 0, half and all of the way to twice the rate; the driver stays.
+    expected = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.3], [0.6, 0.0, 0.6]])
+    torch.testing.assert_close(share, expected, atol=0.03, rtol=0)
+
+
+MECHANISMS = {
+    "cell": per_cell,
+    "other": by_other_value("effusion"),
+    "own": by_own_value(denials=0.5, others=1),
+}
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS.values(), ids=MECHANISMS)
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_every_mechanism_is_nested_in_the_rate(mechanism, first, second):
+    codes = torch.tensor([[0, 0, 0], [1, 1, 1], [UNKNOWN, 2, 1]]).repeat(20, 1)
+    low, high = (drop_attributes(codes, rate, FINDINGS, mechanism=mechanism) for rate in sorted((first, second)))
+    assert (high[low == UNKNOWN] == UNKNOWN).all()
+
+
+def test_a_scenario_gives_each_part_its_rate():
+    codes, cases = full_table(2000), range(2000)
+    scenario = Scenario(train=0.5, test=0.2, seed=3)
+    shares = {
+        part: (scenario.apply(part, codes, WIDE, cases) == UNKNOWN).float().mean().item()
+        for part in ("train", "valid", "test")
+    }
+    assert shares == pytest.approx({"train": 0.5, "valid": 0.0, "test": 0.2}, abs=0.02)
+    assert torch.equal(scenario.apply("test", codes, WIDE, cases), drop_attributes(codes, 0.2, WIDE, seed=3))
+    with pytest.raises(ValueError, match="part must be one of"):
+        scenario.apply("val", codes, WIDE, cases)
+
+
+def test_now_and_then_a_whole_report_is_hidden():
+    codes = full_table(4000)
+    seen, is_hidden = hide_attributes(codes, 0.0, whole=0.1, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(is_hidden.any(1), is_hidden.all(1))
+    assert is_hidden.all(1).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert torch.equal(seen == UNKNOWN, is_hidden)
+    with pytest.raises(ValueError, match=r"whole must be between 0 and 1, got 2"):
+        hide_attributes(codes, whole=2)

@@ -15,12 +15,14 @@ def test_standard_on_precomputed_tokens(schema):
     assert out.logits.shape == (2, 5)
     assert out.loss.isfinite()
     assert model.class_names == CLASSES
+    assert model.parts == ("image", "report", "fused")
     assert model.fusion.to_dict() == {
-        "dim": 192,
+        "dim": 128,
         "modalities": ["image", "report"],
-        "depth": 2,
-        "num_heads": 3,
+        "depth": 1,
+        "num_heads": 2,
         "topology": "pairwise",
+        "num_tokens": 1,
         "share_weights": False,
         "dropout": 0.1,
     }
@@ -64,6 +66,7 @@ def test_the_paper_s_model(given, schema, monkeypatch):
     assert isinstance(model.fusion, IntermediateTokenFusion)
     assert (model.fusion.dim, len(model.fusion.rounds), model.fusion.share_weights) == (768, 1, False)
     assert (model.hide_probability, model.reconstruct) == (0.3, "once")
+    assert (model.evidence, model.parts) == (None, ("fused",))
     with torch.no_grad():
         out = model(torch.randn(1, 3, 224, 224), torch.tensor([[0, -1, 4]]))
     assert out.logits.shape == (1, 5)

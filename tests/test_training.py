@@ -1,7 +1,11 @@
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from alignedfusion import VisualTokenizer
+from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.training import find_checkpoints, fit, parameter_groups
 
@@ -32,15 +36,18 @@ def test_it_learns_and_leaves_no_checkpoints(schema, build, cases, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_best_epoch_is_kept(schema, build, cases, tmp_path):
+def test_the_last_epoch_is_kept_however_the_validation_cases_fare(schema, build, cases, tmp_path):
     model = build(schema)
-    # Validation labels that no training case has: every step makes them less likely, so the first epoch is the best.
+    # Validation labels that no training case has: every step makes them less likely, so the first epoch suits them best.
     valid = TensorCases(cases.image, cases.codes, cases.labels + 5)
     log = fit(model, cases, valid, tmp_path, epochs=3, **SETTINGS)
-    losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
-    assert losses[0] == min(losses) < max(losses)
+    found = [entry["eval_cross_entropy"] for entry in log if "eval_loss" in entry]
+    assert len(found) == 3
+    assert found[0] == min(found) < found[-1]
+    model.weights.copy_(model.initial_weights())  # as they were before calibration
     with torch.no_grad():
-        assert model.eval()(cases.image, cases.codes, cases.labels + 5).loss == pytest.approx(losses[0], rel=1e-4)
+        logits = model.eval()(cases.image, cases.codes).logits
+    assert F.cross_entropy(logits, cases.labels + 5).item() == pytest.approx(found[-1], rel=1e-4)
     assert find_checkpoints(tmp_path) == []
 
 
@@ -83,6 +90,17 @@ def test_equal_seeds_train_equal_models(schema, build, cases, tmp_path):
     assert not torch.equal(first, other)
 
 
+def test_training_tells_the_model_how_often_each_class_occurs(schema, build, cases, tmp_path):
+    model, without = build(schema), build(schema, evidence=False)
+    for each in (model, without):
+        fit(each, cases, None, tmp_path, epochs=1, **SETTINGS)
+    counts = [cases.labels.tolist().count(c) for c in range(17)]
+    assert sum(counts) == 53
+    expected = torch.tensor([math.log((n + 1) / (53 + 17)) for n in counts])
+    torch.testing.assert_close(model.log_prior, expected)
+    assert not without.log_prior.any()  # its one head learns the shares by itself
+
+
 def test_rows_without_an_image_train(schema, build, cases, tmp_path):
     class Gappy(TensorCases):
         def __getitem__(self, index):
@@ -93,17 +111,43 @@ def test_rows_without_an_image_train(schema, build, cases, tmp_path):
     assert log[0]["loss"] > 0
 
 
+def rates(model, *settings):
+    """Learning rate and weight decay of each parameter by name; each stands in one group."""
+    groups = parameter_groups(model, 1.0, 0.05, *settings)
+    found = [(id(p), (group["lr"], group["weight_decay"])) for group in groups for p in group["params"]]
+    assert len(found) == len(dict(found)) == sum(1 for _ in model.parameters())
+    return {name: dict(found)[id(p)] for name, p in model.named_parameters()}
+
+
 def test_a_backbone_learns_slowly_and_vectors_do_not_decay(schema, build):
     visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
-    model = build(schema, visual=visual)
-    groups = parameter_groups(model, 1e-3, 0.05)
-    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    assert len(found) == sum(1 for _ in model.parameters())
-    assert found[id(visual.backbone.blocks[0].mlp.fc1.weight)] == (1e-4, 0.05)
-    assert found[id(visual.backbone.norm.weight)] == (1e-4, 0.0)
-    assert found[id(visual.project.weight)] == (1e-3, 0.05)
-    assert found[id(model.fusion.intermediate)] == (1e-3, 0.0)
-    assert found[id(model.tokenizer.value_vectors)] == (1e-3, 0.0)
+    found = rates(build(schema, visual=visual), 0.5, 0.25)
+    assert found["visual.backbone.blocks.0.mlp.fc1.weight"] == (0.125, 0.05)
+    assert found["visual.backbone.norm.weight"] == (0.125, 0.0)
+    assert found["visual.project.weight"] == (0.5, 0.05)
+    assert found["fusion.intermediate"] == (0.5, 0.0)
+    assert found["tokenizer.value_vectors"] == (1.0, 0.0)
+    assert {rate for rate, _ in found.values()} == {0.125, 0.5, 1.0}
+    assert rates(build(schema, visual=visual))["visual.backbone.norm.weight"] == pytest.approx((0.02, 0.0))
+
+
+def test_what_only_sees_attributes_learns_at_the_full_rate_and_all_else_at_the_image_rate(schema, build):
+    full, slow = {}, {}
+    for name, (rate, _) in rates(build(schema), 0.5).items():
+        {1.0: full, 0.5: slow}[rate][name] = rate
+    of_attributes = ("tokenizer.", "reconstructor.", "fusion.rounds.0.report.", "fusion.rounds.1.report.")
+    assert all(name.startswith((*of_attributes, "evidence.heads.report.")) for name in full)
+    of_images = ("visual.", "fusion.rounds.0.image.", "fusion.rounds.1.image.", "evidence.heads.image.", "head.")
+    assert all(name.startswith((*of_images, "fusion.intermediate")) for name in slow)
+    assert len(full) > 40
+    assert len(slow) > 25
+
+
+def test_without_images_everything_learns_at_the_full_rate(schema, build):
+    model = build(schema, fusion=JointSelfAttention(38, modalities=("report",), num_heads=2))
+    assert {rate for rate, _ in rates(model, 0.5).values()} == {1.0}
+    images = build(schema, fusion=JointSelfAttention(38, modalities=("image",), num_heads=2))
+    assert rates(images, 0.5)["fusion.blocks.0.qkv.weight"] == (0.5, 0.05)
 
 
 def test_a_frozen_backbone_is_in_no_group(schema, build):

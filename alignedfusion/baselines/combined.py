@@ -1,0 +1,105 @@
+"""Models combined after their training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.baselines.tables import one_hot
+from alignedfusion.classifier import ClassifierOutput
+from alignedfusion.evaluation import predict
+from alignedfusion.fusion import REPORT
+
+
+def _of_images(masks: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the masks concerns images."""
+    return {name: {m: mask for m, mask in (each or {}).items() if m != REPORT} for name, each in masks.items()}
+
+
+class TwoExperts(nn.Module):
+    """An image-only and an attributes-only model that never met, their log-probabilities added.
+
+    Args:
+        image_model: Trained on images alone.
+        attribute_model: Trained on attributes alone.
+    """
+
+    def __init__(self, image_model: nn.Module, attribute_model: nn.Module) -> None:
+        super().__init__()
+        self.image_model = image_model
+        self.attribute_model = attribute_model
+
+    @property
+    def visual(self) -> Any:
+        """The image model's."""
+        return self.image_model.visual
+
+    def forward(self, image: Any, codes: Tensor, labels: Tensor | None = None, **masks: Any) -> ClassifierOutput:
+        """Sums of log-probabilities (B, C) as logits."""
+        seen: Tensor = self.image_model(image, codes, **_of_images(masks)).logits
+        is_present = (masks.get("is_present") or {}).get(REPORT)
+        told: Tensor = self.attribute_model(
+            None, codes if is_present is None else codes.masked_fill(~is_present[:, None], UNKNOWN)
+        ).logits
+        return ClassifierOutput(logits=seen.log_softmax(-1) + told.log_softmax(-1))
+
+
+class SecondStageSVM(nn.Module):
+    """FusionM4Net's second stage (Tang et al. 2022): an SVM on class probabilities and one-hot metadata.
+
+    The result is w times the image model's probabilities plus 1 - w times the SVM's, w being the one of 0, 0.1 ... 1 with
+    the highest accuracy on the validation cases. If those are complete (the paper's "FusionM4net"), w is chosen for complete
+    reports; if they miss attributes too ("Miss Val."), for such. The SVM's decision values become probabilities by a softmax.
+
+    Args:
+        image_model: Trained on images alone: the first stage.
+        schema: The attributes.
+    """
+
+    def __init__(self, image_model: nn.Module, schema: AttributeSchema) -> None:
+        super().__init__()
+        self.image_model = image_model
+        self.schema = schema
+        self.weight = 0.5
+        self.svm: Any = None
+
+    @property
+    def visual(self) -> Any:
+        """The image model's."""
+        return self.image_model.visual
+
+    def fit(self, train: Any, valid: Any) -> SecondStageSVM:
+        """Fit the SVM to the training cases, and the weight to the validation cases."""
+        from sklearn.svm import SVC
+
+        first = predict(self.image_model, train, [train.codes], progress=False)[0]
+        self.svm = SVC().fit(self._columns(first, train.codes), train.labels.numpy())
+        first = predict(self.image_model, valid, [valid.codes], progress=False)[0]
+        second = self._second(first, valid.codes)
+        weights = np.linspace(0, 1, 11)
+        accuracy = [((w * first + (1 - w) * second).argmax(1) == valid.labels.numpy()).mean() for w in weights]
+        self.weight = float(weights[int(np.argmax(accuracy))])
+        return self
+
+    def forward(self, image: Any, codes: Tensor, labels: Tensor | None = None, **masks: Any) -> ClassifierOutput:
+        """Log-probabilities (B, C) as logits."""
+        logits = self.image_model(image, codes, **_of_images(masks)).logits
+        first = logits.float().softmax(-1).detach().cpu().numpy()
+        mixed = self.weight * first + (1 - self.weight) * self._second(first, codes.cpu())
+        return ClassifierOutput(logits=torch.from_numpy(mixed).clamp(min=1e-9).log().float())
+
+    def _columns(self, probabilities: np.ndarray, codes: Tensor) -> np.ndarray:
+        return np.concatenate([probabilities, one_hot(codes, self.schema)], axis=1)
+
+    def _second(self, first: np.ndarray, codes: Tensor) -> np.ndarray:
+        decision = np.atleast_2d(self.svm.decision_function(self._columns(first, codes)))
+        if len(self.svm.classes_) == 2:
+            decision = np.stack([-decision.reshape(-1), decision.reshape(-1)], axis=1)
+        result = np.zeros_like(first)  # a class without a training case is none of the SVM's
+        result[:, self.svm.classes_] = torch.from_numpy(decision).softmax(-1).numpy()
+        return result

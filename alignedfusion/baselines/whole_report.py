@@ -1,0 +1,52 @@
+"""The whole report as one text: the paper's "+ClinicalBERT" and "+BioBERT" rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.text import TextEncoder
+
+
+class WholeReportTokenizer(nn.Module):
+    """One token for all that a report mentions, in the place of an `AttributeTokenizer`.
+
+    The prompts of the mentioned attributes make one text, whose [CLS] vector is projected to width D. What is not mentioned
+    is just not in it. There is no token per value, so such a model has no reconstructor. Each distinct text is encoded once.
+
+    Args:
+        schema: The attributes and their candidate values.
+        dim: Token width D.
+        text_encoder: Encodes the texts; frozen.
+    """
+
+    def __init__(self, schema: AttributeSchema, dim: int, text_encoder: TextEncoder) -> None:
+        super().__init__()
+        self.schema = schema
+        self.dim = dim
+        self.encoder = text_encoder
+        self.prompts = [attribute.prompts() for attribute in schema]
+        width = text_encoder.encode(["."]).shape[1]
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, dim)
+        self._vectors: dict[tuple[int, ...], Tensor] = {}
+
+    def text(self, codes: tuple[int, ...]) -> str:
+        """What a report with these codes says."""
+        said = [prompts[code] for prompts, code in zip(self.prompts, codes, strict=True) if code != UNKNOWN]
+        return " ".join(said) or "Nothing is mentioned."
+
+    def value_tokens(self) -> Tensor:
+        """No value has a token of its own: (0, D)."""
+        return self.project.weight.new_zeros(0, self.dim)
+
+    def forward(self, codes: Tensor, *, values: Tensor | None = None) -> Tensor:
+        """Turn codes (B, A) into one token per report, (B, 1, D)."""
+        self.schema.check_codes(codes)
+        rows = [tuple(row) for row in codes.tolist()]
+        if new := [row for row in dict.fromkeys(rows) if row not in self._vectors]:
+            self._vectors.update(zip(new, self.encoder.encode([self.text(row) for row in new]), strict=True))
+        vectors = torch.stack([self._vectors[row] for row in rows]).to(self.project.weight)
+        tokens: Tensor = self.project(self.norm(vectors))[:, None]
+        return tokens

@@ -1,0 +1,220 @@
+"""The rows of the tables: how each method is trained. All see the same cases, codes, width, depth, epochs and hiding.
+
+MBT alone has two rounds: after one, its bottleneck has carried nothing across yet.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignedfusion import (
+    AlignedFusionClassifier,
+    AttributeTokenizer,
+    IntermediateTokenFusion,
+    MaskedTokenReconstructor,
+    VisualTokenizer,
+)
+from alignedfusion.attributes import AttributeSchema
+from alignedfusion.baselines import (
+    Concatenation,
+    CrossAttention,
+    ElementwiseSum,
+    GradientBoosting,
+    JointSelfAttention,
+    MajorityClass,
+    MSMAFusion,
+    NaiveBayes,
+    RemixFormerFusion,
+    SecondStageSVM,
+    TwoExperts,
+    WholeReportTokenizer,
+)
+from alignedfusion.calibration import calibrate
+from alignedfusion.datasets.cases import TensorCases
+from alignedfusion.fusion import REPORT
+from alignedfusion.missing import drop_attributes
+from alignedfusion.training import fit
+
+OURS = "alignedfusion"
+HEADS = 2
+
+
+@dataclass
+class Fold:
+    """What a method may learn from.
+
+    Attributes:
+        train: Training cases, with what the scenario lets be missing.
+        valid: Validation cases, likewise.
+        valid_rows: Their names in the scenario.
+        schema: Learned from the training rows.
+        class_names: The classes.
+        dim: Token width D.
+        epochs: Of every neural method.
+        seed: Of weights, order and hiding.
+        text_encoder: For the rows that encode text, or None.
+        trained: Models that several rows share.
+    """
+
+    train: TensorCases
+    valid: TensorCases
+    valid_rows: list[int]
+    schema: AttributeSchema
+    class_names: tuple[str, ...]
+    dim: int
+    epochs: int
+    seed: int
+    text_encoder: Any = None
+    trained: dict[str, nn.Module] = field(default_factory=dict)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the image modalities."""
+        return tuple(self.train.image)
+
+    def shared(self, name: str) -> nn.Module:
+        """The model of another row, trained once."""
+        if name not in self.trained:
+            self.trained[name] = METHODS[name](self)
+        return self.trained[name]
+
+
+def neural(
+    fusion: Callable[..., nn.Module] = IntermediateTokenFusion,
+    modalities: tuple[str, ...] | None = None,
+    *,
+    reconstruct: str | None = None,
+    text: str = "learned",
+    depth: int = 1,
+    hide_probability: float = 0.3,
+    hide_report_probability: float = 0.1,
+    evidence: bool = False,
+    training: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Callable[[Fold], nn.Module]:
+    """A method that is an `AlignedFusionClassifier`; `modalities` are "images" and "report", both by default."""
+
+    def train(fold: Fold) -> nn.Module:
+        torch.manual_seed(fold.seed)
+        names = modalities or ("images", REPORT)
+        kept = (*(fold.images if "images" in names else ()), *((REPORT,) if REPORT in names else ()))
+        features = next(iter(fold.train.image.values())).shape[-1]
+        vectors = None if text == "learned" else fold.text_encoder
+        tokenizer: Any = AttributeTokenizer(fold.schema, fold.dim, text_encoder=vectors if text == "values" else None)
+        if text == "report":
+            tokenizer = WholeReportTokenizer(fold.schema, fold.dim, vectors)
+        model = AlignedFusionClassifier(
+            VisualTokenizer(None, fold.dim, num_features=features) if "images" in names else None,
+            tokenizer,
+            fusion(fold.dim, modalities=kept, depth=depth, num_heads=HEADS, dropout=0.1, **settings),
+            None if reconstruct is None else MaskedTokenReconstructor(fold.dim),
+            num_classes=len(fold.class_names),
+            reconstruct=reconstruct or "once",
+            hide_probability=hide_probability,
+            hide_report_probability=hide_report_probability,
+            evidence=evidence,
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            fit(
+                model,
+                fold.train,
+                None,
+                scratch,
+                seed=fold.seed,
+                progress=False,
+                **{"epochs": fold.epochs, **(training or {})},
+            )
+        calibrate(model, fold.valid, progress=False)
+        return model
+
+    return train
+
+
+def ours(**changes: Any) -> Callable[[Fold], nn.Module]:
+    """The default recipe, with changes for an ablation."""
+    return neural(**{"reconstruct": "once", "evidence": True, **changes})
+
+
+def _table(kind: type) -> Callable[[Fold], nn.Module]:
+    return lambda fold: kind(fold.schema, len(fold.class_names)).fit(fold.train)
+
+
+def _two_experts(fold: Fold) -> nn.Module:
+    return TwoExperts(fold.shared("image only"), fold.shared("attributes only"))
+
+
+def _second_stage(fold: Fold) -> nn.Module:
+    return SecondStageSVM(fold.shared("image only"), fold.schema).fit(fold.train, fold.valid)
+
+
+class _Without(nn.Module):
+    """A trained model that leaves some of its parts out."""
+
+    def __init__(self, model: AlignedFusionClassifier, part: str) -> None:
+        super().__init__()
+        self.model = model
+        self.index = model.parts.index(part)
+
+    @property
+    def visual(self) -> Any:
+        return self.model.visual
+
+    def forward(self, image: Any, codes: Tensor, **masks: Any) -> Any:
+        output = self.model(image, codes, **masks)
+        return type(output)(logits=output.logits - output.evidence[:, self.index])
+
+
+def _evidence_alone(fold: Fold) -> nn.Module:
+    return _Without(fold.shared(OURS), "fused")  # type: ignore[arg-type]
+
+
+METHODS: dict[str, Callable[[Fold], nn.Module]] = {
+    "majority class": _table(MajorityClass),
+    "naive Bayes": _table(NaiveBayes),
+    "gradient boosting": _table(GradientBoosting),
+    "image only": neural(JointSelfAttention, ("images",)),
+    "attributes only": neural(JointSelfAttention, (REPORT,), training={"epochs": 100}),
+    "two experts": _two_experts,
+    "element-wise sum": neural(ElementwiseSum),
+    "concatenation": neural(Concatenation),
+    "cross-attention": neural(CrossAttention),
+    "joint self-attention": neural(JointSelfAttention),
+    "MBT, 4 bottleneck tokens": neural(topology="shared", num_tokens=4, depth=2),
+    "TIP's idea": neural(JointSelfAttention, reconstruct="none"),
+    "FusionM4Net, 2nd stage": _second_stage,
+    "FusionM4Net, Miss Val.": _second_stage,
+    "RemixFormer's fusion": neural(RemixFormerFusion),
+    "MSMA's fusion": neural(MSMAFusion),
+    "whole report as one text": neural(text="report"),
+    "values as text": ours(text="values"),
+    "the paper's model": neural(reconstruct="once", hide_report_probability=0.0),
+    OURS: ours(),
+    "ours, no intermediate token": ours(fusion=JointSelfAttention),
+    "ours, no evidence heads": ours(evidence=False),
+    "ours, evidence heads alone": _evidence_alone,
+    "ours, no reconstruction": ours(reconstruct=None),
+    "ours, two passes": ours(reconstruct="two_pass"),
+    "ours, image rate 1": ours(training={"image_rate": 1.0}),
+    "ours, no whole report hidden": ours(hide_report_probability=0.0),
+    "ours, two rounds": ours(depth=2),
+    "ours, three rounds": ours(depth=3),
+    "ours, 4 tokens a pair": ours(num_tokens=4),
+    "ours, one shared token": ours(topology="shared"),
+    "ours, shared weights": ours(share_weights=True),
+    **{f"ours, p = {p}": ours(hide_probability=p) for p in (0.0, 0.1, 0.2, 0.4, 0.5)},
+}
+
+
+def models_at(name: str, fold: Fold, rate: float) -> nn.Module:
+    """The model of a row for test reports of which a share is missing; only "Miss Val." depends on that."""
+    if name != "FusionM4Net, Miss Val." or not rate:
+        return fold.shared(name)
+    codes = drop_attributes(fold.valid.codes, rate, fold.schema, cases=fold.valid_rows, seed=fold.seed)
+    missing = TensorCases(fold.valid.image, codes, fold.valid.labels)
+    return SecondStageSVM(fold.shared("image only"), fold.schema).fit(fold.train, missing)

@@ -1,0 +1,214 @@
+"""The paper's tables on your data: its own figures, every baseline, and ours, with a paired test of each row.
+
+python benchmarks/paper_tables.py --table 1b --source derm7pt_tokens --data FOLDER -o runs/tables
+python benchmarks/paper_tables.py --table 1a --source manifest --data cases.csv --images image --label diagnosis -o OUT
+
+Tables: 1a M-Tr+C-Te, 1b C-Tr+M-Te, 1c and 1d M-Tr+M-Te (half of the training cells missing), 2 M-Tr+C-Te with reports as one
+text, 4a the intermediate token, 4b the hiding probability; beyond the paper: ablations.
+Each trained model is tested at every rate and kept in OUT/runs, so tables share models, and the same command goes on after
+an interruption. Written to OUT: a table as Markdown and CSV, and a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from methods import METHODS, OURS, Fold, models_at
+from results import write_table
+from sources import FOLDS, Source, open_source
+from tqdm.auto import tqdm
+
+from alignedfusion.evaluation import RATES, predict
+from alignedfusion.missing import Scenario, by_own_value, drop_attributes, per_cell
+from alignedfusion.text import TextEncoder
+
+MECHANISMS = {
+    "cell": per_cell,
+    "denials kept": by_own_value(denials=0.0, others=1.0),
+    "denials omitted": by_own_value(denials=1.0, others=0.0),
+}
+MAIN = (*tuple(list(METHODS)[: list(METHODS).index("whole report as one text")]), "the paper's model", OURS)
+OF_THE_PAPER = (
+    "image only",
+    "attributes only",
+    "two experts",
+    "element-wise sum",
+    "joint self-attention",
+    "FusionM4Net, 2nd stage",
+    "FusionM4Net, Miss Val.",
+    "the paper's model",
+    OURS,
+)
+ROWS = {
+    "1a": OF_THE_PAPER,
+    "1b": MAIN,
+    "1c": OF_THE_PAPER,
+    "1d": OF_THE_PAPER,
+    "2": (*OF_THE_PAPER[:-1], "whole report as one text", "values as text", OURS),
+    "4a": ("ours, no intermediate token", "joint self-attention", OURS),
+    "4b": (*(name for name in METHODS if name.startswith("ours, p =")), OURS),
+    "ablations": (*(name for name in METHODS if name.startswith("ours, ") and "p =" not in name), OURS),
+}
+TRAINING_RATES = {"1a": RATES, "1c": (0.5,), "1d": (0.5,), "2": RATES, "4a": RATES, "4b": (0.0,)}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One division of the cases with one training rate: what the methods of a table are trained on."""
+
+    protocol: str
+    fold: int
+    seed: int
+    training_rate: float
+
+    def folder(self, runs: Path) -> Path:
+        """Where its predictions lie."""
+        return runs / f"{self.protocol}{self.fold}-seed{self.seed}-train{self.training_rate:g}"
+
+
+def run_unit(unit: Unit, methods: list[str], source: Source, runs: Path, options: argparse.Namespace) -> None:
+    """Train each method that has no predictions yet, and predict the test cases at every rate."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    rows = source.split(unit.protocol, unit.fold, unit.seed)
+    schema = source.schema(rows["train"])
+    codes = schema.encode(source.frame, unseen="unknown")
+    scenario = Scenario(train=unit.training_rate, valid=unit.training_rate, seed=unit.seed)
+    seen = {part: scenario.apply(part, codes[each], schema, each.tolist()) for part, each in rows.items()}
+    fold = Fold(
+        train=source.cases(rows["train"], seen["train"], training=True),
+        valid=source.cases(rows["valid"], seen["valid"]),
+        valid_rows=rows["valid"].tolist(),
+        schema=schema,
+        class_names=tuple(source.class_names),
+        dim=options.dim,
+        epochs=options.epochs,
+        seed=unit.seed,
+        text_encoder=TextEncoder(options.text_encoder) if options.text_encoder else None,
+    )
+    test = source.cases(rows["test"], codes[rows["test"]])
+    for method in methods:
+        file = result_file(unit, method, runs)
+        if file.is_file():
+            continue
+        said = {"rows": rows["test"], "labels": test.labels.numpy()}
+        for name, mechanism in MECHANISMS.items():
+            for rate in (*RATES, 1.0):
+                variant = drop_attributes(
+                    test.codes, rate, schema, mechanism=mechanism, cases=rows["test"].tolist(), seed=unit.seed
+                )
+                model = models_at(method, fold, rate)
+                said[f"{name} {rate:g}"] = predict(model, test, [variant], batch_size=256, progress=False)[0]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(f".{os.getpid()}.part")
+        with draft.open("wb") as stream:
+            np.savez_compressed(stream, **said)
+        draft.replace(file)
+
+
+def result_file(unit: Unit, method: str, runs: Path) -> Path:
+    """Where the predictions of a method lie."""
+    return unit.folder(runs) / f"{method.replace(',', '').replace(' ', '_')}.npz"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train what is missing, then write the table."""
+    options = _options(arguments)
+    runs = options.output / "runs" / (options.source if options.source == "phantom" else _name(options))
+    _check_settings(runs, options)
+    columns = {**vars(options), "attributes": options.columns}
+    source = open_source(options.source, options.data, options.attributes, options.output / "tokens", columns)
+    methods = [name for name in ROWS[options.table] if not options.methods or name in options.methods]
+    if not options.text_encoder:
+        methods = [name for name in methods if "text" not in name]
+    folds = range(1 if options.protocol == "split" else FOLDS)
+    rates = TRAINING_RATES.get(options.table, (0.0,))
+    units = [Unit(options.protocol, f, s, r) for s in range(options.seeds) for r in rates for f in folds]
+    todo = [unit for unit in units if not all(result_file(unit, name, runs).is_file() for name in methods)]
+
+    bar = tqdm(total=len(units), initial=len(units) - len(todo), unit="division", desc=f"table {options.table}")
+    if options.jobs == 1:
+        for unit in todo:
+            run_unit(unit, methods, source, runs, options)
+            bar.update()
+    else:
+        _run_many(todo, (methods, source, runs, options), options.jobs, bar)
+    bar.close()
+    predictions = {name: {unit: dict(np.load(result_file(unit, name, runs))) for unit in units} for name in methods}
+    write_table(options, source, predictions)
+
+
+def _check_settings(runs: Path, options: argparse.Namespace) -> None:
+    """Predictions of other settings must not end up in one table."""
+    now = {"dim": options.dim, "epochs": options.epochs, "text-encoder": options.text_encoder, "task": options.task}
+    file = runs / "settings.json"
+    if not file.is_file():
+        runs.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(now))
+    before = json.loads(file.read_text())
+    for name, value in now.items():
+        if before[name] != value and (name != "text-encoder" or None not in (before[name], value)):
+            raise SystemExit(
+                f"{runs} was made with --{name} {before[name]}; this call says --{name} {value}: take another -o"
+            )
+
+
+def _run_many(units: list[Unit], rest: tuple[Any, ...], jobs: int, bar: Any) -> None:
+    with ProcessPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(run_unit, unit, *rest) for unit in units]
+        try:
+            for done in as_completed(waiting):
+                done.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _name(options: argparse.Namespace) -> str:
+    return f"{options.source}-{options.attributes}" if "derm7pt" in options.source else options.source
+
+
+def _options(arguments: list[str] | None) -> Any:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", choices=ROWS, required=True)
+    parser.add_argument(
+        "--source", choices=("derm7pt_tokens", "derm7pt", "pad_ufes_20", "manifest", "phantom"), required=True
+    )
+    parser.add_argument("--data", type=Path, help="folder of the data set, or the CSV of a manifest")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--protocol", choices=("split", "cv"), default="split", help="the official split, or 5 folds")
+    parser.add_argument("--omission", choices=MECHANISMS, default="cell", help="what goes missing in the test reports")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="ROW", help="some rows of the table only")
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--jobs", type=int, default=1, help="divisions trained at a time, one core each")
+    parser.add_argument("--text-encoder", metavar="NAME", help="Hugging Face encoder for the rows that encode text")
+    derm = parser.add_argument_group("Derm7pt")
+    derm.add_argument(
+        "--preset", dest="attributes", default="patient3", choices=("patient3", "five", "seven_point7", "seven_plus5")
+    )
+    images = parser.add_argument_group("sources with images")
+    images.add_argument("--backbone", default="vit_small_patch16_224", help="timm model, frozen")
+    images.add_argument("--weights", type=Path, help="its weights (default: from the hub)")
+    images.add_argument("--task", choices=("diagnosis", "malignancy"), default="malignancy", help="of PAD-UFES-20")
+    images.add_argument("--images", nargs="+", metavar="COLUMN")
+    images.add_argument("--label", metavar="COLUMN")
+    images.add_argument("--group", metavar="COLUMN", help="patient")
+    images.add_argument("--split", metavar="COLUMN")
+    images.add_argument("--columns", nargs="+", metavar="COLUMN", help="attributes (default: all that can be)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""From predictions to tables and a picture: means and deviations over seeds, and a paired test of ours against each row."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from methods import OURS
+from reported import REPORTED
+from scipy.stats import ttest_rel
+
+from alignedfusion.evaluation import METRICS, RATES, metrics
+from alignedfusion.plots import accuracy_against_missing
+
+BY_TRAINING_RATE = ("1a", "2", "4a")
+CONFIDENT = 0.05
+Predictions = dict[str, dict[Any, dict[str, np.ndarray]]]
+
+
+class Column:
+    """One column of a table: a training rate and a test rate."""
+
+    def __init__(self, name: str, training_rate: float | None, key: str) -> None:
+        self.name = name
+        self.training_rate = training_rate
+        self.key = key
+
+    def of(self, units: dict[Any, dict[str, np.ndarray]]) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Row numbers, probabilities and labels per seed, all folds together, cases in order."""
+        parts = defaultdict(list)
+        for unit, said in units.items():
+            if self.training_rate is None or unit.training_rate == self.training_rate:
+                parts[unit.seed].append((said["rows"], said[self.key], said["labels"]))
+        joined = {}
+        for seed, each in parts.items():
+            rows, probabilities, labels = (np.concatenate(part) for part in zip(*each, strict=True))
+            order = rows.argsort()
+            joined[seed] = rows[order], probabilities[order], labels[order]
+        return joined
+
+
+def columns_of(table: str, omission: str) -> list[Column]:
+    """The columns: rates in training for M-Tr+C-Te, else rates in the test reports, 100 % among them."""
+    if table in BY_TRAINING_RATE:
+        return [Column(f"{rate:.0%}", rate, "cell 0") for rate in RATES]
+    return [Column(f"{rate:.0%}", None, f"{omission} {rate:g}") for rate in (*RATES, 1.0)]
+
+
+def summarise(predictions: Predictions, columns: list[Column]) -> list[dict[str, Any]]:
+    """One entry per row and column: each metric's mean and deviation over seeds, ours minus it in accuracy, and p."""
+    entries = []
+    for column in columns:
+        right = {name: _right(column.of(units)) for name, units in predictions.items()}
+        for name, units in predictions.items():
+            each = [metrics(probabilities, labels) for _, probabilities, labels in column.of(units).values()]
+            entry: dict[str, Any] = {"row": name, "column": column.name, "seeds": len(each), "cases": len(right[name])}
+            for metric in METRICS:
+                values = [one[metric] for one in each]
+                entry[metric] = float(np.mean(values))
+                entry[f"{metric}_deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            if OURS in right:
+                difference = right[OURS] - right[name]  # per case, the mean over seeds
+                entry["ours_minus_row"] = float(difference.mean())
+                entry["p"] = float(ttest_rel(right[OURS], right[name]).pvalue) if difference.any() else 1.0
+            entries.append(entry)
+    return entries
+
+
+def write_table(options: Any, source: Any, predictions: Predictions) -> None:
+    """Write Markdown, CSV and a picture, and print the first."""
+    columns = columns_of(options.table, options.omission)
+    entries = summarise(predictions, columns)
+    suffix = "" if options.omission == "cell" else "-" + options.omission.replace(" ", "-")
+    stem = f"table-{options.table}-{source.name}-{options.protocol}{suffix}"
+    options.output.mkdir(parents=True, exist_ok=True)
+    with (options.output / f"{stem}.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, entries[0])
+        writer.writeheader()
+        writer.writerows(entries)
+    text = markdown(options, source, entries, columns)
+    (options.output / f"{stem}.md").write_text(text)
+    _draw(entries, columns, options.output / f"{stem}.png", options.table, source.name)
+    print(text)
+    print(f"written: {options.output / stem}.md, .csv and .png")
+
+
+def markdown(options: Any, source: Any, entries: list[dict[str, Any]], columns: list[Column]) -> str:
+    """All metrics as tables, then how ours compares with the best other row of each column."""
+    where = "in training" if options.table in BY_TRAINING_RATE else "in the test reports"
+    lines = [
+        f"## Table {options.table}, {source.name}, "
+        f"{'official split' if options.protocol == 'split' else '5-fold cross-validation'}",
+        "",
+        f"{entries[0]['seeds']} seeds, {entries[0]['cases']} test cases, {len(source.attributes)} attributes: "
+        f"{', '.join(source.attributes)}. Missing {where}: {options.omission}. Mean ± deviation over seeds; ▼ significantly "
+        f"worse than ours, ▲ significantly better (paired t-test over cases, p < {CONFIDENT}).",
+    ]
+    for metric in METRICS:
+        heads = [column.name for column in columns]
+        lines += ["", f"| {metric.replace('_', ' ')}, % | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+        if metric == "accuracy":
+            for name, cells in REPORTED.get(options.table, {}).items():
+                shown = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
+                shown += [""] * (len(heads) - len(shown))
+                lines.append(f"| *reported: {name}* | {' | '.join(shown)} |")
+        for name in dict.fromkeys(entry["row"] for entry in entries):
+            cells = [_cell(entry, metric) for entry in entries if entry["row"] == name]
+            label = f"**{name}**" if name == OURS else name
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *_verdict(entries, columns), ""])
+
+
+def _cell(entry: dict[str, Any], metric: str) -> str:
+    text = f"{100 * entry[metric]:.1f} ± {100 * entry[f'{metric}_deviation']:.1f}"
+    if metric != "accuracy" or entry.get("p", 1.0) >= CONFIDENT:
+        return text
+    return text + (" ▼" if entry["ours_minus_row"] > 0 else " ▲")
+
+
+def _verdict(entries: list[dict[str, Any]], columns: list[Column]) -> list[str]:
+    lines = []
+    for column in columns:
+        others = [entry for entry in entries if entry["column"] == column.name and entry["row"] != OURS]
+        if not others or "p" not in others[0]:
+            continue
+        best = max(others, key=lambda entry: entry["accuracy"])
+        lines.append(
+            f"- {column.name}: best other row {best['row']}, ours {100 * best['ours_minus_row']:+.1f} points, "
+            f"p = {best['p']:.2g}"
+        )
+    return lines
+
+
+def _right(seeds: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
+    """How often each case was classified rightly, 0 to 1, over the seeds."""
+    return np.mean([probabilities.argmax(1) == labels for _, probabilities, labels in seeds.values()], axis=0)
+
+
+def _draw(entries: list[dict[str, Any]], columns: list[Column], path: Path, table: str, source: str) -> None:
+    shares = {column.name: float(column.name.rstrip("%")) / 100 for column in columns}
+    curves = {
+        name: [
+            (shares[entry["column"]], entry["accuracy"], entry["accuracy_deviation"])
+            for entry in entries
+            if entry["row"] == name and shares[entry["column"]] <= max(RATES)
+        ]
+        for name in dict.fromkeys(entry["row"] for entry in entries)
+        if name != "majority class"
+    }
+    where = "training" if table in BY_TRAINING_RATE else "test"
+    accuracy_against_missing(
+        curves,
+        path,
+        title=f"Table {table}, {source}",
+        axis=f"attributes missing in {where} reports (%)",
+        highlight=OURS,
+    )

@@ -1,0 +1,181 @@
+"""Where the cases of the tables come from, as image tokens of a frozen backbone and a table of attributes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from alignedfusion import VisualTokenizer
+from alignedfusion.attributes import AttributeSchema
+from alignedfusion.datasets import derm7pt, pad_ufes_20, phantom
+from alignedfusion.datasets.cases import TensorCases
+from alignedfusion.datasets.manifest import Manifest
+
+FOLDS = 5
+
+
+@dataclass
+class Source:
+    """Cases as image tokens and a table.
+
+    Attributes:
+        name: For file names.
+        frame: One row per case.
+        attributes: Columns of the frame.
+        labels: int64 (n,).
+        class_names: In their order.
+        image: (n, N, F) per image modality.
+        parts: "train", "valid" or "test" per case; a source without "valid" gives a sixth of "train" to it, by the seed.
+        views: (n, views, N, F) per image modality: augmented views to train on; None if there are none.
+        groups: The patient of each case, if there are several cases of one.
+        units: Of numeric attributes.
+    """
+
+    name: str
+    frame: Any
+    attributes: Sequence[str]
+    labels: Tensor
+    class_names: Sequence[str]
+    image: Mapping[str, Tensor]
+    parts: np.ndarray
+    views: Mapping[str, Tensor] | None = None
+    groups: np.ndarray | None = None
+    units: Mapping[str, str] | None = None
+
+    def split(self, protocol: str, fold: int, seed: int) -> dict[str, np.ndarray]:
+        """Row numbers of the training, validation and test cases."""
+        if protocol == "split":
+            rows = {part: np.flatnonzero(self.parts == part) for part in ("train", "valid", "test")}
+        else:
+            rows = self._fold(fold, seed)
+        if not len(rows["valid"]):
+            order = np.random.default_rng(seed).permutation(rows["train"])
+            rows["valid"], rows["train"] = (
+                np.sort(part) for part in (order[: len(order) // 6], order[len(order) // 6 :])
+            )
+        return rows
+
+    def _fold(self, fold: int, seed: int) -> dict[str, np.ndarray]:
+        from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+        kind = StratifiedKFold if self.groups is None else StratifiedGroupKFold
+        folds = kind(FOLDS, shuffle=True, random_state=seed).split(self.labels, self.labels, self.groups)
+        train, test = list(folds)[fold]
+        return {"train": train, "valid": np.array([], dtype=int), "test": test}
+
+    def schema(self, rows: np.ndarray) -> AttributeSchema:
+        """The attributes, learned from these rows."""
+        return AttributeSchema.from_table(self.frame.iloc[rows], list(self.attributes), units=dict(self.units or {}))
+
+    def cases(self, rows: np.ndarray, codes: Tensor, *, training: bool = False) -> TensorCases:
+        """Cases of these rows with these codes; in training a random view of each image, if there are views."""
+        if training and self.views is not None:
+            return derm7pt.ManyViews({m: each[rows] for m, each in self.views.items()}, codes, self.labels[rows])
+        return TensorCases({m: each[rows] for m, each in self.image.items()}, codes, self.labels[rows])
+
+
+def open_source(kind: str, data: Path | None, attributes: str, scratch: Path, columns: Mapping[str, Any]) -> Source:
+    """Open what the command line names."""
+    if kind == "phantom":
+        return drawn(scratch)
+    if data is None:
+        raise SystemExit(f"--source {kind} needs --data")
+    if kind == "derm7pt_tokens":
+        return derm7pt_tokens(data, attributes)
+    if kind == "derm7pt":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a comparison names its leaks in the heading
+            manifest = derm7pt.load(data, attributes=attributes)
+        return from_manifest(f"derm7pt-{attributes}", manifest, scratch, columns["backbone"], columns["weights"])
+    if kind == "pad_ufes_20":
+        manifest = pad_ufes_20.load(data, only_with_image=True, task=columns["task"])
+    else:
+        chosen = {name: columns[name] for name in ("images", "label", "attributes", "group", "split")}
+        manifest = Manifest.read(data, **{name: each for name, each in chosen.items() if each})
+    return from_manifest(kind, manifest, scratch, columns["backbone"], columns["weights"], columns["group"])
+
+
+def derm7pt_tokens(data: Path, attributes: str) -> Source:
+    """The official training and validation cases as tokens; the latter are the test cases here."""
+    tokens = derm7pt.load_tokens(data)
+    parts = np.where(tokens.frame["split"] == "train", "train", "test")
+    columns = derm7pt.ATTRIBUTES[attributes]
+    return Source(
+        f"derm7pt_tokens-{attributes}",
+        tokens.frame,
+        columns,
+        tokens.labels,
+        tokens.class_names,
+        tokens.image,
+        parts,
+        tokens.views,
+    )
+
+
+def drawn(scratch: Path, cases: int = 1500) -> Source:
+    """Drawn lesions, as tokens of a backbone that was trained on other drawn lesions."""
+    import pandas as pd
+
+    from alignedfusion import demo
+
+    torch.manual_seed(0)
+    made = phantom.make(cases, seed=5, image_size=demo.IMAGE_SIZE)
+    file = scratch / "phantom.pt"
+    if not file.is_file():
+        visual = demo.pretrain()
+        pixels = made.cases(**{name: visual.preprocessing[name] for name in ("mean", "std")}).image
+        _save(file, {"image": _encode(visual, pixels)})
+    parts = np.array(["train"] * (cases // 3) + ["test"] * (cases - cases // 3))
+    frame = pd.DataFrame(phantom.SCHEMA.decode(made.codes))
+    labels = torch.as_tensor(made.labels)
+    return Source("phantom", frame, phantom.SCHEMA.names, labels, phantom.CLASS_NAMES, torch.load(file), parts)
+
+
+def from_manifest(
+    name: str, manifest: Manifest, scratch: Path, backbone: str, weights: Path | None, group: str | None = None
+) -> Source:
+    """Encode the images of a manifest once, with a frozen backbone."""
+    visual = VisualTokenizer(backbone, 64, pretrained=weights or True, frozen=True).eval()
+    file = scratch / f"{name}-{backbone}.pt"
+    rows = np.arange(len(manifest.frame))
+    if not file.is_file():
+        cases = manifest.cases(rows, manifest.schema(), visual.transform())
+        stacked: dict[str, list[Tensor]] = {}
+        for i in tqdm(range(len(cases)), desc="encoding images", unit="case"):
+            image = cases[i]["image"]
+            for m, pixels in (image if isinstance(image, dict) else {"image": image}).items():
+                stacked.setdefault(m, []).append(_encode(visual, pixels[None])[0])
+        _save(file, {m: torch.stack(each) for m, each in stacked.items()})
+    frame = manifest.frame
+    return Source(
+        name,
+        frame,
+        manifest.attributes,
+        torch.tensor([manifest.class_names.index(str(label)) for label in frame[manifest.label]]),
+        manifest.class_names,
+        torch.load(file),
+        frame["part"].to_numpy(),
+        groups=None if group is None else frame[group].to_numpy(),
+        units=manifest.units,
+    )
+
+
+@torch.no_grad()
+def _encode(visual: VisualTokenizer, pixels: Tensor) -> Tensor:
+    visual.eval()
+    return torch.cat([visual.features(part) for part in pixels.split(100)])
+
+
+def _save(file: Path, content: dict[str, Tensor]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".part")
+    torch.save(content, draft)
+    draft.replace(file)

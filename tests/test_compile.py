@@ -1,0 +1,34 @@
+import pytest
+import torch
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compiled_without_a_graph_break_it_agrees(training, schema, build, batch):
+    torch._dynamo.reset()
+    image, codes, labels = batch(schema)
+    is_hidden = torch.arange(21).reshape(7, 3) % 3 == 0 if training else None
+    eager, model = build(schema).train(training), build(schema).train(training)
+    compiled = torch.compile(model, fullgraph=True)
+    expected, out = (m(image, codes, labels, is_hidden=is_hidden) for m in (eager, compiled))
+    for field in ("loss", "logits", "reconstruction", "intermediate", "evidence"):
+        torch.testing.assert_close(out[field], expected[field], atol=1e-5, rtol=1e-4)
+    if training:
+        expected.loss.backward()
+        out.loss.backward()
+        for (name, p), (_, q) in zip(eager.named_parameters(), model.named_parameters(), strict=True):
+            torch.testing.assert_close(q.grad, p.grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_random_hiding_and_every_mask_compile(schema, build, batch, assert_trainable):
+    torch._dynamo.reset()
+    image, codes, labels = batch(schema)
+    masks = {
+        "is_valid": {"image": torch.arange(11).expand(7, -1) < 5},
+        "is_present": {"image": torch.arange(7) < 5, "report": torch.arange(7) > 2},
+    }
+    model = build(schema, reconstruct="two_pass", hide_probability=0.5, dropout=0.5)
+    # Capturing the graph is what could fail here; generating code for it takes half a minute.
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert_trainable(model, compiled(image, codes, labels, **masks))
+    model.eval()
+    torch.testing.assert_close(compiled(image, codes, **masks).logits, model(image, codes, **masks).logits)
