@@ -59,12 +59,22 @@ def accuracy_against_missing(
 
 
 def _name_ends(axes: Any, ends: Sequence[tuple[float, str, str]], right: float) -> None:
-    """Write each curve's name at its right end, moved up where it would cover the one below."""
+    """Write each curve's name beside its right end, as near as names can be that must not cover each other."""
+    from sklearn.isotonic import isotonic_regression
+
     low, high = axes.get_ylim()
-    step = (high - low) / 26
-    last = -float("inf")
-    for height, name, color in sorted(ends):
-        last = max(height, last + step)
+    ends = sorted(ends)
+    steps = [(high - low) / 26 * i for i in range(len(ends))]
+    # The nearest heights that rise by one step each: what is left of them without the steps must not fall.
+    heights = isotonic_regression([end[0] - step for end, step in zip(ends, steps, strict=True)])
+    for (end, name, color), height, step in zip(ends, heights, steps, strict=True):
         axes.annotate(
-            name, (right, height), (1.04 * right, last), color=color, va="center", fontsize=8, annotation_clip=False
+            name,
+            (right, end),
+            (1.08 * right, height + step),
+            color=color,
+            va="center",
+            fontsize=8,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkB": 1, "relpos": (0, 0.5)},
         )

@@ -145,9 +145,10 @@ def from_manifest(
     """Encode the images of a manifest once, with a frozen backbone."""
     visual = VisualTokenizer(backbone, 64, pretrained=weights or True, frozen=True).eval()
     file = scratch / f"{name}-{backbone}.pt"
-    rows = np.arange(len(manifest.frame))
+    if any(path is None for column in manifest.paths(manifest.frame).values() for path in column):
+        raise SystemExit("some cases lack an image: not every row of the tables can do without; leave these cases out")
     if not file.is_file():
-        cases = manifest.cases(rows, manifest.schema(), visual.transform())
+        cases = manifest.cases(manifest.frame, manifest.schema(), visual.transform())
         stacked: dict[str, list[Tensor]] = {}
         for i in tqdm(range(len(cases)), desc="encoding images", unit="case"):
             image = cases[i]["image"]

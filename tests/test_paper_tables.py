@@ -6,6 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+import torch
+from PIL import Image
 
 from alignedfusion.datasets import derm7pt
 
@@ -127,3 +130,32 @@ def test_a_picture_names_every_curve(tmp_path):
     columns = [SimpleNamespace(name="0%"), SimpleNamespace(name="50%")]
     results._draw(entries, columns, tmp_path / "p.png", "1b", "x")
     assert (tmp_path / "p.png").stat().st_size > 10_000
+
+
+def test_any_manifest_of_images_makes_a_table(tmp_path):
+    draw = np.random.default_rng(0)
+    weights = tmp_path / "weights.pt"
+    torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), weights)
+    rows = []
+    for i in range(40):
+        Image.fromarray(draw.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        part = "train" if i < 20 else ("valid", "test")[i % 2]
+        rows.append(
+            {"file": f"{i}.png", "kind": "ab"[i // 2 % 2], "age": i, "sex": "fm"[i % 2], "who": i, "part_": part}
+        )
+    pd.DataFrame(rows).to_csv(tmp_path / "cases.csv", index=False)
+    arguments = [
+        "--table",
+        "1c",
+        "--source",
+        "manifest",
+        "--data",
+        str(tmp_path / "cases.csv"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    columns = ["--images", "file", "--label", "kind", "--group", "who", "--split", "part_", "--columns", "age", "sex"]
+    backbone = ["--backbone", "test_vit", "--weights", str(weights), "--epochs", "1", "--dim", "8", "--seeds", "1"]
+    paper_tables.main([*arguments, *columns, *backbone, "--methods", "image only", "alignedfusion"])
+    text = (tmp_path / "out" / "table-1c-manifest-split.md").read_text()
+    assert "1 seeds, 10 test cases, 2 attributes: age, sex" in text
