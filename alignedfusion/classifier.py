@@ -180,7 +180,7 @@ class AlignedFusionClassifier(nn.Module):
             rebuilt = self.reconstructor(fused.tokens[REPORT], values, self.schema)
             fused = self._fill(tokens, fused, rebuilt, (seen == UNKNOWN)[..., None], is_valid, is_present)
 
-        said = {} if self.evidence is None else self.evidence(tokens, is_valid, is_present)
+        said = {} if self.evidence is None else self.evidence(tokens, is_valid, {**is_present, **self._is_said(seen)})
         said[FUSED] = self.head(self._pool(fused, is_valid, is_present))
         evidence = torch.stack([said[part].float() for part in self.parts], dim=1)  # (B, P, C)
         weighted = evidence * self.weights.float()[:, None]
@@ -290,6 +290,10 @@ class AlignedFusionClassifier(nn.Module):
             module = self.visual[m] if isinstance(self.visual, nn.ModuleDict) else self.visual
             tokens[m] = module(pixels)  # type: ignore[misc]  # (B, N, D)
         return tokens
+
+    def _is_said(self, codes: Tensor) -> dict[str, Tensor]:
+        """Which rows have a report that mentions anything (B,): an empty one is no evidence."""
+        return {REPORT: (codes != UNKNOWN).any(1)} if REPORT in self.modalities else {}
 
     def _fill(
         self,

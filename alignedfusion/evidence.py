@@ -20,8 +20,8 @@ class EvidenceHeads(nn.Module):
     Each e_m is trained to be right alone, so a modality that learns fast takes nothing from a slow one. What two of them say
     together is left to the fused tokens.
 
-    A report's evidence is the sum of that of its attributes, unmentioned ones included (silence may tell something); an
-    image's is the mean over its patches.
+    A report's evidence is the sum of that of its attributes, unmentioned ones included (silence may tell something), but a
+    report that mentions nothing at all is no evidence; an image's is the mean over its patches.
 
     Args:
         dim: Token width D.

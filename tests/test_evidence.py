@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from alignedfusion import UNKNOWN
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.evidence import EvidenceHeads
 
@@ -151,3 +152,16 @@ def test_heads_drop_out_in_training_only_and_know_their_parts():
     said = heads(tokens, {}, {})
     assert set(said) == {"image", "report"}
     assert all(torch.equal(said[part], heads(tokens, {}, {})[part]) for part in said)
+
+
+def test_a_report_that_mentions_nothing_is_no_evidence(schema, build, batch):
+    image, codes, _ = batch(schema)
+    codes = codes.clone()
+    codes[:, 0], codes[2] = 1, UNKNOWN
+    model = build(schema).eval()
+    report = model.parts.index("report")
+    evidence = model(image, codes).evidence[:, report]
+    assert (evidence != 0).all(1).tolist() == [True, True, False, True, True, True, True]
+    assert (evidence[2] == 0).all()
+    everything = torch.ones_like(codes, dtype=torch.bool)
+    assert (model(image, codes, is_hidden=everything).evidence[:, report] == 0).all()
