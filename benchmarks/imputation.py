@@ -34,6 +34,7 @@ from alignedfusion.training import fit
 
 OURS = "reconstructor"
 HIDDEN = 0.3
+Scores = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # per attribute: confidence, is it right, log-likelihood
 Guess = list[np.ndarray]  # per attribute (n, values), probabilities
 
 
@@ -85,6 +86,7 @@ def reconstructor(schema: AttributeSchema, train: Tensor, test: Tensor, seed: in
         MaskedTokenReconstructor(64),
         num_classes=1,
         hide_probability=HIDDEN,
+        hide_report_probability=0.0,
         evidence=False,
     )
     with tempfile.TemporaryDirectory() as scratch:
@@ -120,8 +122,8 @@ def _others(codes: Tensor, attribute: int, schema: AttributeSchema) -> np.ndarra
     return np.concatenate([block for a, block in enumerate(blocks) if a != attribute], axis=1)
 
 
-def run_seed(frame: object, seed: int) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """For each method and attribute: the confidence in each hidden cell, and whether it was named rightly."""
+def run_seed(frame: object, seed: int) -> dict[str, Scores]:
+    """What each method says of the hidden cells."""
     from sklearn.model_selection import GroupShuffleSplit
 
     splitter = GroupShuffleSplit(1, test_size=0.3, random_state=seed)
@@ -135,7 +137,11 @@ def run_seed(frame: object, seed: int) -> dict[str, list[tuple[np.ndarray, np.nd
     for name, method in METHODS.items():
         guesses = method(schema, train, test, seed)
         scores[name] = [
-            (guess[hidden].max(1), guess[hidden].argmax(1) == value[hidden])
+            (
+                guess[hidden].max(1),
+                guess[hidden].argmax(1) == value[hidden],
+                np.log(guess[hidden, value[hidden]]),
+            )
             for guess, hidden, value in zip(guesses, is_hidden.T, truth.T.numpy(), strict=True)
         ]
     return scores
@@ -156,21 +162,25 @@ def main() -> None:
     write(runs, options.output)
 
 
-def write(runs: list[dict[str, list[tuple[np.ndarray, np.ndarray]]]], output: Path) -> None:
-    """Accuracy per attribute, its mean, and the calibration error over all hidden cells."""
+def write(runs: list[dict[str, Scores]], output: Path) -> None:
+    """Accuracy per attribute, its mean, the cross-entropy, and the calibration error over all hidden cells."""
     rows = []
     for a, attribute in enumerate(pad_ufes_20.ATTRIBUTES):
         rows.append([attribute, *(np.mean([run[name][a][1].mean() for run in runs]) for name in METHODS)])
-    means = {name: [np.mean([right.mean() for _, right in run[name]]) for run in runs] for name in METHODS}
-    errors = {
-        name: [calibration_error(*(np.concatenate(each) for each in zip(*run[name], strict=True))) for run in runs]
-        for name in METHODS
-    }
+    means = {name: [np.mean([right.mean() for _, right, _ in run[name]]) for run in runs] for name in METHODS}
+    entropies = {name: [-np.mean([log.mean() for *_, log in run[name]]) for run in runs] for name in METHODS}
+    errors: dict[str, list[float]] = {name: [] for name in METHODS}
+    for run in runs:
+        for name in METHODS:
+            confidence, right, _ = (np.concatenate(each) for each in zip(*run[name], strict=True))
+            errors[name].append(calibration_error(confidence, right))
     lines = [f"| accuracy of hidden cells, % | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 1) + "|"]
     lines += [f"| {row[0]} | {' | '.join(f'{100 * cell:.1f}' for cell in row[1:])} |" for row in rows]
     for title, values in (("**mean over attributes**", means), ("calibration error", errors)):
         cells = [f"{100 * np.mean(each):.1f} ± {100 * np.std(each, ddof=1):.1f}" for each in values.values()]
         lines.append(f"| {title} | {' | '.join(cells)} |")
+    cells = [f"{np.mean(each):.3f} ± {np.std(each, ddof=1):.3f}" for each in entropies.values()]
+    lines.append(f"| cross-entropy, mean over attributes | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     (output / "imputation.md").write_text(text)
     with (output / "imputation.csv").open("w", newline="") as stream:
