@@ -19,7 +19,7 @@ def test_the_python_of_the_readme_gives_the_shapes_it_names():
     assert out.loss.ndim == 0
     for field, shape in re.findall(r"out\.(\w+)\s+# \(([\d, ]+)\)", code):
         assert str(tuple(out[field].shape)) == f"({shape})"
-    assert len(re.findall(r"out\.(\w+)\s+# \(([\d, ]+)\)", code)) == 3
+    assert len(re.findall(r"out\.(\w+)\s+# \(([\d, ]+)\)", code)) == 4
 
 
 def test_every_file_that_the_readme_links_to_is_there():
