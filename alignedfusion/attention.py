@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -67,12 +65,13 @@ class CrossAttentionBlock(nn.Module):
 
     Args:
         dim: Width D.
-        settings: The others of `SelfAttentionBlock`.
+        num_heads: Attention heads; must divide `dim`.
+        dropout: Probability, on attention weights and on both residual branches.
     """
 
-    def __init__(self, dim: int, **settings: Any) -> None:
+    def __init__(self, dim: int, *, num_heads: int = 6, dropout: float = 0.0) -> None:
         super().__init__()
-        own = SelfAttentionBlock(dim, **settings)
+        own = SelfAttentionBlock(dim, num_heads=num_heads, dropout=dropout)
         self.num_heads, self.dropout = own.num_heads, own.dropout
         self.norm_query, self.norm_context = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.query, self.key_value, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)

@@ -118,7 +118,7 @@ def _build(method: str, pretrained: VisualTokenizer) -> AlignedFusionClassifier:
 
 
 def _fit(model: AlignedFusionClassifier, cases: TensorCases, *, seed: int, image_rate: float = 0.5) -> None:
-    # A thousand drawings of three shapes: there is less to learn by heart than in a few hundred photographs.
+    # Faster than the default 0.2: in so few epochs joint attention would not have learned the images at that rate.
     with tempfile.TemporaryDirectory() as scratch:
         fit(
             model,
