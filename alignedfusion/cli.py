@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from alignedfusion import __version__
+from alignedfusion.reports.cells import ServerError
+from alignedfusion.reports.command import add_commands
 
 _EXAMPLES = """\
 examples:
   alignedfusion demo
   alignedfusion train cases.csv --image file --label diagnosis --group patient -o runs/first
   alignedfusion evaluate runs/first newer_cases.csv
+  alignedfusion extract reports.csv --text findings impression --lexicon chest_xray -o table.csv
   alignedfusion predict runs/first --image x.png --attributes '{"age": 54, "fever": "present"}'
 
 `alignedfusion COMMAND --help` explains each.
@@ -41,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except KeyboardInterrupt:
-        print("\ninterrupted; an interrupted training goes on with the same command", file=sys.stderr)
+        print("\ninterrupted; training and extraction go on with the same command", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ServerError) as error:
         print(f"alignedfusion {options.command}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -69,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    add_commands(functools.partial(_add, commands))
     return parser
 
 

@@ -1,0 +1,54 @@
+"""From report text to an attribute table (eq. 2 and 4): rules that run offline, or a chat model of your choice."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alignedfusion.reports.assertion import assertion
+    from alignedfusion.reports.cells import Cell, Evidence, Extractor, ReportFailedError, ServerError
+    from alignedfusion.reports.chat import ChatExtractor
+    from alignedfusion.reports.lexicon import Lexicon
+    from alignedfusion.reports.mapping import ExtractBatch
+    from alignedfusion.reports.rules import RuleExtractor
+    from alignedfusion.reports.selection import select_attributes
+    from alignedfusion.reports.server import ChatServer
+    from alignedfusion.reports.table import extract_table
+
+__all__ = [
+    "Cell",
+    "ChatExtractor",
+    "ChatServer",
+    "Evidence",
+    "ExtractBatch",
+    "Extractor",
+    "Lexicon",
+    "ReportFailedError",
+    "RuleExtractor",
+    "ServerError",
+    "assertion",
+    "extract_table",
+    "select_attributes",
+]
+
+_HOMES = {
+    "assertion": ("assertion",),
+    "cells": ("Cell", "Evidence", "Extractor", "ReportFailedError", "ServerError"),
+    "chat": ("ChatExtractor",),
+    "lexicon": ("Lexicon",),
+    "mapping": ("ExtractBatch",),
+    "rules": ("RuleExtractor",),
+    "selection": ("select_attributes",),
+    "server": ("ChatServer",),
+    "table": ("extract_table",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"alignedfusion.reports.{home}"), name)
+    raise AttributeError(f"module 'alignedfusion.reports' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,100 @@
+"""Sentences of a report with their places in the text, and the kind of section they stand in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+HISTORY, FAMILY = "history", "family"
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence without its list number and section header.
+
+    Attributes:
+        start: First character.
+        end: One beyond the last.
+        section: "history" under headers such as "Indication:" and "Past medical history:", "family" under "Family
+            history:", else "".
+    """
+
+    start: int
+    end: int
+    section: str = ""
+
+
+# Every repetition is bounded: a megabyte of line breaks must not be read a million times.
+_END = re.compile(
+    r"""
+      (?<= \S ) [.!?]+ ["')\]]{0,2} (?= \s | $ )   # the usual end,
+    | (?<= [a-z)] ) [.] (?= [A-Z][a-z] )           # also where the blank was forgotten
+    | \n (?= [ \t]{0,20} (?: \n | [A-Z] | [-*\u2022\u00b7] | \d{1,2}[.)] ) )  # a line that starts anew: wrapped lines go on
+    """,
+    re.VERBOSE,
+)
+_MARKER = re.compile(r"(?: [\s.,;:>\-*\u2022\u00b7]{1,40} | \(?\d{1,2}[.)] (?= \s ) ){1,4}", re.VERBOSE)
+_NUMBER = re.compile(r"(?: ^ | [:\n] ) [\s.,;>(\-*\u2022\u00b7]{0,40} \d{1,2} $", re.VERBOSE)
+_ABBREVIATION = re.compile(
+    r"(?: \b(?: dr|mr|mrs|ms|prof|st|vs|approx|e\.g|i\.e|cf|fig|resp|pt|inc )) \Z", re.VERBOSE | re.I
+)
+_HEADER = re.compile(
+    r"""
+    (?P<family> family[ ](?:medical[ ])?history | fhx? ) [ ]{0,2} [:\n]
+  | (?P<history>
+        (?: (?: past|previous|prior|relevant|clinical|medical|surgical|social|present )[ ]{1,2} ){0,3}
+        (?: history (?: [ ]of[ ]present[ ]illness )? | illness )
+      | pmhx? | psh | hpi
+      | (?: clinical[ ] )? (?: indications? | information | data | question | presentation )
+      | presentation | reason[ ]for (?: [ ]the )? [ ]? (?: exam (?:ination)? | study | visit ) | chief[ ]complaint
+      | comparisons? | technique | procedure
+    ) [ ]{0,2} [:\n]
+  | (?P<now>
+        (?: chest[ ] | final[ ] | imaging[ ] | radiological[ ] | other[ ] ){0,2}
+        (?: findings? | impressions? | conclusions? | reports? | results? | notes? | assessment | diagnos[ei]s | discussion
+          | interpretation | description | opinion | summary | plan | exam (?:ination)? | physical[ ]exam(?:ination)? )
+    ) [ ]{0,2} [:\n]
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def sentences(text: str) -> list[Sentence]:
+    """Divide a report; list numbers, bullets and section headers belong to no sentence."""
+    found: list[Sentence] = []
+    section, start = "", 0
+    for end in _ends(text):
+        start, section = _skip(text, start, end, section)
+        stop = len(text[start:end].rstrip()) + start
+        if stop > start:
+            found.append(Sentence(start, stop, section))
+        start = end
+    return found
+
+
+def _ends(text: str) -> list[int]:
+    ends = [0]
+    for match in _END.finditer(text):
+        dot = match.start()
+        if text[dot] == "." and (_ABBREVIATION.search(text, max(0, dot - 8), dot) or _is_number(text, ends[-1], dot)):
+            continue
+        ends.append(match.end())
+    if ends[-1] < len(text):
+        ends.append(len(text))
+    return ends[1:]
+
+
+def _is_number(text: str, start: int, dot: int) -> bool:
+    """Whether this dot belongs to a list number, such as "1." at the start of a sentence or after a header."""
+    return dot - start < 60 and _NUMBER.search(text[start:dot]) is not None
+
+
+def _skip(text: str, start: int, end: int, section: str) -> tuple[int, str]:
+    """Step over list markers and headers."""
+    while True:
+        if marker := _MARKER.match(text, start, end):
+            start = marker.end()
+        header = _HEADER.match(text, start, end)
+        if header is None:
+            return start, section
+        start, section = header.end(), {"family": FAMILY, "history": HISTORY}.get(header.lastgroup or "", "")

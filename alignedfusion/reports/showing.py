@@ -1,0 +1,77 @@
+"""A report with the evidence of its cells marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alignedfusion.reports.cells import NEGATIVE, POSITIVE, UNCERTAIN, UNVERIFIED, Row, from_json
+from alignedfusion.reports.reading import read_journal
+from alignedfusion.reports.table import digest_of, evidence_file, join_texts, read_reports
+
+_COLORS = {POSITIVE: "\033[1;32m", NEGATIVE: "\033[1;31m", UNCERTAIN: "\033[1;33m", UNVERIFIED: "\033[1;35m"}
+_CUE, _PLAIN = "\033[4m", "\033[0m"
+
+
+def show(table: str | Path, number: int, attributes: Sequence[str] | None = None, *, color: bool = False) -> str:
+    """A row of a table that `extract` wrote: its report with marks, and its cells below.
+
+    Marks are `[pleural effusion]{pleural_effusion: negative}`, and `<no>` around the words that deny or doubt.
+
+    Args:
+        table: The table.
+        number: The row, from 0.
+        attributes: Only these.
+        color: Colours for a terminal.
+
+    Raises:
+        ValueError: If there is no such row or attribute, or the reports have changed since.
+    """
+    about, rows, _ = read_journal(evidence_file(table))
+    texts = join_texts(read_reports(Path(table).parent / about["reports"]), about["text"])
+    if digest_of(texts) != about["sha256"]:
+        raise ValueError(
+            f"the reports in {about['reports']!r} have changed since {str(table)!r} was made; extract again"
+        )
+    if not 0 <= number < len(texts):
+        raise ValueError(f"there is no row {number}: {str(table)!r} has rows 0 to {len(texts) - 1}")
+    line: dict[str, Any] = rows.get(number, {"error": "not read yet"})
+    if "error" in line:
+        return f"{texts[number]}\n\nrow {number} could not be read: {line['error']}"
+    row = from_json(line["cells"], about["attributes"])
+    if unknown := [name for name in attributes or () if name not in row]:
+        raise ValueError(f"{str(table)!r} has no attribute {unknown[0]!r}; it has {', '.join(row)}")
+    chosen = {name: cell for name, cell in row.items() if attributes is None or name in attributes}
+    return mark(texts[number], chosen, color=color) + "\n\n" + _listing(chosen)
+
+
+def mark(text: str, row: Row, *, color: bool = False) -> str:
+    """The text with the evidence of these cells marked."""
+    opening: dict[int, list[str]] = {}
+    closing: dict[int, list[str]] = {}
+    for name, cell in row.items():
+        if cell.evidence is None or cell.state is None:
+            continue
+        start, end = cell.evidence.target
+        opening.setdefault(start, []).append(_COLORS[cell.state] if color else "[")
+        closing.setdefault(end, []).append((_PLAIN if color else "]") + f"{{{name}: {cell.value}}}")
+        if cell.evidence.cue is not None and cell.evidence.cue not in [(start, end)]:
+            first, last = cell.evidence.cue
+            mark_cue = (_CUE, _PLAIN) if color else ("<", ">")
+            if mark_cue[0] not in opening.get(first, []):
+                opening.setdefault(first, []).append(mark_cue[0])
+                closing.setdefault(last, []).append(mark_cue[1])
+    places = sorted({0, len(text), *opening, *closing})
+    parts = []
+    for place, following in zip(places, [*places[1:], len(text)], strict=True):
+        parts += closing.get(place, []) + opening.get(place, []) + [text[place:following]]
+    return "".join(parts)
+
+
+def _listing(row: Row) -> str:
+    said = {name: cell for name, cell in row.items() if cell.state is not None}
+    width = max((len(name) for name in said), default=0)
+    lines = [f"{name:{width}}  {cell.value}" for name, cell in said.items()]
+    silent = [name for name in row if name not in said]
+    return "\n".join([*lines, *([f"UN: {', '.join(silent)}"] if silent else [])])

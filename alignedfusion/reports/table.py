@@ -1,0 +1,155 @@
+"""A table of reports in, a table of attributes out; beside it, where every cell comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignedfusion.reports.cells import NEGATIVE, POSITIVE, UN, UNCERTAIN, UNVERIFIED, Extractor, Row
+from alignedfusion.reports.reading import Journal, read_all, read_journal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ERROR = "error"
+"""The cells of a report that could not be read. Never UN: nobody knows what it says."""
+
+
+def read_reports(path: str | Path) -> pd.DataFrame:
+    """Reports as a table: a CSV or parquet file, or a folder of .txt files (columns `file` and `text`)."""
+    import pandas as pd
+
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.txt"))
+        if not files:
+            raise ValueError(f"there is no .txt file in {str(path)!r}")
+        texts = [file.read_text("utf-8", errors="replace") for file in files]
+        return pd.DataFrame({"file": [file.name for file in files], "text": texts})
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no reports at {str(path)!r}")
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    return pd.read_csv(path, keep_default_na=False, dtype=str)  # cells pass through as they are written
+
+
+def join_texts(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """The text of each row: its columns one after the other, empty ones left out.
+
+    Raises:
+        ValueError: For a column that is not there.
+    """
+    if absent := [column for column in columns if column not in frame.columns]:
+        raise ValueError(f"the table has no column {absent}; it has {list(frame.columns)}")
+    cells = (frame[column].fillna("").astype(str).tolist() for column in columns)
+    return ["\n".join(cell for cell in row if cell.strip()) for row in zip(*cells, strict=True)]
+
+
+def extract_table(
+    reports: str | Path,
+    extractor: Extractor,
+    output: str | Path,
+    *,
+    text: Sequence[str] = ("text",),
+    prefix: str = "",
+    about: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Fill the attribute table of a cohort (eq. 4), with all other columns of the reports' table but their text.
+
+    Beside the table lies `OUTPUT.evidence.jsonl`: for every cell its state and the characters it rests on. It grows while
+    reports are read; the same call after an interruption goes on from there, and reads those that failed again.
+
+    Args:
+        reports: See `read_reports`.
+        extractor: Reads one report.
+        output: The table, .csv or .parquet.
+        text: The columns that hold the reports.
+        prefix: Put before the names of the attribute columns.
+        about: Settings of the extractor; an unfinished extraction with others is refused.
+        workers: Processes.
+        progress: Show a progress bar.
+
+    Returns:
+        The table: values, "UN" where a report says nothing, "error" where it could not be read.
+
+    Raises:
+        ValueError: If a column is missing or would be there twice, or the output belongs to another extraction.
+    """
+    frame, output = read_reports(reports), Path(output)
+    if output.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"the table must be a .csv or .parquet file, got {output.name!r}")
+    texts = join_texts(frame, text)
+    columns = [prefix + name for name in extractor.names]
+    if twice := sorted({*columns} & {*frame.columns.drop(list(text))}):
+        raise ValueError(f"the table has columns {twice} already; --prefix puts something before the new ones")
+    journal = Journal(
+        evidence_file(output),
+        {
+            "reports": os.path.relpath(reports, output.parent),
+            "text": list(text),
+            "prefix": prefix,
+            "attributes": list(extractor.names),
+            "sha256": digest_of(texts),
+            "extractor": dict(about or {}),
+        },
+    )
+    rows = read_all(texts, extractor, journal=journal, workers=workers, progress=progress)
+    table = frame.drop(columns=list(text)).assign(
+        **{prefix + name: [shown(row, name) for row in rows] for name in extractor.names}
+    )
+    draft = output.with_name(output.name + ".part")
+    table.to_parquet(draft) if output.suffix == ".parquet" else table.to_csv(draft, index=False)
+    draft.replace(output)
+    return table
+
+
+def evidence_file(table: str | Path) -> Path:
+    """Where the evidence of a table lies."""
+    return Path(f"{table}.evidence.jsonl")
+
+
+def summarize(table: str | Path) -> pd.DataFrame:
+    """How often each attribute is positive, negative, uncertain and unmentioned: shares of the reports that could be read.
+
+    A mention with a value of its own ("nodular", "63") counts as positive. The index holds the attributes.
+    """
+    import pandas as pd
+
+    about, rows, _ = read_journal(evidence_file(table))
+    read = [line["cells"] for line in rows.values() if "cells" in line]
+    states = (POSITIVE, NEGATIVE, UNCERTAIN, UNVERIFIED)
+    seen = Counter((name, state) for cells in read for name, (_, state, *_) in cells.items())
+    names = about["attributes"]
+    counts = pd.DataFrame({state: [seen[name, state] for name in names] for state in states}, index=names)
+    shares = counts / max(len(read), 1)
+    if not counts[UNVERIFIED].any():
+        shares = shares.drop(columns=UNVERIFIED)
+    return shares.assign(unmentioned=1 - shares.sum(axis=1))
+
+
+def failures(table: str | Path) -> dict[int, str]:
+    """The reports that could not be read, by row number, and why."""
+    rows = read_journal(evidence_file(table))[1]
+    return {number: line["error"] for number, line in sorted(rows.items()) if "error" in line}
+
+
+def shown(row: Row | str, name: str) -> str:
+    """The cell as the table shows it; a row that is no row is the reason why it could not be read."""
+    if isinstance(row, str):
+        return ERROR
+    value = row[name].value
+    return UN if value is None else value
+
+
+def digest_of(texts: Sequence[str]) -> str:
+    """What tells these texts from others."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
