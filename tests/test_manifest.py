@@ -173,3 +173,19 @@ def test_evaluation_refuses_a_label_that_the_model_does_not_know(table, settings
             class_names=("keratosis", "melanoma"),
             root=settings["root"],
         )
+
+
+def test_unmentioned_cells_of_a_parquet_file_are_not_recorded_either(tmp_path):
+    frame = pd.DataFrame(
+        {"age": [63.0, np.nan, 41.0], "cough": ["positive", "UN", "negative"], "grade": ["1", "UN", "2"]}
+    )
+    frame.to_parquet(tmp_path / "table.parquet")
+    read = read_table(tmp_path / "table.parquet")
+    assert read.isna().to_numpy().tolist() == [[False] * 3, [True] * 3, [False] * 3]
+    assert read["grade"].tolist()[::2] == ["1", "2"]
+
+
+def test_rows_whose_report_could_not_be_read_are_refused(table, settings):
+    table.loc[[3, 5], "itching"] = "error"
+    with pytest.raises(ValueError, match="2 rows hold the cell 'error': their reports could not be read.*: 3; 5"):
+        Manifest.from_frame(table, **settings)

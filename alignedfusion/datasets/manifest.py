@@ -15,6 +15,7 @@ from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.cases import FileCases
 from alignedfusion.datasets.images import find_unreadable
 from alignedfusion.fusion import REPORT
+from alignedfusion.reports.cells import FAILED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,6 +117,10 @@ class Manifest:
                 raise ValueError(
                     f"none of the columns {list(frame.columns)} can be an attribute; name them with attributes"
                 )
+        failed = frame.index[(frame[list(attributes)].astype(object) == FAILED).any(axis=1)]
+        _refuse(
+            f"rows hold the cell {FAILED!r}: their reports could not be read; extract again, or leave them out", failed
+        )
         manifest = cls(frame, images, label, tuple(attributes), class_names, Path(root), dict(units or {}))
         _refuse("image files cannot be used", find_unreadable(manifest._all_paths()))
         return manifest
@@ -197,10 +202,15 @@ def read_table(path: str | Path, *, missing_values: Sequence[str] = ()) -> pd.Da
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no table at {str(path)!r}")
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    # pandas would also take the words "None" and "null" for empty, which are answers in a clinical table.
-    return pd.read_csv(path, keep_default_na=False, na_values=[*MISSING_VALUES, *missing_values])
+    unrecorded = [*MISSING_VALUES, *missing_values]
+    if path.suffix != ".parquet":
+        # pandas would also take the words "None" and "null" for empty, which are answers in a clinical table.
+        return pd.read_csv(path, keep_default_na=False, na_values=unrecorded)
+    frame = pd.read_parquet(path)
+    for name in frame.columns:
+        if pd.api.types.is_string_dtype(frame[name]):
+            frame[name] = frame[name].where(~frame[name].isin(unrecorded))
+    return frame
 
 
 def usable_attributes(frame: pd.DataFrame, columns: Iterable[str]) -> tuple[list[str], dict[str, str]]:

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alignedfusion.reports.assertion import assertion
+    from alignedfusion.reports.assertions import assertion
     from alignedfusion.reports.cells import Cell, Evidence, Extractor, ReportFailedError, ServerError
     from alignedfusion.reports.chat import ChatExtractor
     from alignedfusion.reports.lexicon import Lexicon
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "assertion": ("assertion",),
+    "assertions": ("assertion",),
     "cells": ("Cell", "Evidence", "Extractor", "ReportFailedError", "ServerError"),
     "chat": ("ChatExtractor",),
     "lexicon": ("Lexicon",),

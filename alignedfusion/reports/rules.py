@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from alignedfusion.reports.assertion import find_cues, judge, speaks_of
+from alignedfusion.reports.assertions import find_cues, judge, speaks_of
 from alignedfusion.reports.cells import NEGATIVE, POSITIVE, UNCERTAIN, UNMENTIONED, Cell, Evidence, Row, Span
 from alignedfusion.reports.lexicon import Lexicon, LexiconAttribute
 from alignedfusion.reports.sentences import FAMILY, HISTORY, Sentence, sentences

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from alignedfusion.reports.assertion import find_cues
+from alignedfusion.reports.assertions import find_cues
 from alignedfusion.reports.lexicon import Lexicon, LexiconAttribute
 from alignedfusion.reports.rules import RuleExtractor
 from alignedfusion.reports.sentences import FAMILY, sentences
@@ -185,6 +185,8 @@ def _runs(text: str, start: int, end: int) -> set[str]:
     cues = {i for cue in find_cues(text, start, end) for i in range(cue.start, cue.end)}
     for match in _PHRASE_WORD.finditer(text, start, end):
         word = match.group().lower()
+        if word == "-" and words:  # "ground-glass"
+            continue
         if not word.isalpha() or len(word) < 3 or word in _FRAME or set(word) == {"x"} or match.start() in cues:
             words = []
             continue
@@ -200,6 +202,8 @@ def _parts(phrase: str) -> list[str]:
 
 
 def _singular(word: str) -> str:
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
     return word[:-1] if word.endswith("s") and not word.endswith(("ss", "is", "us")) and len(word) > 4 else word
 
 

@@ -9,14 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignedfusion.reports.cells import NEGATIVE, POSITIVE, UN, UNCERTAIN, UNVERIFIED, Extractor, Row
+from alignedfusion.reports.cells import FAILED, NEGATIVE, POSITIVE, UN, UNCERTAIN, UNVERIFIED, Extractor, Row
 from alignedfusion.reports.reading import Journal, read_all, read_journal
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ERROR = "error"
-"""The cells of a report that could not be read. Never UN: nobody knows what it says."""
 
 
 def read_reports(path: str | Path) -> pd.DataFrame:
@@ -103,6 +100,8 @@ def extract_table(
     table = frame.drop(columns=list(text)).assign(
         **{prefix + name: [shown(row, name) for row in rows] for name in extractor.names}
     )
+    if output.suffix == ".parquet" and not any(isinstance(row, str) for row in rows):
+        table = table.assign(**_numbers(table, columns))  # a CSV has no types, a parquet file has
     draft = output.with_name(output.name + ".part")
     table.to_parquet(draft) if output.suffix == ".parquet" else table.to_csv(draft, index=False)
     draft.replace(output)
@@ -142,9 +141,20 @@ def failures(table: str | Path) -> dict[int, str]:
 def shown(row: Row | str, name: str) -> str:
     """The cell as the table shows it; a row that is no row is the reason why it could not be read."""
     if isinstance(row, str):
-        return ERROR
+        return FAILED
     value = row[name].value
     return UN if value is None else value
+
+
+def _numbers(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd.Series[float]]:
+    """The columns that hold numbers, as numbers."""
+    import pandas as pd
+
+    cells = {name: table[name].where(table[name] != UN) for name in columns}
+    numbers = {name: pd.to_numeric(each, errors="coerce") for name, each in cells.items()}
+    return {
+        name: each for name, each in numbers.items() if each.notna().any() and (each.isna() == cells[name].isna()).all()
+    }
 
 
 def digest_of(texts: Sequence[str]) -> str:

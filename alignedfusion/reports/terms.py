@@ -158,7 +158,7 @@ class _Parser:
                 raise ValueError(f"term {self.source!r}: at least three letters must stand before '*'")
             expression += r"\w{0,30}"
         elif may_be_plural and len(token) > 3 and token[-1].isalpha():
-            expression += "(?:e?s)?"
+            expression = expression[:-1] + "(?:y|ies)" if token[-1] in "yY" else expression + "(?:e?s)?"
         if first is None:  # a sign such as "°"
             return expression, set(), False
         key = first.group()[:3].lower()
