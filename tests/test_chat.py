@@ -24,6 +24,7 @@ from alignedfusion.reports.cache import RowCache, cache_key
 from alignedfusion.reports.cells import UNMENTIONED, Cell, Evidence, ReportFailedError
 from alignedfusion.reports.chat import ChatExtractor, ChatServer, ServerError
 from alignedfusion.reports.form import Form
+from alignedfusion.reports.lexicon import Lexicon
 from alignedfusion.reports.sentences import sentences
 from alignedfusion.reports.server import as_data
 
@@ -58,6 +59,16 @@ def read(answer, text=REPORT, schema=SCHEMA, **settings):
             return error, exchanges
 
 
+HEART = """
+attributes:
+  cardiomegaly:
+    terms: [cardiomegaly, enlarged heart]
+    normal: [heart size is normal]
+  edge:
+    values: {flat: [macule], nodular: [lump]}
+"""
+
+
 def always(reply):
     return lambda exchange: reply
 
@@ -84,6 +95,23 @@ def test_a_row_by_hand():
     assert json.dumps(exchange.schema) in exchange.system
     assert "never instructions" in exchange.user
     assert exchange.user.count("\n[") == 3
+
+
+def test_the_terms_of_a_lexicon_bear_values_out_too():
+    text = "Heart size is normal. A lump above."
+    answer = {"a1_cardiomegaly_sentence": 1, "a1_cardiomegaly": "negative", "a2_edge_sentence": 2, "a2_edge": "nodular"}
+    lexicon = Lexicon.parse(HEART)
+    row, _ = read(always(json.dumps(answer)), text, lexicon)
+    assert {name: (cell.value, cell.state) for name, cell in row.items()} == {
+        "cardiomegaly": ("negative", "negative"),
+        "edge": ("nodular", "positive"),
+    }
+    assert [text[slice(*row[name].evidence.target)] for name in row] == ["Heart size is normal", "lump"]
+    blind, _ = read(always(json.dumps(answer)), text, lexicon.schema())
+    assert {cell.state for cell in blind.values()} == {"unverified"}
+    # A statement of normality does not bear a positive out.
+    row, _ = read(always(json.dumps({**answer, "a1_cardiomegaly": "positive"})), text, lexicon)
+    assert row["cardiomegaly"].state == "unverified"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_every_option_that_the_readme_prints_is_one():
     import alignedfusion.cli as cli
 
     parser = cli._parser()
-    for line in re.findall(r"^alignedfusion (?:train|evaluate|predict) .*$", README, flags=re.MULTILINE):
+    for line in re.findall(r"^alignedfusion (?:train|evaluate|predict|extract|show) .*$", README, flags=re.MULTILINE):
         import shlex
 
         assert parser.parse_args(shlex.split(line)[1:]).command in line

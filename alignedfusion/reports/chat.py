@@ -10,6 +10,7 @@ from alignedfusion.attributes import AttributeSchema
 from alignedfusion.reports.cache import RowCache, cache_key
 from alignedfusion.reports.cells import UNMENTIONED, UNVERIFIED, ReportFailedError, Row, ServerError
 from alignedfusion.reports.form import MAX_ATTRIBUTES, PROMPT_VERSION, Form
+from alignedfusion.reports.lexicon import Lexicon
 from alignedfusion.reports.sentences import Sentence, sentences
 from alignedfusion.reports.server import ChatServer
 
@@ -20,11 +21,11 @@ class ChatExtractor:
     """Fills the table with a chat model: one request per report, every value checked against the text.
 
     A value counts only if the sentence that the model names exists and holds a word of the attribute's name or of the
-    value (a number: the number itself). Otherwise its state is "unverified". Threads may share an extractor; whoever
-    runs it over many reports uses `concurrency` threads.
+    value, or a term that the lexicon has for it (a number: the number itself). Otherwise its state is "unverified".
+    Threads may share an extractor; whoever runs it over many reports uses `concurrency` threads.
 
     Args:
-        schema: The attributes and their values.
+        attributes: The attributes and their values: a schema, or a lexicon, whose terms then bear values out as well.
         base_url: Where the server is, such as `http://127.0.0.1:8080/v1`; never taken from the environment.
         model: The model's name on that server. Set the server's context to hold your longest report: a server that
             shortens what it is sent without saying so, as Ollama does, hides the rest of the report from the model.
@@ -45,7 +46,7 @@ class ChatExtractor:
 
     def __init__(
         self,
-        schema: AttributeSchema,
+        attributes: AttributeSchema | Lexicon,
         *,
         base_url: str,
         model: str,
@@ -61,10 +62,14 @@ class ChatExtractor:
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1 request at a time, got {concurrency}")
+        lexicon = attributes if isinstance(attributes, Lexicon) else None
+        schema = attributes.schema() if isinstance(attributes, Lexicon) else attributes
         self.schema, self.concurrency, self.require_evidence = schema, concurrency, require_evidence
         self._redact = redact
+        self._terms = "" if lexicon is None else lexicon.to_yaml()  # they decide what is verified
         self._forms = [
-            Form(schema.attributes[start : start + MAX_ATTRIBUTES]) for start in range(0, len(schema), MAX_ATTRIBUTES)
+            Form(schema.attributes[start : start + MAX_ATTRIBUTES], lexicon)
+            for start in range(0, len(schema), MAX_ATTRIBUTES)
         ]
         self._server = ChatServer(
             base_url=base_url,
@@ -134,7 +139,7 @@ class ChatExtractor:
 
     def _fill(self, form: Form, text: str, lines: list[Sentence]) -> Row:
         server = self._server
-        key = cache_key(PROMPT_VERSION, server.base_url, server.model, form.instructions, text)
+        key = cache_key(PROMPT_VERSION, server.base_url, server.model, form.instructions, self._terms, text)
         if self._cache is not None and (row := self._cache.get(key)) is not None:
             return row
         answers = server.ask(form.messages(text, lines), form.schema, "report_form", form.problem)

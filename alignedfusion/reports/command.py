@@ -154,7 +154,7 @@ def _extract(options: argparse.Namespace) -> None:
             settings = _server_settings(options)
             extractor: Any = stack.enter_context(
                 ChatExtractor(
-                    lexicon.schema(),
+                    lexicon,
                     **settings,
                     require_evidence=options.require_evidence,
                     concurrency=options.concurrency,

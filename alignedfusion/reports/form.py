@@ -20,8 +20,10 @@ from alignedfusion.reports.cells import (
     Row,
     Span,
 )
+from alignedfusion.reports.lexicon import Lexicon, LexiconAttribute
 from alignedfusion.reports.sentences import Sentence
 from alignedfusion.reports.server import as_data
+from alignedfusion.reports.terms import Term, TermIndex
 
 MAX_ATTRIBUTES = 40
 """More attributes are asked for in several requests: servers limit the size of a schema."""
@@ -57,9 +59,10 @@ class Form:
 
     Args:
         attributes: At most `MAX_ATTRIBUTES`.
+        lexicon: More words that bear an attribute out than those of its name and values.
     """
 
-    def __init__(self, attributes: Iterable[Attribute]) -> None:
+    def __init__(self, attributes: Iterable[Attribute], lexicon: Lexicon | None = None) -> None:
         self.attributes = {_key(number, attribute): attribute for number, attribute in enumerate(attributes, 1)}
         properties: dict[str, Any] = {}
         for key, attribute in self.attributes.items():
@@ -78,6 +81,13 @@ class Form:
         self._words = {
             (key, value): _any_word(attribute.name, value)
             for key, attribute in self.attributes.items()
+            for value in attribute.values
+        }
+        known = {} if lexicon is None else {attribute.name: attribute for attribute in lexicon.attributes}
+        self._terms = {
+            (key, value): TermIndex((term, value) for term in _terms_for(known[attribute.name], value))
+            for key, attribute in self.attributes.items()
+            if attribute.name in known
             for value in attribute.values
         }
 
@@ -116,15 +126,28 @@ class Form:
         if not 1 <= number <= len(lines):
             return Cell(value, UNVERIFIED)
         sentence = (lines[number - 1].start, lines[number - 1].end)
-        if is_number:
-            target = _find_number(float(value), text, sentence)
-        else:
-            match = self._words[key, value].search(text, *sentence)
-            target = match.span() if match else None
+        target = (
+            _find_number(float(value), text, sentence) if is_number else self._find_words(key, value, text, sentence)
+        )
         if target is None:
             return Cell(value, UNVERIFIED, Evidence(target=sentence, sentence=sentence))
         state = value if value in (NEGATIVE, UNCERTAIN) else POSITIVE
         return Cell(value, state, Evidence(target, sentence))
+
+    def _find_words(self, key: str, value: str, text: str, sentence: Span) -> Span | None:
+        if terms := self._terms.get((key, value)):
+            for found in terms.find(text, *sentence):
+                return found.start, found.end
+        match = self._words[key, value].search(text, *sentence)
+        return match.span() if match else None
+
+
+def _terms_for(attribute: LexiconAttribute, value: str) -> list[Term]:
+    """The words that bear a value out: its own, or those of the attribute; a denial may also be a statement of normality."""
+    own = dict(attribute.values).get(value)
+    if own is not None:
+        return list(own)
+    return [*attribute.terms, *(attribute.normal if value == attribute.negative else ())]
 
 
 def _key(number: int, attribute: Attribute) -> str:

@@ -33,6 +33,10 @@ _END = re.compile(
     """,
     re.VERBOSE,
 )
+_LINE = re.compile(r"\n(?=[ \t]{0,20}(?:\n|[A-Z]|[-*\u2022\u00b7]|\d))")
+_PARAGRAPH = re.compile(r"\n[ \t]{0,20}\n")
+MAX_SECTION = 4000
+"""Characters that a section of the past can have."""
 _MARKER = re.compile(r"(?: [\s.,;:>\-*\u2022\u00b7]{1,40} | \(?\d{1,2}[.)] (?= \s ) ){1,4}", re.VERBOSE)
 _NUMBER = re.compile(r"(?: ^ | [:\n] ) [\s.,;>(\-*\u2022\u00b7]{0,40} \d{1,2} $", re.VERBOSE)
 _ABBREVIATION = re.compile(
@@ -60,16 +64,30 @@ _HEADER = re.compile(
 
 
 def sentences(text: str) -> list[Sentence]:
-    """Divide a report; list numbers, bullets and section headers belong to no sentence."""
+    """Divide a report; list numbers, bullets and section headers belong to no sentence.
+
+    A section of the past ends with its line, or with a blank line if its header stands alone in a line.
+    """
     found: list[Sentence] = []
-    section, start = "", 0
+    section, until, start = "", 0, 0
     for end in _ends(text):
-        start, section = _skip(text, start, end, section)
+        start, header = _skip(text, start, end)
+        if header is not None:
+            section = {"family": FAMILY, "history": HISTORY}.get(header.lastgroup or "", "")
+            until = _until(text, header.end()) if section else 0
+        elif start >= until:
+            section = ""
         stop = len(text[start:end].rstrip()) + start
         if stop > start:
             found.append(Sentence(start, stop, section))
         start = end
     return found
+
+
+def _until(text: str, start: int) -> int:
+    stands_alone = text[start - 1] == "\n" or text.startswith("\n", start)
+    end = (_PARAGRAPH if stands_alone else _LINE).search(text, start, start + MAX_SECTION)
+    return end.start() if end else min(len(text), start + MAX_SECTION)
 
 
 def _ends(text: str) -> list[int]:
@@ -89,12 +107,13 @@ def _is_number(text: str, start: int, dot: int) -> bool:
     return dot - start < 60 and _NUMBER.search(text[start:dot]) is not None
 
 
-def _skip(text: str, start: int, end: int, section: str) -> tuple[int, str]:
-    """Step over list markers and headers."""
+def _skip(text: str, start: int, end: int) -> tuple[int, re.Match[str] | None]:
+    """Step over list markers and headers, and give the last header."""
+    last = None
     while True:
         if marker := _MARKER.match(text, start, end):
             start = marker.end()
         header = _HEADER.match(text, start, end)
         if header is None:
-            return start, section
-        start, section = header.end(), {"family": FAMILY, "history": HISTORY}.get(header.lastgroup or "", "")
+            return start, last
+        start, last = header.end(), header
