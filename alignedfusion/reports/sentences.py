@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 HISTORY, FAMILY = "history", "family"
 
@@ -37,6 +39,8 @@ _LINE = re.compile(r"\n(?=[ \t]{0,20}(?:\n|[A-Z]|[-*\u2022\u00b7]|\d))")
 _PARAGRAPH = re.compile(r"\n[ \t]{0,20}\n")
 MAX_SECTION = 4000
 """Characters that a section of the past can have."""
+MAX_SENTENCE = 2000
+"""Characters that a sentence can have: what has more is no sentence, and looking for cues in it would take ever longer."""
 _MARKER = re.compile(r"(?: [\s.,;:>\-*\u2022\u00b7]{1,40} | \(?\d{1,2}[.)] (?= \s ) ){1,4}", re.VERBOSE)
 _NUMBER = re.compile(r"(?: ^ | [:\n] ) [\s.,;>(\-*\u2022\u00b7]{0,40} \d{1,2} $", re.VERBOSE)
 _ABBREVIATION = re.compile(
@@ -99,7 +103,14 @@ def _ends(text: str) -> list[int]:
         ends.append(match.end())
     if ends[-1] < len(text):
         ends.append(len(text))
-    return ends[1:]
+    return [each for start, end in pairwise(ends) for each in (*_cuts(text, start, end), end)]
+
+
+def _cuts(text: str, start: int, end: int) -> Iterator[int]:
+    """Where to divide what is too long for a sentence: at the last blank that leaves it short enough."""
+    while end - start > MAX_SENTENCE:
+        start = text.rfind(" ", start + 1, start + MAX_SENTENCE) + 1 or start + MAX_SENTENCE
+        yield start
 
 
 def _is_number(text: str, start: int, dot: int) -> bool:

@@ -55,6 +55,8 @@ def compile_term(source: str) -> Term:
         raise ValueError(f"term {source!r}: {tokens[parser.position]!r} closes what was not opened")
     if may_be_empty or not keys:
         raise ValueError(f"term {source!r}: something in it must be there always")
+    if tokens.count(NUMBER) > 1:
+        raise ValueError(f"term {source!r}: {NUMBER} can stand in it once")
     return Term(source, re.compile(rf"{expression}(?!\w)", re.IGNORECASE), frozenset(keys))
 
 

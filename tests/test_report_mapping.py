@@ -1,0 +1,72 @@
+"""Extraction as a map over batches gives the table that `extract_table` gives."""
+
+import warnings
+
+import pandas as pd
+import pytest
+
+from alignedfusion.reports import ExtractBatch, RuleExtractor, extract_table
+
+STATES = ("No", "Small", "Possible", "")
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """101 made-up reports, no two rows alike, with an id to put them in order again."""
+    rows = []
+    for number in range(101):
+        effusion, nodule = STATES[number % 4], STATES[number // 4 % 4]
+        said = [f"{word} {noun}." for word, noun in ((effusion, "pleural effusion"), (nodule, "nodule")) if word]
+        rows.append({"id": number, "findings": " ".join(said), "impression": f"A {20 + number % 60} year old."})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def plain(reports, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    reports.to_csv(folder / "reports.csv", index=False)
+    table = extract_table(
+        folder / "reports.csv",
+        RuleExtractor("chest_xray"),
+        folder / "table.csv",
+        text=["findings", "impression"],
+        prefix="x_",
+        progress=False,
+    )
+    return table.astype({"id": int})
+
+
+def test_batches_of_any_size_give_the_plain_table(reports, plain):
+    extract = ExtractBatch("chest_xray", text=["findings", "impression"], prefix="x_")
+    for size in (1, 13, 101):
+        parts = [extract(reports.iloc[start : start + size]) for start in range(0, 101, size)]
+        pd.testing.assert_frame_equal(pd.concat(parts), plain, check_dtype=False)
+    assert set(plain["x_pleural_effusion"]) == {"negative", "positive", "uncertain", "UN"}
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_two_workers_of_a_local_ray_give_the_plain_table(reports, plain):
+    pytest.importorskip("ray")
+    import ray.data
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        try:
+            ray.data.DataContext.get_current().enable_progress_bars = False
+            table = (
+                ray.data.from_pandas([reports.iloc[:50], reports.iloc[50:]])
+                .map_batches(
+                    ExtractBatch,
+                    fn_constructor_args=("chest_xray",),
+                    fn_constructor_kwargs={"text": ["findings", "impression"], "prefix": "x_"},
+                    batch_format="pandas",
+                    batch_size=10,
+                    concurrency=2,
+                )
+                .to_pandas()
+            )
+        finally:
+            ray.shutdown()
+    table = table.sort_values("id").reset_index(drop=True)
+    pd.testing.assert_frame_equal(table, plain, check_dtype=False)
