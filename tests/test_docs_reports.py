@@ -41,7 +41,7 @@ def test_the_lexicon_of_the_page_reads_a_report():
 
 def test_every_command_of_the_page_is_one():
     commands = re.findall(r"^alignedfusion (?:[^\n\\]|\\\n)*", "\n".join(blocks("bash")), flags=re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 9
     for command in commands:
         words = shlex.split(command.replace("\\\n", " "), comments=True)
         assert cli._parser().parse_args(words[1:]).command == words[1]
