@@ -187,5 +187,5 @@ def test_unmentioned_cells_of_a_parquet_file_are_not_recorded_either(tmp_path):
 
 def test_rows_whose_report_could_not_be_read_are_refused(table, settings):
     table.loc[[3, 5], "itching"] = "error"
-    with pytest.raises(ValueError, match="2 rows hold the cell 'error': their reports could not be read.*: 3; 5"):
+    with pytest.raises(ValueError, match=r"2 rows hold the cell 'error': their reports could not be read.*: 3; 5"):
         Manifest.from_frame(table, **settings)

@@ -1,0 +1,243 @@
+"""Report attributes into the feature maps of any network: detector, segmenter or classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from alignedfusion.attention import SelfAttentionBlock
+from alignedfusion.attributes import UNKNOWN
+from alignedfusion.detection.global_read import GlobalRead, NormedMap, PointwiseWrite
+from alignedfusion.fusion import REPORT, IntermediateTokenFusion, check_mask
+from alignedfusion.missing import hide_attributes
+from alignedfusion.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
+from alignedfusion.tokenizers import AttributeTokenizer
+
+READS = ("global", "pooled", "full")
+MAX_POSITIONS = 4096
+"""Positions that `read="full"` lets attend to each other: their scores take memory that grows with the square."""
+POOLED = {2: 16, 3: 8}
+"""Side that `read="pooled"` pools each map to, by its number of spatial dimensions."""
+
+
+class FeatureMapOutput(NamedTuple):
+    """What `FeatureMapFusion` returns.
+
+    Attributes:
+        maps: As they came in: the same structure, shapes and types.
+        loss: Reconstruction loss of the attributes hidden in training; 0 with a gradient path if none is.
+        reconstruction: (B, A, V_max), as from `MaskedTokenReconstructor`.
+        intermediate: (B, 1, D).
+    """
+
+    maps: Any
+    loss: Tensor
+    reconstruction: Tensor
+    intermediate: Tensor
+
+
+class FeatureMapFusion(nn.Module):
+    """Lets feature maps and report attributes meet in an intermediate token (eq. 6-8), and writes what it says into the maps.
+
+    Two rounds, so that each side hears of the other; then unmentioned attributes are reconstructed (eq. 10), and the
+    intermediate token together with the mean report token is the message that is added to every map. Its last layer starts at
+    zero: plugged into a trained network, the maps are at first what they were.
+
+    Args:
+        tokenizer: Turns codes into tokens; its width is D.
+        channels: Channels of each map, in their order. `for_model` finds them.
+        read: "global": the intermediate token attends to all positions of all maps, and each position decides by itself how
+            much of the message it takes; time and memory grow with the positions. "pooled": all positions, pooled to
+            16 x 16 (8 x 8 x 8), attend to each other. "full": all positions attend to each other, up to `max_positions`.
+        num_heads: Attention heads; must divide D. D / 64 by default.
+        hide_probability: Probability of hiding a mentioned attribute in training (eq. 9).
+        dropout: Probability inside the blocks.
+        max_positions: Of all maps together, with `read="full"`.
+
+    Raises:
+        ValueError: For an unknown `read`, or no channels.
+    """
+
+    def __init__(
+        self,
+        tokenizer: AttributeTokenizer,
+        channels: Sequence[int],
+        *,
+        read: str = "global",
+        num_heads: int | None = None,
+        hide_probability: float = 0.2,
+        dropout: float = 0.0,
+        max_positions: int = MAX_POSITIONS,
+    ) -> None:
+        super().__init__()
+        if read not in READS:
+            raise ValueError(f"read must be one of {READS}, got {read!r}")
+        if not channels or min(channels) < 1:
+            raise ValueError(f"channels must name the channels of one map or more, got {list(channels)}")
+        dim = tokenizer.dim
+        heads = max(1, dim // 64) if num_heads is None else num_heads
+        self.tokenizer = tokenizer
+        self.channels = tuple(channels)
+        self.read = read
+        self.hide_probability = hide_probability
+        self.max_positions = max_positions
+        self.reconstructor = MaskedTokenReconstructor(dim)
+        self.message = nn.Sequential(nn.LayerNorm(2 * dim), nn.Linear(2 * dim, dim), nn.GELU())
+        if read == "global":
+            self.intermediate = nn.Parameter(torch.randn(1, dim) * 0.02)
+            self.of_report = nn.ModuleList(SelfAttentionBlock(dim, num_heads=heads, dropout=dropout) for _ in range(2))
+            self.of_maps = nn.ModuleList(GlobalRead(channels, dim, num_heads=heads, dropout=dropout) for _ in range(2))
+            self.write = nn.ModuleList(PointwiseWrite(c, dim) for c in channels)
+        else:
+            self.inward = nn.ModuleList(nn.Linear(c, dim) for c in channels)  # its bias is the level's embedding
+            self.fusion = IntermediateTokenFusion(dim, depth=2, num_heads=heads, dropout=dropout)
+            self.outward = nn.ModuleList(zero_linear(dim, c) for c in channels)
+
+    @classmethod
+    def for_model(
+        cls,
+        model: nn.Module,
+        tokenizer: AttributeTokenizer,
+        *,
+        at: str,
+        example: Any,
+        side: str = "output",
+        **settings: Any,
+    ) -> FeatureMapFusion:
+        """A fusion for the maps of a submodule, whose channels one forward pass of the model finds.
+
+        Args:
+            model: The network.
+            tokenizer: Turns codes into tokens.
+            at: Name of the submodule, as in `FusedDetector`.
+            example: What the model takes: its argument, or a mapping of keyword arguments.
+            side: "output" or "input" of the submodule.
+            **settings: Of `FeatureMapFusion`.
+        """
+        from alignedfusion.detection.fused_detector import find_maps
+
+        return cls(tokenizer, [each.shape[1] for each in find_maps(model, at, example, side)], **settings)
+
+    def forward(self, maps: Any, codes: Tensor | None = None, *, is_hidden: Tensor | None = None) -> FeatureMapOutput:
+        """Fuse.
+
+        Args:
+            maps: A tensor (B, C, H, W) or (B, C, D, H, W), or a list, tuple or dict of such; whatever else is among them
+                (masks, sizes) passes untouched.
+            codes: int64 (B, A), `UNKNOWN` where unmentioned; None if nothing is.
+            is_hidden: bool (B, A), cells to hide and reconstruct; drawn at random in training, none otherwise.
+
+        Raises:
+            ValueError: If the maps are not those that `channels` announced, or the codes do not fit them or the schema.
+        """
+        leaves, structure = tree_flatten(maps)
+        places = [i for i, leaf in enumerate(leaves) if is_map(leaf)]
+        levels = [leaves[i] for i in places]
+        codes = self._codes(levels, codes)
+        seen, is_hidden = self._hide(codes, is_hidden)
+
+        values = self.tokenizer.value_tokens()  # (V, D)
+        report = self.tokenizer(seen, values=values)  # (B, A, D)
+        if self.read == "global":
+            normed = [NormedMap(level) for level in levels]
+            fused, intermediate = self._exchange(normed, report)
+        else:
+            fused, intermediate, changes = self._attend(levels, report)
+
+        rebuilt: Reconstruction = self.reconstructor(fused, values, self.tokenizer.schema)
+        filled = torch.where((seen == UNKNOWN)[..., None], rebuilt.tokens, fused)
+        message = self.message(torch.cat([intermediate.squeeze(1), filled.mean(1)], dim=-1))  # (B, D)
+
+        for i, (level, place) in enumerate(zip(levels, places, strict=True)):
+            if self.read == "global":
+                leaves[place] = self.write[i](normed[i], message).unflatten(2, level.shape[2:])
+            else:
+                leaves[place] = level + self._spread(i, changes[i], message, level)
+        loss = reconstruction_loss(rebuilt.logits, codes, is_hidden)
+        return FeatureMapOutput(tree_unflatten(leaves, structure), loss, rebuilt.logits, intermediate)
+
+    def _exchange(self, maps: Sequence[NormedMap], report: Tensor) -> tuple[Tensor, Tensor]:
+        token = self.intermediate.expand(len(report), 1, -1)  # (B, 1, D)
+        for of_report, of_maps in zip(self.of_report, self.of_maps, strict=True):
+            joined = of_report(torch.cat([token, report], dim=1))  # (B, 1 + A, D)
+            report = joined[:, 1:]
+            token = (joined[:, :1] + of_maps(maps, token)) / 2  # eq. 8
+        return report, token
+
+    def _attend(self, levels: Sequence[Tensor], report: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        pooled = [self._pool(level) for level in levels]
+        tokens = [inward(each.flatten(2).mT) for inward, each in zip(self.inward, pooled, strict=True)]
+        counts = [each.shape[1] for each in tokens]
+        if self.read == "full" and sum(counts) > self.max_positions:
+            raise ValueError(
+                f"read='full' would let {sum(counts)} positions attend to each other, more than max_positions="
+                f"{self.max_positions}; read='global' or 'pooled' does it in far less time and memory"
+            )
+        image = torch.cat(tokens, dim=1)  # (B, sum of N, D)
+        fused = self.fusion({"image": image, REPORT: report})
+        changes = (fused.tokens["image"] - image).split(counts, dim=1)
+        shapes = [each.shape[2:] for each in pooled]
+        planes = [change.mT.unflatten(2, shape) for change, shape in zip(changes, shapes, strict=True)]
+        return fused.tokens[REPORT], fused.intermediate, planes
+
+    def _pool(self, level: Tensor) -> Tensor:
+        if self.read == "full":
+            return level
+        side = POOLED[level.ndim - 2]
+        size = [min(side, length) for length in level.shape[2:]]
+        pool = nn.AdaptiveAvgPool2d if level.ndim == 4 else nn.AdaptiveAvgPool3d
+        return pool(tuple(size))(level)
+
+    def _spread(self, level: int, change: Tensor, message: Tensor, features: Tensor) -> Tensor:
+        told = change.flatten(2).mT + message[:, None]  # (B, N, D)
+        plane: Tensor = self.outward[level](told).mT.unflatten(2, change.shape[2:])  # (B, C, *pooled)
+        if plane.shape[2:] != features.shape[2:]:
+            mode = "bilinear" if features.ndim == 4 else "trilinear"
+            plane = F.interpolate(plane, size=features.shape[2:], mode=mode, align_corners=False)
+        return plane.to(features.dtype)
+
+    def _codes(self, levels: Sequence[Tensor], codes: Tensor | None) -> Tensor:
+        found = tuple(level.shape[1] for level in levels)
+        if found != self.channels:
+            raise ValueError(
+                f"this fusion is for maps of {list(self.channels)} channels; got {len(levels)} maps of the shapes "
+                f"{[tuple(level.shape) for level in levels]}. FeatureMapFusion.for_model finds the channels of a submodule"
+            )
+        batch = levels[0].shape[0]
+        if codes is None:
+            return torch.full((batch, len(self.tokenizer.schema)), UNKNOWN, device=levels[0].device)
+        self.tokenizer.schema.check_codes(codes)
+        if len(codes) != batch:
+            raise ValueError(f"got {len(codes)} rows of codes for maps of {batch} images")
+        return codes.to(levels[0].device)
+
+    def _hide(self, codes: Tensor, is_hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        if is_hidden is not None:
+            check_mask("is_hidden", is_hidden, tuple(codes.shape))
+            is_hidden = is_hidden & (codes != UNKNOWN)
+            return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
+        if not self.training:
+            return codes, torch.zeros_like(codes, dtype=torch.bool)
+        return hide_attributes(codes, self.hide_probability)
+
+    def extra_repr(self) -> str:
+        """Settings that no child module shows."""
+        return f"channels={self.channels}, read={self.read!r}, hide_probability={self.hide_probability}"
+
+
+def is_map(leaf: Any) -> bool:
+    """Whether this is a feature map: a floating tensor with two or three spatial dimensions."""
+    return isinstance(leaf, Tensor) and leaf.ndim in (4, 5) and leaf.is_floating_point()
+
+
+def zero_linear(width: int, out: int) -> nn.Linear:
+    """A linear layer that says nothing yet."""
+    layer = nn.Linear(width, out)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
