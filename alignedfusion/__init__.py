@@ -4,8 +4,9 @@ Dimensions, in every docstring: `B` batch, `N` image tokens, `A` attributes, `K`
 candidate values of all attributes together, `C` classes.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from alignedfusion.lazy import lazy_names
 
 if TYPE_CHECKING:
     from alignedfusion.attributes import UNKNOWN, Attribute, AttributeSchema
@@ -32,24 +33,15 @@ __all__ = [
     "reconstruction_loss",
 ]
 
-_HOMES = {
-    "attributes": ("UNKNOWN", "Attribute", "AttributeSchema"),
-    "classifier": ("AlignedFusionClassifier",),
-    "fusion": ("IntermediateTokenFusion",),
-    "missing": ("hide_attributes",),
-    "reconstruction": ("MaskedTokenReconstructor", "reconstruction_loss"),
-    "text": ("TextEncoder",),
-    "tokenizers": ("AttributeTokenizer", "VisualTokenizer"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Names load on first use, so that the package costs nothing until a part of it is wanted.
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"alignedfusion.{home}"), name)
-    raise AttributeError(f"module 'alignedfusion' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "attributes": ("UNKNOWN", "Attribute", "AttributeSchema"),
+        "classifier": ("AlignedFusionClassifier",),
+        "fusion": ("IntermediateTokenFusion",),
+        "missing": ("hide_attributes",),
+        "reconstruction": ("MaskedTokenReconstructor", "reconstruction_loss"),
+        "text": ("TextEncoder",),
+        "tokenizers": ("AttributeTokenizer", "VisualTokenizer"),
+    },
+)

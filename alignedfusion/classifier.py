@@ -15,7 +15,7 @@ from alignedfusion import checkpoint
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
 from alignedfusion.evidence import FUSED, EvidenceHeads, linear_head
 from alignedfusion.fusion import REPORT, FusionOutput, check_mask, mean_of_tokens
-from alignedfusion.missing import hide_attributes
+from alignedfusion.missing import seen_and_hidden
 from alignedfusion.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.tokenizers import AttributeTokenizer
 
@@ -165,7 +165,9 @@ class AlignedFusionClassifier(nn.Module):
             check_mask(f"is_present[{m!r}]", mask, (len(codes),))
         if is_present and REPORT in is_present:
             codes = codes.masked_fill(~is_present[REPORT][:, None], UNKNOWN)
-        seen, is_hidden = self._hide(codes, is_hidden)
+        seen, is_hidden = seen_and_hidden(
+            codes, is_hidden, self.hide_probability, whole=self.hide_report_probability, training=self.training
+        )
 
         # Hidden and unmentioned attributes become the same tokens from here on.
         values = self.tokenizer.value_tokens()  # (V, D)
@@ -251,15 +253,6 @@ class AlignedFusionClassifier(nn.Module):
             return int(self.fusion.pooled_dim)  # type: ignore[arg-type]
         intermediate = getattr(self.fusion, "intermediate", None)
         return self.tokenizer.dim * (len(self.modalities) + (0 if intermediate is None else len(intermediate)))
-
-    def _hide(self, codes: Tensor, is_hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        if is_hidden is not None:
-            check_mask("is_hidden", is_hidden, tuple(codes.shape))
-            is_hidden = is_hidden & (codes != UNKNOWN)
-            return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
-        if not self.training:
-            return codes, torch.zeros_like(codes, dtype=torch.bool)
-        return hide_attributes(codes, self.hide_probability, whole=self.hide_report_probability)
 
     def _image_tokens(
         self, image: Images | None, batch: int, is_valid: Mapping[str, Tensor], is_present: Mapping[str, Tensor]

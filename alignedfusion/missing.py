@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.fusion import check_mask
 
 DENIALS = frozenset({"absent", "no", "none", "false", "negative", "denied"})
 """Values that deny an attribute."""
@@ -39,6 +40,30 @@ def hide_attributes(
         is_hidden |= torch.rand((len(codes), 1), generator=generator, device=codes.device) < whole
     is_hidden &= codes != UNKNOWN
     return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
+
+
+def seen_and_hidden(
+    codes: Tensor, is_hidden: Tensor | None, p: float, *, whole: float = 0.0, training: bool
+) -> tuple[Tensor, Tensor]:
+    """What a model sees of its codes (B, A), and which cells were hidden: those it was told, or some drawn in training.
+
+    Args:
+        codes: `UNKNOWN` where unmentioned.
+        is_hidden: bool (B, A), cells to hide; None to draw them.
+        p: As in `hide_attributes`, like `whole`.
+        whole: See there.
+        training: Whether to draw any.
+
+    Raises:
+        ValueError: For a mask of another type or shape.
+    """
+    if is_hidden is not None:
+        check_mask("is_hidden", is_hidden, tuple(codes.shape))
+        is_hidden = is_hidden & (codes != UNKNOWN)
+        return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
+    if not training:
+        return codes, torch.zeros_like(codes, dtype=torch.bool)
+    return hide_attributes(codes, p, whole=whole)
 
 
 Mechanism = Callable[[Tensor, float, AttributeSchema], Tensor]

@@ -1,7 +1,8 @@
 """Fusion inside detectors: feature maps that hear of report attributes, the A3D detector, and FROC."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from alignedfusion.lazy import lazy_names
 
 if TYPE_CHECKING:
     from alignedfusion.detection.a3d import A3DBackbone, A3DConv, a3d_detector
@@ -22,20 +23,12 @@ __all__ = [
     "plot_froc",
 ]
 
-_HOMES = {
-    "a3d": ("A3DBackbone", "A3DConv", "a3d_detector"),
-    "evaluation": ("FROC", "average_precision", "froc", "plot_froc"),
-    "feature_maps": ("FeatureMapFusion", "FeatureMapOutput"),
-    "fused_detector": ("FusedDetector",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"alignedfusion.detection.{home}"), name)
-    raise AttributeError(f"module 'alignedfusion.detection' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "a3d": ("A3DBackbone", "A3DConv", "a3d_detector"),
+        "evaluation": ("FROC", "average_precision", "froc", "plot_froc"),
+        "feature_maps": ("FeatureMapFusion", "FeatureMapOutput"),
+        "fused_detector": ("FusedDetector",),
+    },
+)

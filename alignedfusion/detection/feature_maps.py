@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from alignedfusion.attention import SelfAttentionBlock
 from alignedfusion.attributes import UNKNOWN
 from alignedfusion.detection.global_read import GlobalRead, NormedMap, PointwiseWrite
-from alignedfusion.fusion import REPORT, IntermediateTokenFusion, check_mask
-from alignedfusion.missing import hide_attributes
+from alignedfusion.fusion import REPORT, IntermediateTokenFusion
+from alignedfusion.missing import seen_and_hidden
 from alignedfusion.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.tokenizers import AttributeTokenizer
 
@@ -139,7 +139,7 @@ class FeatureMapFusion(nn.Module):
         places = [i for i, leaf in enumerate(leaves) if is_map(leaf)]
         levels = [leaves[i] for i in places]
         codes = self._codes(levels, codes)
-        seen, is_hidden = self._hide(codes, is_hidden)
+        seen, is_hidden = seen_and_hidden(codes, is_hidden, self.hide_probability, training=self.training)
 
         values = self.tokenizer.value_tokens()  # (V, D)
         report = self.tokenizer(seen, values=values)  # (B, A, D)
@@ -215,15 +215,6 @@ class FeatureMapFusion(nn.Module):
         if len(codes) != batch:
             raise ValueError(f"got {len(codes)} rows of codes for maps of {batch} images")
         return codes.to(levels[0].device)
-
-    def _hide(self, codes: Tensor, is_hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        if is_hidden is not None:
-            check_mask("is_hidden", is_hidden, tuple(codes.shape))
-            is_hidden = is_hidden & (codes != UNKNOWN)
-            return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
-        if not self.training:
-            return codes, torch.zeros_like(codes, dtype=torch.bool)
-        return hide_attributes(codes, self.hide_probability)
 
     def extra_repr(self) -> str:
         """Settings that no child module shows."""

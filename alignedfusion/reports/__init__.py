@@ -1,7 +1,8 @@
 """From report text to an attribute table (eq. 2 and 4): rules that run offline, or a chat model of your choice."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from alignedfusion.lazy import lazy_names
 
 if TYPE_CHECKING:
     from alignedfusion.reports.assertions import assertion
@@ -30,25 +31,17 @@ __all__ = [
     "select_attributes",
 ]
 
-_HOMES = {
-    "assertions": ("assertion",),
-    "cells": ("Cell", "Evidence", "Extractor", "ReportFailedError", "ServerError"),
-    "chat": ("ChatExtractor",),
-    "lexicon": ("Lexicon",),
-    "mapping": ("ExtractBatch",),
-    "rules": ("RuleExtractor",),
-    "selection": ("select_attributes",),
-    "server": ("ChatServer",),
-    "table": ("extract_table",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"alignedfusion.reports.{home}"), name)
-    raise AttributeError(f"module 'alignedfusion.reports' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "assertions": ("assertion",),
+        "cells": ("Cell", "Evidence", "Extractor", "ReportFailedError", "ServerError"),
+        "chat": ("ChatExtractor",),
+        "lexicon": ("Lexicon",),
+        "mapping": ("ExtractBatch",),
+        "rules": ("RuleExtractor",),
+        "selection": ("select_attributes",),
+        "server": ("ChatServer",),
+        "table": ("extract_table",),
+    },
+)

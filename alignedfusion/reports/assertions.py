@@ -39,6 +39,7 @@ _MARK = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _LIST = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
+_CLAUSE_ENDS = re.compile(r"\s{0,4}(?:[.,;!?)]|$|(?:and|at|based|but|by|due|given|in|on|within)\b)", re.IGNORECASE)
 _AND = re.compile(r"\band\b|,", re.IGNORECASE)
 
 
@@ -65,13 +66,25 @@ def assertion(text: str, start: int, end: int) -> Assertion:
 
 def find_cues(text: str, start: int, end: int) -> list[Match[str]]:
     """Cues and clause ends of a sentence, in order; a cue within a longer one does not count ("no increase" denies nothing)."""
-    cues = longest(_INDEX.find(text, start, end))
+    cues = _settle(text, longest(_INDEX.find(text, start, end)), end)
     marks = [
         Match(m.start(), m.end(), "end" if m["end"] else "doubt_before")
         for m in _MARK.finditer(text, start, end)
         if m.end() < end
     ]
     return sorted([*cues, *marks], key=lambda cue: cue.start) if marks else cues
+
+
+def _settle(text: str, cues: list[Match[str]], end: int) -> list[Match[str]]:
+    """A word that is listed for both directions looks back where its clause ends: "effusion: absent", but "absent effusion"."""
+    settled: list[Match[str]] = []
+    for cue in cues:
+        if settled and (cue.start, cue.end) == (settled[-1].start, settled[-1].end):
+            looks_back = cue.tag.endswith("behind") and _CLAUSE_ENDS.match(text, cue.end, end)
+            settled[-1] = cue if looks_back else settled[-1]
+        else:
+            settled.append(cue)
+    return settled
 
 
 def judge(text: str, cues: Sequence[Match[str]], target: Span) -> tuple[Assertion, Span | None]:
@@ -122,7 +135,7 @@ def _behind(text: str, cues: Sequence[Match[str]], end: int) -> Match[str] | Non
         if cue.tag in ("deny_behind", "doubt_behind"):
             # "is not seen" speaks of one thing, "are not seen" or "have resolved" of a list.
             is_single = not re.match(r"(?:are|were|have)\b", text[cue.start : cue.end], re.IGNORECASE)
-            return None if is_single and _AND.search(text, end, cue.start) else cue
+            return None if is_single and _AND.search(text, end, cue.start - 2) else cue  # "effusion, resolved" is one
         if cue.tag in ("end", "deny_before", "doubt_before"):
             return None
     return None

@@ -25,9 +25,12 @@ The language of the terms is that of `alignedfusion.reports.terms`.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,12 +246,12 @@ class _Reader:
         settings: dict[str, Any] = {}
         for key, field in (("terms", "terms"), ("normal", "normal"), ("except", "exceptions")):
             if key in given:
-                settings[field] = tuple(self.terms(given[key], name, key))
+                settings[field] = self.some_terms(given[key], name, key)
         if "values" in given:
-            settings["values"] = tuple(
-                (value, tuple(self.terms(each, name, value)))
-                for value, each in self.mapping(given["values"], f"{name!r}")
-            )
+            values = self.mapping(given["values"], f"attribute {name!r}, 'values'")
+            if not values:
+                raise self.error(given["values"], f"attribute {name!r}: 'values' names none")
+            settings["values"] = tuple((value, self.some_terms(each, name, value)) for value, each in values)
             # A denial of a value tells what is not, and a bare mention not which: both are UN unless the lexicon says more.
             settings.update(negative=None, positive=None)
         for key in ("negative", "positive", "unit"):
@@ -265,8 +268,10 @@ class _Reader:
     def numeric(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
         numbers = [(term, 1.0) for term in self.terms(given["numbers"], name, "numbers")]
         if "times" in given:
-            for factor, node in self.mapping(given["times"], f"{name!r}, 'times'"):
-                numbers += [(term, self.number(factor, node, name)) for term in self.terms(node, name, "times")]
+            for factor, node in self.mapping(given["times"], f"attribute {name!r}, 'times'"):
+                numbers += [(term, self.number(factor, node, name)) for term in self.some_terms(node, name, "times")]
+        if not numbers:
+            raise self.error(given["numbers"], f"attribute {name!r}: 'numbers' holds no term")
         for term, _ in numbers:
             if NUMBER not in term.source:
                 raise self.error(given["numbers"], f"attribute {name!r}: {term.source!r} has no {NUMBER} in it")
@@ -278,7 +283,14 @@ class _Reader:
             settings["between"] = tuple(bounds)
         if "edges" in given:
             settings["edges"] = tuple(self.numbers_of(given["edges"], name, "edges"))
+            if any(not first < second < math.inf for first, second in pairwise((-math.inf, *settings["edges"]))):
+                raise self.error(given["edges"], f"attribute {name!r}: edges must be finite and grow")
         return settings
+
+    def some_terms(self, node: Any, name: str, key: str) -> tuple[Term, ...]:
+        if found := self.terms(node, name, key):
+            return tuple(found)
+        raise self.error(node, f"attribute {name!r}: {key!r} holds no term")
 
     def terms(self, node: Any, name: str, key: str) -> list[Term]:
         # Lists within lists are one list, so that an anchor can be part of several.
@@ -296,10 +308,10 @@ class _Reader:
         return [self.number(self.scalar(each, name, key), each, name) for each in node.value]
 
     def number(self, text: str, node: Any, name: str) -> float:
-        try:
-            return float(text)
-        except ValueError:
-            raise self.error(node, f"attribute {name!r}: {text!r} is not a number") from None
+        with suppress(ValueError):
+            if not math.isnan(number := float(text.replace(".inf", "inf"))):  # as YAML writes it
+                return number
+        raise self.error(node, f"attribute {name!r}: {text!r} is not a number")
 
     def scalar(self, node: Any, name: str, key: str) -> str:
         if not isinstance(node, yaml.ScalarNode) or not str(node.value).strip():

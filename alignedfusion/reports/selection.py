@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from alignedfusion.reports.assertions import find_cues
+from alignedfusion.reports.cells import ReportFailedError
 from alignedfusion.reports.lexicon import Lexicon, LexiconAttribute
 from alignedfusion.reports.rules import RuleExtractor
 from alignedfusion.reports.sentences import FAMILY, sentences
@@ -154,7 +155,7 @@ _FRAME = frozenset(
     time today two three one unchanged unremarkable upper view views visible visualized week weeks well year
     years old""".split()  # noqa: SIM905
 )
-_PHRASE_WORD = re.compile(r"[A-Za-z][A-Za-z]{2,}|[^\sA-Za-z]+|[A-Za-z]{1,2}\b")
+_PHRASE_WORD = re.compile(r"\w+|[^\w\s]+")
 MAX_WORDS = 3
 
 
@@ -166,7 +167,7 @@ def _phrases(reports: Sequence[str], progress: bool) -> Found:
         for sentence in sentences(text):
             if sentence.section != FAMILY:
                 seen |= _runs(text, sentence.start, sentence.end)
-        support.update(seen)
+        support.update(sorted(seen))  # sets have another order in every run
     kept = {phrase: count for phrase, count in support.items() if count > 1 or len(reports) < 50}
     # "pleural" says nothing that "pleural effusion" does not, if it hardly occurs without it.
     for phrase in sorted(kept, key=lambda phrase: -len(phrase.split())):
@@ -211,17 +212,27 @@ def _ask(reports: Sequence[str], task: str, server: ChatServer, progress: bool) 
     """Ask about a few reports at a time, and count in how many requests each name comes up.
 
     One report with an instruction in it thus sways one request, and `min_share` of all is wanted; two of them at least.
+    A request that comes to nothing is left out, and all the others count.
     """
     if not task.strip():
         raise ValueError("a chat model must know what for: task='melanoma diagnosis', say")
     chunks = _chunks(reports)
     named: Counter[str] = Counter()
+    failed: list[ReportFailedError] = []
     for chunk in _bar(chunks, progress, "request"):
-        answer = server.ask(_messages(chunk, task), _NAMES, "attributes", _problem)
-        named.update({name for each in answer["attributes"] if (name := _name(each))})
-    least = 1 if len(chunks) < 3 else 2
+        try:
+            answer = server.ask(_messages(chunk, task), _NAMES, "attributes", _problem)
+        except ReportFailedError as error:
+            failed.append(error)
+            continue
+        names = (_name(each) for each in answer["attributes"])
+        named.update([*dict.fromkeys(name for name in names if name)])  # each once
+    if len(failed) == len(chunks):
+        raise failed[-1]
+    answered = len(chunks) - len(failed)
+    least = 1 if answered < 3 else 2
     return [
-        (LexiconAttribute(name, terms=(compile_term(name.replace("_", " ")),)), count / len(chunks))
+        (LexiconAttribute(name, terms=(compile_term(name.replace("_", " ")),)), count / answered)
         for name, count in named.most_common()
         if count >= least
     ]
