@@ -52,7 +52,9 @@ def conv(dtype=torch.float64, num_slices=3, **settings):
 def detector(seed=4, **settings):
     torch.manual_seed(seed)
     model = a3d_detector(3, **{"num_slices": 3, "head_width": 13, "score_threshold": 0.0, **settings})
-    model.roi_heads.detections_per_img = 7  # a mask head takes its time with each
+    # Heads take their time with each box.
+    model.roi_heads.detections_per_img = 7
+    model.roi_heads.fg_bg_sampler.batch_size_per_image = 16
     return model
 
 
