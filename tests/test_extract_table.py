@@ -11,6 +11,7 @@ import time
 
 import pandas as pd
 import pytest
+from chat_server import chat_server
 
 from alignedfusion import cli
 from alignedfusion.reports import ReportFailedError, RuleExtractor, extract_table
@@ -319,3 +320,29 @@ def test_a_chat_model_is_never_asked_half_heartedly(folder, capsys, monkeypatch)
     assert cli.main([*arguments, "--base-url", "http://127.0.0.1:1/v1", "--api-key-from", "MY_KEY"]) == 2
     assert "the environment variable MY_KEY is not set" in capsys.readouterr().err
     assert not (folder / "chat.csv").exists()
+
+
+def test_a_chat_model_reads_from_the_command_line(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    answer = {"a1_effusion_sentence": 1, "a1_effusion": "uncertain"}
+    answer |= {"a2_edge_sentence": 0, "a2_edge": "UN", "a3_age_sentence": 1, "a3_age": "63"}
+    with chat_server(lambda exchange: json.dumps(answer)) as (url, exchanges):
+        arguments = ["extract", "reports.csv", "--lexicon", "lexicon.yaml", "-o", "chat.csv", "--model", "m"]
+        assert cli.main([*arguments, "--base-url", url, "--require-evidence"]) == 0
+        assert len(exchanges) == 4  # the empty report is not sent
+        assert cli.main([*arguments, "--base-url", url, "--require-evidence"]) == 0
+        assert len(exchanges) == 4
+    table = pd.read_csv(folder / "chat.csv", keep_default_na=False)
+    assert table["effusion"].tolist() == [
+        "uncertain",
+        "uncertain",
+        "UN",
+        "uncertain",
+        "UN",
+    ]  # the last one is not borne out
+    assert table["age"].tolist() == ["UN", "UN", "UN", "UN", "UN"]
+    assert MARKER not in capsys.readouterr().out
+    # The server is gone: the run ends, and says so.
+    assert cli.main([*arguments[:-3], "other.csv", "--model", "m", "--base-url", url]) == 2
+    assert "alignedfusion extract:" in capsys.readouterr().err
+    assert not (folder / "other.csv").exists()

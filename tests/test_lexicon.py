@@ -377,3 +377,8 @@ def test_a_mistake_is_named_with_its_line_and_key(text, message):
 def test_loading_asks_no_network(monkeypatch):
     monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("a connection was opened"))
     assert [len(Lexicon.load(name).names) >= 10 for name in shipped()] == [True] * 4
+
+
+def test_a_list_within_itself_is_refused():
+    with pytest.raises(ValueError, match=r"lexicon, line 1: attribute 'a': 'terms' has lists within lists"):
+        Lexicon.parse("attributes: {a: {terms: &x [*x]}}")

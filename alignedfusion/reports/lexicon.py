@@ -58,6 +58,10 @@ KEYS = {
 }
 
 
+MAX_DEPTH = 5
+"""Lists within lists that a list of terms may be."""
+
+
 @dataclass(frozen=True)
 class LexiconAttribute:
     """One attribute of a lexicon; the fields are the keys of its entry.
@@ -292,10 +296,14 @@ class _Reader:
             return tuple(found)
         raise self.error(node, f"attribute {name!r}: {key!r} holds no term")
 
-    def terms(self, node: Any, name: str, key: str) -> list[Term]:
+    def terms(self, node: Any, name: str, key: str, depth: int = 0) -> list[Term]:
         # Lists within lists are one list, so that an anchor can be part of several.
         if isinstance(node, yaml.SequenceNode):
-            return [term for each in node.value for term in self.terms(each, name, key)]
+            if depth > MAX_DEPTH:
+                raise self.error(
+                    node, f"attribute {name!r}: {key!r} has lists within lists within lists, or one in itself"
+                )
+            return [term for each in node.value for term in self.terms(each, name, key, depth + 1)]
         source = self.scalar(node, name, key)
         try:
             return [compile_term(source)]
