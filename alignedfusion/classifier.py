@@ -60,7 +60,7 @@ class AlignedFusionClassifier(nn.Module):
         num_classes: Classes C.
         class_names: Their names, in the order of the logits.
         hide_probability: Probability p of hiding a mentioned attribute in training (eq. 9).
-        hide_report_probability: Probability of hiding all attributes of a case in training: the images must do alone, too.
+        hide_report_probability: Probability of hiding all attributes of a case in training.
         reconstruct: "once" puts the reconstructed token in the place of every unmentioned or hidden one after fusion;
             "two_pass" puts it in before, and fuses again; "none" only trains the reconstructor.
         dropout: Probability before the last layers.
@@ -80,7 +80,7 @@ class AlignedFusionClassifier(nn.Module):
         *,
         class_names: Sequence[str] | None = None,
         hide_probability: float = 0.3,
-        hide_report_probability: float = 0.5,
+        hide_report_probability: float = 0.1,
         reconstruct: str = "once",
         dropout: float = 0.1,
         evidence: bool = True,

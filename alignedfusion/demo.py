@@ -113,7 +113,6 @@ def _build(method: str, pretrained: VisualTokenizer) -> AlignedFusionClassifier:
         MaskedTokenReconstructor(DIM) if method == OURS else None,
         num_classes=len(phantom.CLASS_NAMES),
         class_names=phantom.CLASS_NAMES,
-        hide_report_probability=0.5 if method == OURS else 0.1,
         evidence=method == OURS,
     )
 
