@@ -30,7 +30,7 @@ _INDEX: TermIndex[str] = TermIndex((compile_term(term), kind) for kind, terms in
 _MARK = re.compile(
     r"""
       (?P<end> ;
-        | , \s{1,4} (?= (?: the | there | this | it | he | she | patient | heart | lungs? | but ) \b )
+        | , \s{1,4} (?= (?: the | there | this | it | he | she | patient | heart | lungs? | but | with ) \b )
         | \b and \s{1,4} (?= (?: the | there | he | she | patient ) \s )
         | , \s{1,4} (?= (?: mild | small | minimal | moderate | stable | unchanged | persistent | old | new ) (?:ly)? \b )
       )
