@@ -8,6 +8,8 @@ import pytest
 
 from alignedfusion import cli
 from alignedfusion.reports import Lexicon, RuleExtractor
+from alignedfusion.reports.reading import read_all
+from alignedfusion.reports.showing import mark
 
 PAGE = (Path(__file__).parent.parent / "docs" / "reports.md").read_text()
 
@@ -56,3 +58,12 @@ def test_the_lexicons_that_the_page_names_are_there(name):
 def test_the_page_counts_the_largest_lexicon_rightly():
     (count,) = re.findall(r"`chest_xray` \((\d+) findings", PAGE)
     assert len(Lexicon.load("chest_xray").names) == int(count)
+
+
+def test_the_extractor_of_the_page_extracts():
+    (code,) = (block for block in blocks("python") if "class OneWord" in block)
+    names: dict = {}
+    exec(compile(code, "reports.md", "exec"), names)
+    rows = read_all(["An effusion.", "Nothing."], names["OneWord"](), progress=False)
+    assert [row["effusion"].value for row in rows] == ["positive", None]
+    assert mark("An effusion.", rows[0]) == "An [effusion]{effusion: positive}."
