@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except KeyboardInterrupt:
-        print("\ninterrupted; training and extraction go on with the same command", file=sys.stderr)
+        print("\ninterrupted; what was begun goes on with the same command", file=sys.stderr)
         return 130
     except (ValueError, FileNotFoundError, ServerError) as error:
         print(f"alignedfusion {options.command}: {error}", file=sys.stderr)
