@@ -51,10 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"alignedfusion {options.command}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if error.name not in ("accelerate", "matplotlib", "pandas", "pyarrow", "sklearn"):
+        extra = "chat" if error.name == "openai" else "train"
+        if error.name not in ("accelerate", "matplotlib", "openai", "pandas", "pyarrow", "sklearn"):
             raise
         print(
-            f"alignedfusion {options.command} needs {error.name}: pip install 'alignedfusion[train]'", file=sys.stderr
+            f"alignedfusion {options.command} needs {error.name}: pip install 'alignedfusion[{extra}]'", file=sys.stderr
         )
         return 2
     return 0

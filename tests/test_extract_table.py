@@ -322,6 +322,14 @@ def test_a_chat_model_is_never_asked_half_heartedly(folder, capsys, monkeypatch)
     assert not (folder / "chat.csv").exists()
 
 
+def test_a_chat_model_without_its_package_names_the_extra(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(sys.modules, "openai", None)
+    arguments = ["extract", "reports.csv", "--lexicon", "lexicon.yaml", "-o", "chat.csv", "--model", "m"]
+    assert cli.main([*arguments, "--base-url", "http://127.0.0.1:1/v1"]) == 2
+    assert "needs openai: pip install 'alignedfusion[chat]'" in capsys.readouterr().err
+
+
 def test_a_chat_model_reads_from_the_command_line(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     answer = {"a1_effusion_sentence": 1, "a1_effusion": "uncertain"}

@@ -62,8 +62,9 @@ class ChatServer:
         try:
             import openai
         except ImportError:
-            raise ImportError(
-                "a chat model needs the openai package: pip install 'alignedfusion[chat]', or pip install openai"
+            raise ModuleNotFoundError(
+                "a chat model needs the openai package: pip install 'alignedfusion[chat]', or pip install openai",
+                name="openai",
             ) from None
 
         # Without a key of ours the client would look for one in the environment.
