@@ -8,9 +8,8 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
-from typing import Any
 
-from alignedfusion.reports.cells import Cell, Evidence, Row
+from alignedfusion.reports.cells import Row, from_json, to_json
 
 
 def cache_key(*parts: str) -> str:
@@ -53,13 +52,16 @@ class RowCache:
         """The row stored under this key, if there is one."""
         with self._lock:
             found = self._rows.execute("SELECT row FROM rows WHERE key = ?", (key,)).fetchone()
-        return None if found is None else {name: _cell(*fields) for name, fields in json.loads(found[0]).items()}
+        if found is None:
+            return None
+        stored = json.loads(found[0])
+        return from_json(stored["cells"], stored["names"])
 
     def put(self, key: str, row: Row) -> None:
         """Store a row. It is on disk when this returns, whatever happens to the process afterwards."""
-        fields = {name: [cell.value, cell.state, _spans(cell.evidence)] for name, cell in row.items()}
+        stored = {"names": list(row), "cells": to_json(row)}
         with self._lock:  # autocommit: one transaction per row
-            self._rows.execute("INSERT OR REPLACE INTO rows VALUES (?, ?)", (key, json.dumps(fields)))
+            self._rows.execute("INSERT OR REPLACE INTO rows VALUES (?, ?)", (key, json.dumps(stored)))
 
     def close(self) -> None:
         """Close the file."""
@@ -69,16 +71,3 @@ class RowCache:
     def __len__(self) -> int:
         with self._lock:
             return int(self._rows.execute("SELECT count(*) FROM rows").fetchone()[0])
-
-
-def _spans(evidence: Evidence | None) -> list[list[int] | None] | None:
-    if evidence is None:
-        return None
-    return [list(evidence.target), list(evidence.sentence), None if evidence.cue is None else list(evidence.cue)]
-
-
-def _cell(value: str | None, state: str | None, spans: Any) -> Cell:
-    if spans is None:
-        return Cell(value, state)
-    places: list[Any] = [None if span is None else tuple(span) for span in spans]
-    return Cell(value, state, Evidence(*places))
