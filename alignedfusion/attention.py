@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -42,18 +45,39 @@ class SelfAttentionBlock(nn.Module):
         Returns:
             (B, N, D).
         """
-        qkv = rearrange(self.qkv(self.norm_attention(tokens)), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads)
+        return self.side_by_side([tokens], [is_valid])[0]
 
-        # In a boolean attn_mask True takes part, which is also what is_valid means.
-        attn_mask = None if is_valid is None else is_valid[:, None, None, :]  # (B, 1, 1, N)
-        query, key, value = qkv.unbind(0)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attn_mask, dropout_p=self.dropout if self.training else 0.0
-        )
-        mixed = self.out(rearrange(mixed, "b h n d -> b n (h d)"))
+    def side_by_side(self, sets: Sequence[Tensor], is_valid: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """What the block makes of each of several sets of tokens: attention stays within a set, products are made once for all.
 
-        tokens = tokens + F.dropout(mixed, self.dropout, self.training)
-        return tokens + F.dropout(self.mlp(self.norm_mlp(tokens)), self.dropout, self.training)
+        Args:
+            sets: (B, N_i, D) each.
+            is_valid: For each set (B, N_i) as in `forward`, or None.
+
+        Returns:
+            (B, N_i, D) each.
+        """
+        lengths = [tokens.shape[1] for tokens in sets]
+        joined = sets[0] if len(sets) == 1 else torch.cat(list(sets), dim=1)  # (B, N, D)
+
+        qkv = rearrange(self.qkv(self.norm_attention(joined)), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads)
+        attended = []
+        for each, mask in zip(qkv.split(lengths, dim=3), is_valid, strict=True):
+            query, key, value = each.unbind(0)
+            mixed = F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                # In a boolean attn_mask True takes part, which is also what is_valid means.
+                attn_mask=None if mask is None else mask[:, None, None, :],  # (B, 1, 1, N_i)
+                dropout_p=self.dropout if self.training else 0.0,
+            )
+            attended.append(rearrange(mixed, "b h n d -> b n (h d)"))
+        mixed = self.out(attended[0] if len(sets) == 1 else torch.cat(attended, dim=1))  # (B, N, D)
+
+        joined = joined + F.dropout(mixed, self.dropout, self.training)
+        joined = joined + F.dropout(self.mlp(self.norm_mlp(joined)), self.dropout, self.training)
+        return joined.split(lengths, dim=1)
 
     def extra_repr(self) -> str:
         """Settings that no child module shows."""

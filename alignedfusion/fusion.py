@@ -48,6 +48,8 @@ class IntermediateTokenFusion(nn.Module):
         dropout: Probability inside the blocks.
     """
 
+    share: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -77,6 +79,10 @@ class IntermediateTokenFusion(nn.Module):
         # Which intermediate tokens a modality carries: those of the groups it belongs to.
         self.carried = {m: [k for k, group in enumerate(groups) if m in group] for m in self.modalities}
         self.intermediate = nn.Parameter(torch.randn(len(groups), dim) * 0.02)
+        # The share of every copy, in the order of the modalities, in the token it is a copy of.
+        owners = torch.tensor([k for m in self.modalities for k in self.carried[m]])
+        is_copy = (owners == torch.arange(len(groups))[:, None]).float()
+        self.register_buffer("share", is_copy / is_copy.sum(1, keepdim=True), persistent=False)  # (K, copies)
         keys = ("shared",) if share_weights else self.modalities
         self.rounds = nn.ModuleList(
             nn.ModuleDict({key: SelfAttentionBlock(dim, num_heads=num_heads, dropout=dropout) for key in keys})
@@ -108,41 +114,34 @@ class IntermediateTokenFusion(nn.Module):
         streams = {m: blank(tokens[m], m, is_valid, is_present) for m in self.modalities}
         batch = next(iter(streams.values())).shape[0]
         intermediate = self.intermediate.expand(batch, -1, -1)  # (B, K, D)
-        weights = self._weights(batch, is_present)
+        masks = {m: extend(is_valid, m, len(self.carried[m])) for m in self.modalities}
 
         for blocks in self.rounds:
             # Each modality attends to itself and to its own copy of the intermediate tokens.
-            copies = {}
-            for m in self.modalities:
-                joined = torch.cat([intermediate[:, self.carried[m]], streams[m]], dim=1)  # (B, k + N_m, D)
-                block = blocks["shared" if self.share_weights else m]  # type: ignore[index]
-                joined = block(joined, extend(is_valid, m, len(self.carried[m])))
-                copies[m], streams[m] = joined.split([len(self.carried[m]), streams[m].shape[1]], dim=1)
+            joined = [torch.cat([intermediate[:, self.carried[m]], streams[m]], dim=1) for m in self.modalities]
+            if self.share_weights:
+                joined = blocks["shared"].side_by_side(joined, list(masks.values()))  # type: ignore[index]
+            else:
+                joined = [blocks[m](each, masks[m]) for m, each in zip(self.modalities, joined, strict=True)]  # type: ignore[index]
+            counts = [len(self.carried[m]) for m in self.modalities]
+            streams = {m: each[:, k:] for m, k, each in zip(self.modalities, counts, joined, strict=True)}
 
             # Copies of one token become one again, so that the next round carries what the other side has said.
-            intermediate = self._average(copies, weights, intermediate)
+            copies = torch.cat([each[:, :k] for k, each in zip(counts, joined, strict=True)], dim=1)
+            intermediate = self._average(copies, is_present, intermediate)
 
         return FusionOutput(streams, intermediate)
 
-    def _average(self, copies: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None, before: Tensor) -> Tensor:
-        averaged = []
-        for k in range(before.shape[1]):
-            holders = [m for m in self.modalities if k in self.carried[m]]
-            stack = torch.stack([copies[m][:, self.carried[m].index(k)] for m in holders])  # (holders, B, D)
-            if weights is None:
-                averaged.append(stack.mean(0))
-                continue
-            weight = torch.stack([weights[m] for m in holders])[..., None].to(stack.dtype)  # (holders, B, 1)
-            count = weight.sum(0)  # (B, 1)
-            mean = (stack * weight).sum(0) / count.clamp(min=1)
-            averaged.append(torch.where(count > 0, mean, before[:, k]))  # nobody there to carry it: it stays
-        return torch.stack(averaged, dim=1)  # (B, K, D)
-
-    def _weights(self, batch: int, is_present: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+    def _average(self, copies: Tensor, is_present: Mapping[str, Tensor] | None, before: Tensor) -> Tensor:
+        """The mean of the copies (B, copies, D) of each intermediate token over the modalities present, (B, K, D)."""
         if not is_present:
-            return None
-        everywhere = torch.ones(batch, dtype=torch.bool, device=self.intermediate.device)
-        return {m: is_present.get(m, everywhere) for m in self.modalities}
+            return (self.share[..., None].to(copies.dtype) * copies[:, None]).sum(2)
+        everywhere = torch.ones(len(copies), dtype=torch.bool, device=copies.device)
+        is_there = torch.stack([is_present.get(m, everywhere) for m in self.modalities for _ in self.carried[m]], dim=1)
+        share = self.share * is_there[:, None]  # (B, K, copies)
+        total = share.sum(-1, keepdim=True)
+        mean = ((share / total.clamp(min=1e-6)).to(copies.dtype)[..., None] * copies[:, None]).sum(2)
+        return torch.where(total > 0, mean, before)  # nobody there to carry it: it stays
 
     def to_dict(self) -> dict[str, Any]:
         """Settings that rebuild this module; the weights travel in the state dict."""
