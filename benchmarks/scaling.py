@@ -1,0 +1,143 @@
+"""How the cost of a fusion grows with image tokens N, attributes A and modalities M: a sweep of each, and fitted exponents.
+
+python benchmarks/scaling.py
+python benchmarks/scaling.py --sweeps N --mode train -o scaling.json --picture scaling.png
+
+While one of them grows the others stay: 196 image tokens, 14 attributes, one image. Fitted is time ~ size^exponent, by least
+squares over the upper half of the sweep, where fixed costs count little. Joint self-attention is measured beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignedfusion import IntermediateTokenFusion
+from alignedfusion.baselines import JointSelfAttention
+
+BATCH, DIM, HEADS, DEPTH = 4, 384, 6, 2
+SWEEPS = {
+    "N": (64, 128, 256, 512, 1024, 2048, 4096, 8192),
+    "A": (7, 14, 28, 56, 112, 224, 448, 896, 1792),
+    "M": (2, 3, 4, 5, 6, 8),
+}
+MEANING = {"N": "image tokens", "A": "attributes", "M": "modalities, the report among them"}
+FUSIONS = {"alignedfusion": IntermediateTokenFusion, "joint self-attention": JointSelfAttention}
+
+
+def lengths_of(sweep: str, size: int) -> dict[str, int]:
+    """Tokens of each modality."""
+    images = size - 1 if sweep == "M" else 1
+    patches = size if sweep == "N" else 196
+    return {f"image{i}": patches for i in range(images)} | {"report": size if sweep == "A" else 14}
+
+
+def seconds(module: nn.Module, tokens: dict[str, Tensor], mode: str) -> float:
+    """Wall time of one pass."""
+    start = time.perf_counter()
+    if mode == "forward":
+        with torch.inference_mode():
+            out = module(tokens)
+    else:
+        out = module(tokens)
+        sum(stream.float().square().mean() for stream in out.tokens.values()).backward()
+    float(out.tokens["report"][0, 0, 0])  # waits for a GPU
+    return time.perf_counter() - start
+
+
+def exponent(sizes: list[int], times: list[float]) -> float:
+    """Slope of log time over log size."""
+    xs, ys = [math.log(size) for size in sizes], [math.log(each) for each in times]
+    mean_x, mean_y = statistics.mean(xs), statistics.mean(ys)
+    return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum((x - mean_x) ** 2 for x in xs)
+
+
+def measure(sweep: str, mode: str, device: str) -> dict[str, Any]:
+    """Median seconds of both fusions at every size, and the exponents."""
+    sizes = SWEEPS[sweep]
+    times: dict[str, list[float]] = {name: [] for name in FUSIONS}
+    for size in sizes:
+        lengths = lengths_of(sweep, size)
+        tokens = {m: torch.randn(BATCH, n, DIM, device=device) for m, n in lengths.items()}
+        modules = {
+            name: fusion(DIM, modalities=tuple(lengths), depth=DEPTH, num_heads=HEADS).to(device)
+            for name, fusion in FUSIONS.items()
+        }
+        for module in modules.values():
+            seconds(module, tokens, mode)
+        rounds = [
+            {name: seconds(module, tokens, mode) for name, module in modules.items()}
+            for _ in range(9 if sum(lengths.values()) < 1500 else 3)
+        ]
+        for name in FUSIONS:
+            times[name].append(statistics.median(each[name] for each in rounds))
+    upper = slice(len(sizes) // 2, None)
+    return {
+        "sweep": sweep,
+        "mode": mode,
+        "sizes": list(sizes),
+        "seconds": times,
+        "exponents": {name: exponent(list(sizes[upper]), each[upper]) for name, each in times.items()},
+    }
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """Time over size, one panel per sweep."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(results), figsize=(4 * len(results), 3.4), layout="constrained", squeeze=False)
+    for axes, result in zip(panels[0], results, strict=True):
+        for name, times in result["seconds"].items():
+            axes.loglog(
+                result["sizes"],
+                [1e3 * t for t in times],
+                marker="o",
+                label=f"{name}: ^{result['exponents'][name]:.2f}",
+            )
+        axes.set_xlabel(f"{result['sweep']}, {MEANING[result['sweep']]}")
+        axes.set_ylabel(f"ms, {result['mode']}")
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS))
+    parser.add_argument("--mode", choices=("forward", "train"), default="forward")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep the figures as JSON")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them")
+    options = parser.parse_args()
+    print(f"batch {BATCH}, width {DIM}, {DEPTH} rounds, {options.mode}, {options.device}; ms")
+    results = []
+    for sweep in options.sweeps:
+        results.append(result := measure(sweep, options.mode, options.device))
+        print(
+            f"\n{sweep + ' (' + MEANING[sweep] + ')':38}"
+            + "".join(f"{size:>8}" for size in result["sizes"])
+            + "  exponent"
+        )
+        for name, times in result["seconds"].items():
+            cells = "".join(f"{1e3 * each:8.1f}" for each in times)
+            print(f"{name:38}{cells}{result['exponents'][name]:10.2f}", flush=True)
+    if options.output:
+        options.output.write_text(json.dumps(results, indent=2) + "\n")
+    if options.picture:
+        draw(results, options.picture)
+
+
+if __name__ == "__main__":
+    main()
