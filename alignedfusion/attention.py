@@ -45,24 +45,22 @@ class SelfAttentionBlock(nn.Module):
         Returns:
             (B, N, D).
         """
-        return self.side_by_side([tokens], [is_valid])[0]
+        return self.within_sets(tokens, [tokens.shape[1]], [is_valid])
 
-    def side_by_side(self, sets: Sequence[Tensor], is_valid: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-        """What the block makes of each of several sets of tokens: attention stays within a set, products are made once for all.
+    def within_sets(self, tokens: Tensor, lengths: Sequence[int], is_valid: Sequence[Tensor | None]) -> Tensor:
+        """As `forward` on each of several sets of tokens, with one product for all: attention stays within a set.
 
         Args:
-            sets: (B, N_i, D) each.
+            tokens: (B, N, D), one set after another.
+            lengths: Tokens N_i of each set; they add up to N.
             is_valid: For each set (B, N_i) as in `forward`, or None.
 
         Returns:
-            (B, N_i, D) each.
+            (B, N, D).
         """
-        lengths = [tokens.shape[1] for tokens in sets]
-        joined = sets[0] if len(sets) == 1 else torch.cat(list(sets), dim=1)  # (B, N, D)
-
-        qkv = rearrange(self.qkv(self.norm_attention(joined)), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads)
+        qkv = rearrange(self.qkv(self.norm_attention(tokens)), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads)
         attended = []
-        for each, mask in zip(qkv.split(lengths, dim=3), is_valid, strict=True):
+        for each, mask in zip(qkv.split(list(lengths), dim=3), is_valid, strict=True):
             query, key, value = each.unbind(0)
             mixed = F.scaled_dot_product_attention(
                 query,
@@ -73,11 +71,10 @@ class SelfAttentionBlock(nn.Module):
                 dropout_p=self.dropout if self.training else 0.0,
             )
             attended.append(rearrange(mixed, "b h n d -> b n (h d)"))
-        mixed = self.out(attended[0] if len(sets) == 1 else torch.cat(attended, dim=1))  # (B, N, D)
+        mixed = self.out(attended[0] if len(lengths) == 1 else torch.cat(attended, dim=1))  # (B, N, D)
 
-        joined = joined + F.dropout(mixed, self.dropout, self.training)
-        joined = joined + F.dropout(self.mlp(self.norm_mlp(joined)), self.dropout, self.training)
-        return joined.split(lengths, dim=1)
+        tokens = tokens + F.dropout(mixed, self.dropout, self.training)
+        return tokens + F.dropout(self.mlp(self.norm_mlp(tokens)), self.dropout, self.training)
 
     def extra_repr(self) -> str:
         """Settings that no child module shows."""

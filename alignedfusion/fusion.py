@@ -115,22 +115,41 @@ class IntermediateTokenFusion(nn.Module):
         batch = next(iter(streams.values())).shape[0]
         intermediate = self.intermediate.expand(batch, -1, -1)  # (B, K, D)
         masks = {m: extend(is_valid, m, len(self.carried[m])) for m in self.modalities}
+        # Modalities that one block serves go through it side by side: a product for a dozen attributes costs almost nothing
+        # beside the image's, but much as a product of its own.
+        together = [self.modalities] if self.share_weights else [(m,) for m in self.modalities]
 
         for blocks in self.rounds:
             # Each modality attends to itself and to its own copy of the intermediate tokens.
-            joined = [torch.cat([intermediate[:, self.carried[m]], streams[m]], dim=1) for m in self.modalities]
-            if self.share_weights:
-                joined = blocks["shared"].side_by_side(joined, list(masks.values()))  # type: ignore[index]
-            else:
-                joined = [blocks[m](each, masks[m]) for m, each in zip(self.modalities, joined, strict=True)]  # type: ignore[index]
-            counts = [len(self.carried[m]) for m in self.modalities]
-            streams = {m: each[:, k:] for m, k, each in zip(self.modalities, counts, joined, strict=True)}
+            copies = [self._attend(blocks, names, streams, intermediate, masks) for names in together]  # type: ignore[arg-type]
 
             # Copies of one token become one again, so that the next round carries what the other side has said.
-            copies = torch.cat([each[:, :k] for k, each in zip(counts, joined, strict=True)], dim=1)
-            intermediate = self._average(copies, is_present, intermediate)
+            intermediate = self._average(torch.cat(copies, dim=1), is_present, intermediate)
 
         return FusionOutput(streams, intermediate)
+
+    def _attend(
+        self,
+        blocks: nn.ModuleDict,
+        names: Sequence[str],
+        streams: dict[str, Tensor],
+        intermediate: Tensor,
+        masks: Mapping[str, Tensor | None],
+    ) -> Tensor:
+        """Put some streams through their block, in place; returns their copies of the intermediate tokens side by side."""
+        # A stream is let go when it is joined: what is held is one copy of an image, not two.
+        pieces = [each for m in names for each in (intermediate[:, self.carried[m]], streams.pop(m))]
+        joined = torch.cat(pieces, dim=1)  # (B, sum of k + N_m, D)
+        counts = [each.shape[1] for each in pieces]
+        del pieces
+        if self.share_weights:
+            lengths = [k + n for k, n in zip(counts[::2], counts[1::2], strict=True)]
+            joined = blocks["shared"].within_sets(joined, lengths, [masks[m] for m in names])  # type: ignore[operator]
+        else:
+            joined = blocks[names[0]](joined, masks[names[0]])
+        parts = joined.split(counts, dim=1)
+        streams.update(zip(names, parts[1::2], strict=True))
+        return torch.cat(parts[::2], dim=1)  # (B, copies, D)
 
     def _average(self, copies: Tensor, is_present: Mapping[str, Tensor] | None, before: Tensor) -> Tensor:
         """The mean of the copies (B, copies, D) of each intermediate token over the modalities present, (B, K, D)."""

@@ -105,6 +105,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
                 marker="o",
                 label=f"{name}: ^{result['exponents'][name]:.2f}",
             )
+        axes.set_xticks(result["sizes"], [str(size) for size in result["sizes"]], rotation=45)
+        axes.minorticks_off()
         axes.set_xlabel(f"{result['sweep']}, {MEANING[result['sweep']]}")
         axes.set_ylabel(f"ms, {result['mode']}")
         axes.legend(frameon=False)

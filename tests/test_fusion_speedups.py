@@ -82,7 +82,7 @@ def test_sets_side_by_side_are_as_each_alone():
     block = SelfAttentionBlock(38, num_heads=2).double()
     sets = [torch.randn(7, n, 38, dtype=torch.float64, requires_grad=True) for n in (11, 3, 1)]
     masks = [torch.arange(11).expand(7, -1) < 5, None, None]
-    together = block.side_by_side(sets, masks)
+    together = block.within_sets(torch.cat(sets, dim=1), [11, 3, 1], masks).split([11, 3, 1], dim=1)
     alone = [block(tokens, mask) for tokens, mask in zip(sets, masks, strict=True)]
     for ours, theirs in zip(together, alone, strict=True):
         torch.testing.assert_close(ours, theirs)
