@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from alignedfusion.calibration import calibrate
 from alignedfusion.classifier import AlignedFusionClassifier
 from alignedfusion.datasets.cases import collate
 from alignedfusion.fusion import REPORT
+from alignedfusion.processes import check_sharding, is_main_process, must_use_cpu, num_processes
 from alignedfusion.tokenizers import VisualTokenizer
 
 
@@ -33,6 +36,7 @@ def fit(
     workers: int = 0,
     seed: int = 0,
     progress: bool = True,
+    report_to: str | Sequence[str] = "none",
 ) -> list[dict[str, float]]:
     """Train a model in place.
 
@@ -57,12 +61,18 @@ def fit(
         workers: Processes that read images.
         seed: Of order, hiding and dropout. Initial weights are drawn before, with the model.
         progress: Show a progress bar.
+        report_to: Loggers that get the log as it grows, by Trainer's names: "tensorboard" (event files in `folder`, or where
+            TENSORBOARD_LOGGING_DIR says), "mlflow" (to MLFLOW_TRACKING_URI), "wandb" and others. Their packages are yours to
+            install.
 
     Returns:
         The log: one entry per epoch of training, one per evaluation.
     """
-    from transformers import Trainer, TrainingArguments
+    from transformers import TrainingArguments
 
+    from alignedfusion.trainer import CaseTrainer
+
+    check_sharding()
     folder = Path(folder)
     if isinstance(model, AlignedFusionClassifier) and model.evidence is not None and hasattr(train, "labels"):
         model.set_class_counts(torch.bincount(train.labels, minlength=model.num_classes))
@@ -73,8 +83,10 @@ def fit(
         per_device_eval_batch_size=batch_size,
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, epochs * -(-len(train) // batch_size) // 10),  # type: ignore[arg-type]
+        warmup_steps=max(1, epochs * -(-len(train) // (batch_size * num_processes())) // 10),  # type: ignore[arg-type]
         max_grad_norm=1.0,
+        use_cpu=must_use_cpu(),
+        ddp_find_unused_parameters=_may_skip_weights(model),
         bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         eval_strategy="no" if valid is None else "epoch",
         save_strategy="no" if valid is None else "epoch",
@@ -83,38 +95,45 @@ def fit(
         dataloader_num_workers=workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
-        report_to="none",
+        report_to=report_to if isinstance(report_to, str) else list(report_to),
         disable_tqdm=not progress,
         log_level="error",
         seed=seed,
     )
-    trainer = Trainer(
-        model=model,
+    trainer = CaseTrainer(
+        model,
+        groups=partial(
+            parameter_groups,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            image_rate=image_rate,
+            backbone_rate=backbone_rate,
+        ),
         args=arguments,
         train_dataset=train,
         eval_dataset=valid,
         data_collator=collate,
         compute_metrics=None if valid is None else _metrics,
         preprocess_logits_for_metrics=_logits_only,
-        optimizers=(
-            torch.optim.AdamW(parameter_groups(model, learning_rate, weight_decay, image_rate, backbone_rate)),
-            None,
-        ),
     )
-    if not progress:
-        _silence(trainer)
-    trainer.train(resume_from_checkpoint=bool(find_checkpoints(folder)) and valid is not None)
+    checkpoints = find_checkpoints(folder) if valid is not None else []
+    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    trainer.finish()
     if valid is not None and isinstance(model, AlignedFusionClassifier):
         calibrate(model, valid, progress=False)
-    for checkpoint in find_checkpoints(folder):
-        shutil.rmtree(checkpoint)
+    if is_main_process():
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    trainer.accelerator.wait_for_everyone()  # lest the next call finds in one process what it does not in another
     log: list[dict[str, float]] = trainer.state.log_history
     return log
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints of an unfinished training."""
-    return sorted(folder.glob("checkpoint-*"))
+    """Checkpoints of an unfinished training, the last one last; not one that was being written when it was interrupted."""
+    # The file that is written last.
+    complete = (state.parent for state in folder.glob("checkpoint-*/trainer_state.json"))
+    return sorted(complete, key=lambda path: int(path.name.split("-")[-1]))
 
 
 def parameter_groups(
@@ -144,6 +163,20 @@ def parameter_groups(
     ]
 
 
+def _may_skip_weights(model: nn.Module) -> bool:
+    """Whether a step may leave weights without a gradient, which processes must then look for in every step.
+
+    Ours leave none, unless there are no attributes to read; a backbone may have some that its tokens do not need.
+    """
+    if not isinstance(model, AlignedFusionClassifier) or REPORT not in model.modalities:
+        return True
+    ours = ("alignedfusion.", "torch.nn.")
+    return any(
+        not type(module).__module__.startswith(ours) and any(p.requires_grad for p in module.parameters())
+        for module in model.modules()
+    )
+
+
 def _metrics(prediction: Any) -> dict[str, float]:
     logits, labels = torch.from_numpy(prediction.predictions).float(), torch.from_numpy(prediction.label_ids)
     return {
@@ -154,9 +187,3 @@ def _metrics(prediction: Any) -> dict[str, float]:
 
 def _logits_only(outputs: Any, labels: Any) -> Any:
     return outputs[0] if isinstance(outputs, tuple) else outputs
-
-
-def _silence(trainer: Any) -> None:
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)

@@ -1,13 +1,15 @@
 """Train a classifier on images and incomplete attributes: with transformers.Trainer, or with a plain PyTorch loop.
 
-python train_classifier.py              # transformers.Trainer: checkpoints, resume, mixed precision, several devices
+python train_classifier.py              # transformers.Trainer: checkpoints, resume, mixed precision
 python train_classifier.py --loop plain # the same in a loop of ten lines
+torchrun --nproc_per_node 2 train_classifier.py [--loop plain] # in two processes, on GPUs or a CPU
 """
 
 import argparse
 import tempfile
 
 import torch
+from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from alignedfusion import AlignedFusionClassifier
@@ -15,36 +17,38 @@ from alignedfusion.datasets import phantom
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.evaluation import missing_sweep, table
 from alignedfusion.presets import standard
+from alignedfusion.processes import is_main_process, loss_over_processes, must_use_cpu
 from alignedfusion.training import fit, parameter_groups
 
 BACKBONE = "test_vit"  # a toy; on real images take vit_small_patch16_224 with pretrained=True
 IMAGE_SIZE = 64
-BATCH_SIZE = 64
+BATCH_SIZE = 64  # per process
 LEARNING_RATE = 1e-3
 RATES = {"image_rate": 1.0, "backbone_rate": 1.0}  # this backbone starts at random; leave them out for a pretrained one
 
 
 def train_plainly(model: AlignedFusionClassifier, train: TensorCases, epochs: int) -> None:
-    """Do without Trainer: the model returns its loss."""
-    device = next(model.parameters()).device
-    loader = DataLoader(train, BATCH_SIZE, shuffle=True)
+    """Do without Trainer, in one process or several."""
+    accelerator = Accelerator(cpu=must_use_cpu())
+    torch.manual_seed(accelerator.process_index)  # each process hides other cells
+    model.set_class_counts(train.labels.bincount(minlength=model.num_classes))
     optimizer = torch.optim.AdamW(parameter_groups(model, LEARNING_RATE, weight_decay=0.05, **RATES))
+    model, optimizer, loader = accelerator.prepare(model, optimizer, DataLoader(train, BATCH_SIZE, shuffle=True))
     peaks = [group["lr"] for group in optimizer.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=epochs * len(loader))
 
-    model.set_class_counts(train.labels.bincount(minlength=model.num_classes))
     model.train()
     for epoch in range(epochs):
         total = 0.0
         for batch in loader:
-            output = model(**{name: value.to(device) for name, value in batch.items()})
+            loss, _ = loss_over_processes(accelerator, model, batch)
             optimizer.zero_grad()
-            output.loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            total += output.loss.item()
-        print(f"epoch {epoch + 1}: loss {total / len(loader):.3f}")
+            total += accelerator.reduce(loss.detach(), "mean").item()
+        accelerator.print(f"epoch {epoch + 1}: loss {total / len(loader):.3f}")
 
 
 def main() -> None:
@@ -86,6 +90,8 @@ def main() -> None:
                 **RATES,
             )
 
+    if not is_main_process():
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.output or scratch
         model.save_pretrained(folder)
