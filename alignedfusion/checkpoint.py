@@ -98,12 +98,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of a saved model, or an error that says what is wrong with the folder."""
     if absent := [name for name in (SETTINGS, WEIGHTS) if not (folder / name).is_file()]:
         raise FileNotFoundError(f"no saved model in {str(folder)!r}: {' and '.join(absent)} not there")
-    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
-    if settings.get("library") != "alignedfusion":
-        raise ValueError(f"{str(folder / SETTINGS)!r} was not written by alignedfusion")
+    return check_settings((folder / SETTINGS).read_text(), repr(str(folder / SETTINGS)))
+
+
+def check_settings(text: str, where: str) -> dict[str, Any]:
+    """The settings in the text of a `config.json`, or an error that says where it came from."""
+    settings = json.loads(text)
+    if not isinstance(settings, dict) or settings.get("library") != "alignedfusion":
+        raise ValueError(f"{where} was not written by alignedfusion: it belongs to another library's model")
     if settings["format"] != FORMAT:
         cure = "update alignedfusion" if settings["format"] > FORMAT else "train the model anew"
-        raise ValueError(f"{str(folder)!r} has format {settings['format']}, this release reads {FORMAT}: {cure}")
+        raise ValueError(f"{where} has format {settings['format']}, this release reads {FORMAT}: {cure}")
     return settings
 
 
@@ -146,9 +151,14 @@ def _fusions() -> dict[str, Any]:
     return {fusion.__name__: fusion for fusion in each}
 
 
+def is_rebuilt(fusion: nn.Module) -> bool:
+    """Whether a fusion is one of the library's own, which loading builds by itself."""
+    return _fusions().get(type(fusion).__name__) is type(fusion)
+
+
 def _describe_fusion(fusion: nn.Module) -> dict[str, Any]:
     name = type(fusion).__name__
-    if _fusions().get(name) is type(fusion):
+    if is_rebuilt(fusion):
         return {"type": name, **fusion.to_dict()}  # type: ignore[operator]
     return {"type": name, "own": True}
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
+from torch.utils import _pytree
 
 from alignedfusion import checkpoint
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
@@ -22,9 +23,12 @@ from alignedfusion.tokenizers import AttributeTokenizer
 Images = Tensor | Mapping[str, Tensor]
 
 
-@dataclass
-class ClassifierOutput(ModelOutput):  # type: ignore[misc]
+@dataclass(init=False, repr=False, eq=False)
+class ClassifierOutput(dict[str, Tensor]):
     """What `AlignedFusionClassifier` returns, in training and evaluation alike.
+
+    A field is had by attribute, by name (`out["logits"]`) or, among those that are not None, by position (`out[0]`): what
+    `transformers.Trainer` expects, without the need of transformers.
 
     Attributes:
         loss: Classification plus reconstruction loss (l_all); None without labels.
@@ -35,11 +39,43 @@ class ClassifierOutput(ModelOutput):  # type: ignore[misc]
         evidence: (B, P, C), how much each of the model's `parts` adds to the log prior of each class; the logits are their sum.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    reconstruction: Tensor | None = None
-    intermediate: Tensor | None = None
-    evidence: Tensor | None = None
+    loss: Tensor | None
+    logits: Tensor | None
+    reconstruction: Tensor | None
+    intermediate: Tensor | None
+    evidence: Tensor | None
+
+    # One mapping is enough to build it from: accelerate, DataParallel and pickle take it apart and put it together so.
+    def __init__(
+        self, entries: Mapping[str, Tensor | None] | Iterable[tuple[str, Tensor | None]] = (), **named: Tensor | None
+    ) -> None:
+        super().__init__()
+        for name, value in dict(entries, **named).items():
+            setattr(self, name, value)
+
+    def __getattr__(self, name: str) -> Tensor | None:
+        if name in type(self).__dataclass_fields__:
+            return self.get(name)
+        raise AttributeError(f"{type(self).__name__} has no field {name!r}; it has {[f.name for f in fields(self)]}")
+
+    def __setattr__(self, name: str, value: Tensor | None) -> None:
+        self.__getattr__(name)  # refuses a misspelt one
+        if value is None:
+            self.pop(name, None)
+        else:
+            self[name] = value
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(key) if isinstance(key, str) else tuple(self.values())[key]
+
+
+# DistributedDataParallel with a static graph looks for the tensors in it, and torch.export takes it apart.
+_pytree.register_pytree_node(
+    ClassifierOutput,
+    lambda out: (list(out.values()), list(out)),
+    lambda values, names: ClassifierOutput(zip(names, values, strict=True)),
+    serialized_type_name="alignedfusion.classifier.ClassifierOutput",
+)
 
 
 class AlignedFusionClassifier(nn.Module):
@@ -69,6 +105,7 @@ class AlignedFusionClassifier(nn.Module):
 
     log_prior: Tensor
     weights: Tensor
+    saved_in: Path | None = None  # its card lies there
 
     def __init__(
         self,
@@ -162,7 +199,7 @@ class AlignedFusionClassifier(nn.Module):
         """
         self.schema.check_codes(codes)
         for m, mask in (is_present or {}).items():
-            check_mask(f"is_present[{m!r}]", mask, (len(codes),))
+            check_mask(f"is_present[{m!r}]", mask, (codes.shape[0],))
         if is_present and REPORT in is_present:
             codes = codes.masked_fill(~is_present[REPORT][:, None], UNKNOWN)
         seen, is_hidden = seen_and_hidden(
@@ -172,7 +209,7 @@ class AlignedFusionClassifier(nn.Module):
         # Hidden and unmentioned attributes become the same tokens from here on.
         values = self.tokenizer.value_tokens()  # (V, D)
         is_valid, is_present = is_valid or {}, is_present or {}
-        tokens = self._image_tokens(image, len(codes), is_valid, is_present)
+        tokens = self._image_tokens(image, codes.shape[0], is_valid, is_present)
         if REPORT in self.modalities:
             tokens[REPORT] = self.tokenizer(seen, values=values)  # (B, A, D)
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
@@ -209,8 +246,12 @@ class AlignedFusionClassifier(nn.Module):
         self.log_prior.copy_(((counts + 1.0) / (counts + 1.0).sum()).log())
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights (safetensors) and settings (JSON) into a folder; see `checkpoint.save`."""
+        """Write weights (safetensors) and settings (JSON) into a folder; see `checkpoint.save`.
+
+        `model_card.write` puts a card beside them.
+        """
         checkpoint.save(self, folder)
+        self.saved_in = Path(folder).resolve()
 
     @classmethod
     def from_pretrained(
@@ -220,16 +261,57 @@ class AlignedFusionClassifier(nn.Module):
         schema: AttributeSchema | None = None,
         visual: nn.Module | Mapping[str, nn.Module] | None = None,
         fusion: nn.Module | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
     ) -> AlignedFusionClassifier:
-        """Read a model that `save_pretrained` wrote, in evaluation mode.
+        """Read a model that `save_pretrained` wrote or `push_to_hub` put on a model hub, in evaluation mode.
 
         Args:
-            folder: Where it lies.
+            folder: Where it lies, or the name of a repository, "owner/model". A folder of that name comes first.
             schema: The schema your codes follow; a checkpoint with another one is refused.
             visual: Your own visual module, if the model was built with one: only its weights are in the folder.
             fusion: Your own fusion, likewise.
+            revision: Branch, tag or commit of a repository; the newest by default.
+            token: See `hub.download`, as for the next.
+            cache_dir: See there.
+
+        Raises:
+            FileNotFoundError: If neither a folder nor a repository of that name holds a model.
+            ValueError: If what is there is another library's model, or needs arguments that were not given.
         """
-        return checkpoint.load(cls, folder, schema=schema, visual=visual, fusion=fusion)
+        from alignedfusion import hub
+
+        if hub.is_repository(folder):
+            folder = hub.download(str(folder), revision=revision, token=token, cache_dir=cache_dir)
+        elif revision is not None:
+            raise ValueError(
+                f"revision={revision!r} belongs to a repository, and {str(folder)!r} is none; leave it out"
+            )
+        model = checkpoint.load(cls, folder, schema=schema, visual=visual, fusion=fusion)
+        model.saved_in = Path(folder).resolve()
+        return model
+
+    def push_to_hub(
+        self, name: str, *, private: bool = True, commit_message: str | None = None, token: str | None = None
+    ) -> str:
+        """Put weights, settings and card into a repository of a model hub, as one commit. Nothing else leaves this machine.
+
+        The card is the README.md beside the weights that this model was loaded from or saved to, if it still has them, so that
+        the figures of a run go along; else one with what the model knows of itself. A README.md that was edited there stays.
+
+        Args:
+            name: The repository, "owner/model"; it is made if it is not there.
+            private: Whether a new repository is seen by its owners only.
+            commit_message: The title of the commit.
+            token: Access token; by default the one that `hf auth login` stored.
+
+        Returns:
+            The address of the commit.
+        """
+        from alignedfusion import hub
+
+        return hub.push(self, name, private=private, commit_message=commit_message, token=token)
 
     def _visual(self, visual: nn.Module | Mapping[str, nn.Module] | None) -> nn.Module | None:
         if not self.image_modalities:
@@ -272,8 +354,8 @@ class AlignedFusionClassifier(nn.Module):
             )
         tokens = {}
         for m, pixels in image.items():
-            if len(pixels) != batch:
-                raise ValueError(f"got {len(pixels)} images of {m!r} for {batch} rows of codes")
+            if pixels.shape[0] != batch:  # len() would fix the size of every batch when traced
+                raise ValueError(f"got {pixels.shape[0]} images of {m!r} for {batch} rows of codes")
             # Blanked before the first weight: a NaN there would come back as the gradient of every weight it met.
             if m in is_valid and pixels.ndim == 3:
                 check_mask(f"is_valid[{m!r}]", is_valid[m], tuple(pixels.shape[:2]))

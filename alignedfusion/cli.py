@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignedfusion import __version__
+from alignedfusion import __version__, example_files
 from alignedfusion.reports.cells import ServerError
 from alignedfusion.reports.command import add_commands
 
@@ -18,6 +18,7 @@ _EXAMPLES = """\
 examples:
   alignedfusion demo
   alignedfusion train cases.csv --image file --label diagnosis --group patient -o runs/first
+  alignedfusion tokens cases.csv --image file -o tokens && alignedfusion train cases.csv --tokens tokens ...
   alignedfusion evaluate runs/first newer_cases.csv
   alignedfusion extract reports.csv --text findings impression --lexicon chest_xray -o table.csv
   alignedfusion predict runs/first --image x.png --attributes '{"age": 54, "fever": "present"}'
@@ -35,7 +36,26 @@ told the answer learns nothing.
 
 OUT will hold the model, settings.json, metrics.json, predictions.csv and missing.png (accuracy against the share of missing
 attributes). Interrupted? The same command goes on from the last epoch.
+
+With --tokens, the backbone does not run: tokens that `alignedfusion tokens` computed are read in place of the images, which
+makes many epochs cheap. There is no augmentation then. The model has its backbone all the same, and answers on images.
 """
+
+_TOKENS = """\
+Run a frozen backbone once over all images of a table, and keep its tokens for `train --tokens`. An image needs
+tokens x features x 2 bytes: 150 KB for vit_small_patch16_224, 37 KB for vit_small_patch32_224.
+
+TOKENS is for one backbone, one file of weights, one size and one dtype; another is refused. Interrupted? The same command
+goes on, and after the table has grown it adds what is new. Images changed since (size or time) are computed again.
+"""
+
+
+_EXTRAS = {
+    **dict.fromkeys(("accelerate", "matplotlib", "pandas", "pyarrow", "sklearn"), "train"),
+    **dict.fromkeys(("onnx", "onnxscript"), "onnx"),
+    "openai": "chat",
+}
+"""What to install where a module is not there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,11 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"alignedfusion {options.command}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        extra = "chat" if error.name == "openai" else "train"
-        if error.name not in ("accelerate", "matplotlib", "openai", "pandas", "pyarrow", "sklearn"):
+        if error.name not in _EXTRAS:
             raise
         print(
-            f"alignedfusion {options.command} needs {error.name}: pip install 'alignedfusion[{extra}]'", file=sys.stderr
+            f"alignedfusion {options.command} needs {error.name}: pip install 'alignedfusion[{_EXTRAS[error.name]}]'",
+            file=sys.stderr,
         )
         return 2
     return 0
@@ -72,9 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_train(commands)
+    _add_tokens(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_export(commands)
     add_commands(functools.partial(_add, commands))
+    example_files.add_commands(functools.partial(_add, commands))
     return parser
 
 
@@ -118,7 +141,14 @@ def _add_train(commands: Any) -> None:
     data.add_argument("--units", nargs="+", default=[], metavar="COL=UNIT", help="units of numbers, such as age=years")
 
     model = parser.add_argument_group("model")
-    model.add_argument("--backbone", default="vit_small_patch16_224", metavar="NAME", help="any timm model")
+    model.add_argument(
+        "--tokens",
+        metavar="FOLDER",
+        help="read tokens that `alignedfusion tokens` computed, not images (no augmentation)",
+    )
+    model.add_argument(
+        "--backbone", metavar="NAME", help="any timm model (default: that of --tokens, or vit_small_patch16_224)"
+    )
     model.add_argument(
         "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"
     )
@@ -138,6 +168,22 @@ def _add_train(commands: Any) -> None:
     training.add_argument("--learning-rate", type=float, default=1e-3, help="default: 1e-3")
     training.add_argument("--workers", type=int, default=0, help="processes that read images (default: 0)")
     training.add_argument("--seed", type=int, default=0, help="of weights, order, hiding and drawn parts (default: 0)")
+
+
+def _add_tokens(commands: Any) -> None:
+    parser = _add(commands, "tokens", _tokens, "compute the image tokens of a frozen backbone once", _TOKENS)
+    parser.add_argument("manifest", metavar="MANIFEST", help="CSV or parquet file, one row per case")
+    parser.add_argument("-o", "--output", required=True, metavar="TOKENS", help="folder of the tokens")
+    parser.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
+    parser.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the table's folder)")
+    parser.add_argument(
+        "--backbone", default="vit_small_patch16_224", metavar="NAME", help="any timm model (vit_small_patch16_224)"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="its local weights (default: timm's, from its hub)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input (default: its own)")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"], help="default: bfloat16")
+    parser.add_argument("--batch-size", type=int, default=64, help="default: 64")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: 0)")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -172,6 +218,19 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--attributes", default="{}", metavar="JSON", help="what the report mentions: '{\"age\": 54}'")
 
 
+def _add_export(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "export",
+        _export,
+        "write a model as an ONNX file",
+        "Write a model as one ONNX file for any number of cases at a time. Its metadata hold, as JSON, what the codes and\n"
+        "classes mean and how an image is prepared.",
+    )
+    parser.add_argument("run_folder", metavar="OUT", help="folder of a run, or any saved model")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write, such as model.onnx")
+
+
 def _demo(options: argparse.Namespace) -> None:
     from alignedfusion import demo
 
@@ -197,6 +256,8 @@ def _train(options: argparse.Namespace) -> None:
     from alignedfusion import runs
     from alignedfusion.datasets.manifest import Manifest
     from alignedfusion.evaluation import table
+    from alignedfusion.processes import is_main_process
+    from alignedfusion.token_cache import TokenCache
 
     manifest = Manifest.read(
         options.manifest,
@@ -210,8 +271,10 @@ def _train(options: argparse.Namespace) -> None:
         root=options.image_root,
         units=_units(options.units),
         seed=options.seed,
+        tokens=TokenCache(options.tokens) if options.tokens else None,
     )
-    _describe(manifest)
+    if is_main_process():
+        _describe(manifest)
     report = runs.train(
         manifest,
         options.output,
@@ -227,9 +290,34 @@ def _train(options: argparse.Namespace) -> None:
         workers=options.workers,
         seed=options.seed,
     )
+    if not is_main_process():
+        return
     print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
     print(table(report["missing"]))
     print(f"\n{options.output} holds the model, metrics.json, predictions.csv and missing.png")
+
+
+def _tokens(options: argparse.Namespace) -> None:
+    from alignedfusion import token_writer
+    from alignedfusion.datasets.manifest import paths_of, read_table
+
+    frame = read_table(options.manifest)
+    if absent := [column for column in options.image if column not in frame.columns]:
+        raise ValueError(f"the table has no column {absent}; it has {list(frame.columns)}")
+    root = Path(options.image_root or Path(options.manifest).parent)
+    cache = token_writer.write(
+        (path for column in options.image for path in paths_of(frame[column], root) if path is not None),
+        options.output,
+        backbone=options.backbone,
+        weights=options.weights,
+        image_size=options.image_size,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        workers=options.workers,
+    )
+    size, (tokens, features) = cache.file.path.stat().st_size / 1e6, cache.file.shape
+    print(f"{options.output}: {len(cache)} images, {tokens} x {features} tokens each in {options.dtype}, {size:.0f} MB")
+    print(f"alignedfusion train {options.manifest} --tokens {options.output} ... reads them")
 
 
 def _describe(manifest: Any) -> None:
@@ -269,6 +357,14 @@ def _predict(options: argparse.Namespace) -> None:
     if not isinstance(attributes, dict):
         raise ValueError(f"--attributes must be a JSON object of names and values, got {options.attributes}")
     print(json.dumps(runs.predict_case(options.run_folder, options.image, attributes), indent=2))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from alignedfusion.classifier import AlignedFusionClassifier
+    from alignedfusion.export import to_onnx
+
+    to_onnx(AlignedFusionClassifier.from_pretrained(options.run_folder), options.output)
+    print(f"{options.output}: {Path(options.output).stat().st_size / 1e6:.0f} MB")
 
 
 def _units(pairs: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A run is a folder: the trained model, its settings, metrics, predictions and a picture."""
+"""A run is a folder: the trained model, its card, settings, metrics, predictions and a picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from alignedfusion import plots
+from alignedfusion import model_card, plots
 from alignedfusion.attributes import UNKNOWN
 from alignedfusion.checkpoint import WEIGHTS
 from alignedfusion.classifier import AlignedFusionClassifier
@@ -21,12 +21,15 @@ from alignedfusion.datasets.cases import FileCases
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.evaluation import metrics, missing_sweep, predict
 from alignedfusion.presets import standard
+from alignedfusion.processes import is_main_process, num_processes
 from alignedfusion.text import TextEncoder
 from alignedfusion.tokenizers import VisualTokenizer
 from alignedfusion.training import find_checkpoints, fit
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from alignedfusion.token_cache import TokenCache
 
 SETTINGS = "settings.json"
 METRICS_FILE = "metrics.json"
@@ -39,7 +42,7 @@ def train(
     manifest: Manifest,
     folder: str | Path,
     *,
-    backbone: str = "vit_small_patch16_224",
+    backbone: str | None = None,
     pretrained: bool | str | Path = True,
     frozen: bool = True,
     image_size: int | None = None,
@@ -57,9 +60,10 @@ def train(
     The same call on an interrupted run goes on from its last epoch; on a finished one it returns what was measured.
 
     Args:
-        manifest: The cases. If its images are `.npy` files of tokens, no backbone is used.
+        manifest: The cases. If its images are `.npy` files of tokens, no backbone is used. If it has `tokens`, they stand in
+            for the images here, and the model is built with the backbone that they come from, to answer on images.
         folder: Where the run lies.
-        backbone: See `presets.standard`, as for the next four.
+        backbone: See `presets.standard`, as for the next three; by default vit_small_patch16_224, or that of the tokens.
         pretrained: See there.
         frozen: See there.
         image_size: See there.
@@ -73,14 +77,17 @@ def train(
         progress: See there.
 
     Returns:
-        The metrics, as `metrics.json` holds them.
+        The metrics, as `metrics.json` holds them. Of several processes, the main one tests and writes; in the others they are
+        empty.
 
     Raises:
-        ValueError: If the folder holds a run with other settings or other cases.
+        ValueError: If the folder holds a run with other settings or other cases, or the manifest's tokens were computed with
+            another backbone than the one asked for.
     """
     folder = Path(folder)
+    backbone, pretrained, image_size = _backbone(manifest.tokens, backbone, pretrained, frozen, image_size)
     schema = manifest.schema()
-    settings = {
+    settings: dict[str, Any] = {
         "images": list(manifest.images),
         "label": manifest.label,
         "attributes": list(manifest.attributes),
@@ -95,16 +102,22 @@ def train(
         },
         "training": {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed},
     }
+    if manifest.tokens is not None:
+        settings["tokens"] = {name: manifest.tokens.settings[name] for name in ("weights_sha256", "dtype")}
+    if num_processes() > 1:  # batches are as many times as large
+        settings["training"]["processes"] = num_processes()
     if (finished := _open(folder, settings)) is not None:
         return finished
 
     start = time.time()
     if (folder / WEIGHTS).is_file():  # trained before, and interrupted while it was tested
+        if not is_main_process():
+            return {}
         model = AlignedFusionClassifier.from_pretrained(folder)
         return _report(model, manifest, _view(model), folder, seconds=time.time() - start, progress=progress)
 
     torch.manual_seed(seed)
-    num_features = _token_width(manifest)
+    num_features = None if manifest.tokens is not None else _token_width(manifest)
     model = standard(
         schema,
         manifest.class_names,
@@ -119,6 +132,13 @@ def train(
     )
     visual = model.visual
     assert isinstance(visual, VisualTokenizer)
+    if manifest.tokens is not None:
+        manifest.tokens.check_backbone(visual.backbone, "timm's own" if pretrained is True else repr(str(pretrained)))
+        # As the tokens were computed, for timm may change a model's defaults from release to release.
+        visual.preprocessing = manifest.tokens.settings["preprocessing"]
+    aside = visual.backbone
+    if manifest.tokens is not None:
+        visual.backbone = None  # it has nothing to do: steps are quicker and checkpoints smaller without it
     fit(
         model,
         manifest.cases(manifest.rows("train"), schema, None if num_features else visual.transform(is_training=True)),
@@ -134,6 +154,9 @@ def train(
         seed=seed,
         progress=progress,
     )
+    if not is_main_process():
+        return {}
+    visual.backbone = aside
     model.save_pretrained(folder)
     (folder / "checkpoints").rmdir()
     return _report(model, manifest, _view(model), folder, seconds=time.time() - start, progress=progress)
@@ -241,6 +264,7 @@ def _report(
         "most_frequent_class": float(counts.max() / counts.sum()),
         "cases": {part: len(manifest.rows(part)) for part in ("train", "valid", "test")},
         "classes": list(model.class_names),
+        "training_data": model_card.training_data(manifest, model.schema),
         "seconds": round(seconds, 1),
     }
 
@@ -259,6 +283,8 @@ def _report(
     )
     used = pd.concat([manifest.rows("train"), manifest.rows("valid")])
     (folder / TRAINED_ON).write_text("\n".join(_case_names(used, manifest.images)) + "\n")
+    # Before the metrics, which say that the run is finished.
+    model_card.write(model, folder, report=report, settings=json.loads((folder / SETTINGS).read_text()))
     _write_json(folder / METRICS_FILE, report)
     return report
 
@@ -268,8 +294,9 @@ def _open(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     file = folder / SETTINGS
     has_begun = bool(find_checkpoints(folder / "checkpoints")) or (folder / WEIGHTS).is_file()
     if not file.is_file() or not has_begun:  # a run that failed before its first epoch is no run yet
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(file, settings)
+        if is_main_process():
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_json(file, settings)
         return None
     before = json.loads(file.read_text())
     if before != settings:
@@ -291,6 +318,32 @@ def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> l
         elif old != new:
             lines.append("other cases" if key == "cases" else f"{prefix}{key} {old} before, {new} now")
     return lines
+
+
+def _backbone(
+    tokens: TokenCache | None,
+    backbone: str | None,
+    pretrained: bool | str | Path,
+    frozen: bool,
+    image_size: int | None,
+) -> tuple[str, bool | str | Path, int | None]:
+    """The backbone, its weights and its input size: those that tokens were computed with, if there are any."""
+    if tokens is None:
+        return backbone or "vit_small_patch16_224", pretrained, image_size
+    if not frozen or pretrained is False:
+        raise ValueError("tokens come from a frozen, pretrained backbone: train a backbone on the images themselves")
+    settings = tokens.settings
+    for name, asked in (("backbone", backbone), ("image_size", image_size)):
+        if asked is not None and asked != settings[name]:
+            raise ValueError(
+                f"the tokens in {str(tokens.folder)!r} were computed with {name} {settings[name]}, not {asked}; leave it out, "
+                f"or compute tokens in another folder"
+            )
+    return (
+        settings["backbone"],
+        settings["weights"] or True if pretrained is True else pretrained,
+        settings["image_size"],
+    )
 
 
 def _fingerprint(frame: pd.DataFrame) -> str:

@@ -41,6 +41,7 @@ def run(folder, tmp_path_factory):
 def test_a_run_holds_all_that_the_help_names(run):
     names = {path.name for path in run.iterdir()}
     assert names == {
+        "README.md",
         "config.json",
         "metrics.json",
         "missing.png",

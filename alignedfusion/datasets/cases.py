@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from alignedfusion.datasets.images import read_image
+
+if TYPE_CHECKING:
+    from alignedfusion.token_cache import TokenFile
 
 collate = default_collate
 """Batches of nested mappings, which transformers' own collator does not make."""
@@ -52,6 +55,8 @@ class FileCases(Dataset[dict[str, Any]]):
         codes: int64 (n, A).
         labels: int64 (n,).
         transform: From a PIL image to a tensor, as `VisualTokenizer.transform` gives it; None for precomputed tokens.
+        read: From a path to what `transform` takes; `str` lets the transform read the file itself.
+        shape: Of the zeros that stand for an image which no case has.
     """
 
     def __init__(
@@ -59,12 +64,17 @@ class FileCases(Dataset[dict[str, Any]]):
         paths: Mapping[str, Sequence[Path | None]],
         codes: Tensor,
         labels: Tensor,
-        transform: Callable[[Any], Tensor] | None,
+        transform: Callable[[Any], Any] | None,
+        *,
+        read: Callable[[Path], Any] = read_image,
+        shape: tuple[int, ...] | None = None,
     ) -> None:
         self.paths = {name: list(column) for name, column in paths.items()}
         self.codes = codes
         self.labels = labels
         self.transform = transform
+        self.read = read
+        self.shape = shape
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._is_complete = all(path is not None for column in self.paths.values() for path in column)
 
@@ -86,11 +96,62 @@ class FileCases(Dataset[dict[str, Any]]):
         if path is None:
             # A row without this image: zeros of the right shape, which is_present keeps from counting.
             if name not in self._shapes:
-                there = next(path for path in self.paths[name] if path is not None)
-                self._shapes[name] = tuple(self._read(name, there).shape)
+                there = next((path for path in self.paths[name] if path is not None), None)
+                if there is None and self.shape is None:
+                    raise ValueError(
+                        f"no case has an image of {name!r}; give the shape of one, or leave the modality out"
+                    )
+                self._shapes[name] = tuple(self.shape or () if there is None else self._read(name, there).shape)
             return torch.zeros(self._shapes[name])
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path).astype(np.float32))  # (N, F)
         if self.transform is None:
             raise ValueError(f"{str(path)!r} is an image, but this model takes precomputed tokens (.npy files)")
-        return self.transform(read_image(path))  # (channels, H, W)
+        return as_plain_tensor(self.transform(self.read(path)))  # (channels, H, W)
+
+
+def as_plain_tensor(image: Any) -> Tensor:
+    """An array or a tensor of a subclass, such as MONAI's with its metadata, as a tensor that batches like any other."""
+    return torch.as_tensor(image).as_subclass(Tensor)
+
+
+class CachedCases(Dataset[dict[str, Any]]):
+    """Cases whose image tokens were computed before, and are read a batch at a time.
+
+    Args:
+        rows: For each image modality int64 (n,), the row of `tokens` that is the case's image, -1 where it has none.
+        codes: int64 (n, A).
+        labels: int64 (n,).
+        tokens: The rows, as `TokenCache.file` gives them.
+    """
+
+    def __init__(self, rows: Mapping[str, Tensor], codes: Tensor, labels: Tensor, tokens: TokenFile) -> None:
+        self.rows = dict(rows)
+        self.codes = codes
+        self.labels = labels
+        self.tokens = tokens
+        self._is_complete = all(bool((column >= 0).all()) for column in self.rows.values())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Several cases at once: what `DataLoader` asks for."""
+        index = torch.as_tensor(indices)
+        rows = {name: column[index] for name, column in self.rows.items()}
+        images = {name: self.tokens.read(each.tolist()) for name, each in rows.items()}  # (n, N, F) each
+        columns: dict[str, Any] = {
+            "image": images if len(images) > 1 else next(iter(images.values())),
+            "codes": self.codes[index],
+            "labels": self.labels[index],
+        }
+        if not self._is_complete:
+            columns["is_present"] = {name: each >= 0 for name, each in rows.items()}
+        return [{name: _pick(column, i) for name, column in columns.items()} for i in range(len(index))]
+
+
+def _pick(column: Any, i: int) -> Any:
+    return {name: each[i] for name, each in column.items()} if isinstance(column, dict) else column[i]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
-from alignedfusion.datasets.cases import FileCases
+from alignedfusion.datasets.cases import CachedCases, FileCases
 from alignedfusion.datasets.images import find_unreadable
 from alignedfusion.fusion import REPORT
 from alignedfusion.reports.cells import FAILED
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from alignedfusion.token_cache import TokenCache
 
 MISSING_VALUES = ("", "NA", "N/A", "NaN", "nan", "<NA>", "UN", "UNK")
 """Cells of a CSV that mean "not recorded"."""
@@ -43,6 +45,8 @@ class Manifest:
         class_names: The labels of the training rows, sorted.
         root: Folder that relative image paths start from.
         units: Units of numeric attributes by name.
+        tokens: Tokens of the images, to be read in their place; None reads the images.
+        source: Name of the file that the table came from, without its folder; empty if it came from none.
     """
 
     frame: pd.DataFrame
@@ -52,6 +56,8 @@ class Manifest:
     class_names: tuple[str, ...]
     root: Path
     units: Mapping[str, str]
+    tokens: TokenCache | None = None
+    source: str = ""
 
     @classmethod
     def read(cls, path: str | Path, *, missing_values: Sequence[str] = (), **columns: Any) -> Manifest:
@@ -64,7 +70,7 @@ class Manifest:
         """
         frame = read_table(path, missing_values=missing_values)
         columns["root"] = Path(path).parent if columns.get("root") is None else columns["root"]
-        return cls.from_frame(frame, **columns)
+        return replace(cls.from_frame(frame, **columns), source=Path(path).name)
 
     @classmethod
     def from_frame(
@@ -80,6 +86,7 @@ class Manifest:
         root: str | Path = ".",
         units: Mapping[str, str] | None = None,
         seed: int = 0,
+        tokens: TokenCache | None = None,
     ) -> Manifest:
         """Check a table of cases and divide it into training, validation and test rows.
 
@@ -95,10 +102,12 @@ class Manifest:
             root: Folder that relative image paths start from.
             units: Units of numeric attributes by name, such as `{"age": "years"}`.
             seed: Of the drawn parts.
+            tokens: Tokens of the images, computed before: cases bring them instead of images.
 
         Raises:
             ValueError: For a missing column, file or label, an unreadable image, a label seen only outside the training
-                rows, a patient in two parts, or the label among the attributes; the first few offenders are listed.
+                rows, a patient in two parts, the label among the attributes, or an image whose tokens are not in `tokens`;
+                the first few offenders are listed.
         """
         images = (images,) if isinstance(images, str) else tuple(images)
         _check_columns(frame, images, label, attributes, group, split)
@@ -121,8 +130,15 @@ class Manifest:
         _refuse(
             f"rows hold the cell {FAILED!r}: their reports could not be read; extract again, or leave them out", failed
         )
-        manifest = cls(frame, images, label, tuple(attributes), class_names, Path(root), dict(units or {}))
-        _refuse("image files cannot be used", find_unreadable(manifest._all_paths()))
+        manifest = cls(frame, images, label, tuple(attributes), class_names, Path(root), dict(units or {}), tokens)
+        if tokens is None:
+            _refuse("image files cannot be used", find_unreadable(manifest._all_paths()))
+        else:
+            command = tokens.command(images, Path(root))
+            _refuse(
+                f"images have no tokens that can be used; `{command}` computes them",
+                tokens.faults(manifest._all_paths()),
+            )
         return manifest
 
     @classmethod
@@ -170,11 +186,15 @@ class Manifest:
 
     def cases(
         self, rows: pd.DataFrame, schema: AttributeSchema, transform: Callable[[Any], Tensor] | None
-    ) -> FileCases:
-        """A dataset of some rows; values that the schema has not seen count as unmentioned."""
+    ) -> FileCases | CachedCases:
+        """A dataset of some rows; values that the schema has not seen count as unmentioned. Tokens need no transform."""
         index = {name: i for i, name in enumerate(self.class_names)}
         labels = torch.tensor([index[str(label)] for label in rows[self.label]], dtype=torch.int64)
-        return FileCases(self.paths(rows), schema.encode(rows, unseen="unknown"), labels, transform)
+        codes = schema.encode(rows, unseen="unknown")
+        if self.tokens is None:
+            return FileCases(self.paths(rows), codes, labels, transform)
+        rows_of = {modality: self.tokens.rows(column) for modality, column in self.paths(rows).items()}
+        return CachedCases(rows_of, codes, labels, self.tokens.file)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -184,7 +204,7 @@ class Manifest:
     def paths(self, rows: pd.DataFrame) -> dict[str, list[Path | None]]:
         """The image paths of some rows by modality; None where a case lacks the image."""
         return {
-            modality: [None if cell != cell or cell is None else self.root / str(cell) for cell in rows[column]]
+            modality: paths_of(rows[column], self.root)
             for modality, column in zip(self.modalities, self.images, strict=True)
         }
 
@@ -211,6 +231,11 @@ def read_table(path: str | Path, *, missing_values: Sequence[str] = ()) -> pd.Da
         if pd.api.types.is_string_dtype(frame[name]):
             frame[name] = frame[name].where(~frame[name].isin(unrecorded))
     return frame
+
+
+def paths_of(cells: Iterable[Any], root: Path) -> list[Path | None]:
+    """The image paths of a column; None where a case lacks the image."""
+    return [None if cell != cell or cell is None else root / str(cell) for cell in cells]
 
 
 def usable_attributes(frame: pd.DataFrame, columns: Iterable[str]) -> tuple[list[str], dict[str, str]]:

@@ -1,0 +1,227 @@
+"""Compute the image tokens of a frozen backbone once, into a folder that `token_cache.TokenCache` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from alignedfusion.datasets.images import find_unreadable, read_image
+from alignedfusion.token_cache import (
+    DATA,
+    DTYPES,
+    FORMAT,
+    INDEX,
+    SETTINGS,
+    TokenCache,
+    complete_lines,
+    key,
+    weights_sha256,
+)
+from alignedfusion.tokenizers import VisualTokenizer
+
+COMMIT_SECONDS = 1.0
+"""How often rows are flushed to disk and then counted: what an interruption costs at most, if a batch is quicker."""
+
+
+def write(
+    paths: Iterable[str | Path],
+    folder: str | Path,
+    *,
+    backbone: str = "vit_small_patch16_224",
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    dtype: str = "bfloat16",
+    batch_size: int = 64,
+    workers: int = 0,
+    progress: bool = True,
+) -> TokenCache:
+    """Run a backbone once over every distinct image, and keep what `VisualTokenizer.features` gives.
+
+    The same call on an interrupted folder goes on; with more images it adds theirs; images that have changed since (in size
+    or time of change) are computed again, and their old rows are left behind. On a GPU the backbone runs in `dtype`, too.
+
+    Args:
+        paths: Image files.
+        folder: Where the tokens lie.
+        backbone: A timm model.
+        weights: Local file of its weights; None takes timm's from its hub. Random weights would make tokens that no model
+            could ever be built for.
+        image_size: Side of the input in pixels; the backbone's own by default.
+        dtype: "bfloat16", which has float32's range, or "float16", which has three bits more of precision.
+        batch_size: Images per step.
+        workers: Processes that read images.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If the folder holds tokens computed otherwise, another process is writing there, images cannot be read, or
+            tokens do not fit the dtype.
+    """
+    folder = Path(folder)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
+    distinct = list(dict.fromkeys(map(key, paths)))
+    if tokens := [path for path in distinct if path.endswith(".npy")]:
+        raise ValueError(f"{tokens[0]!r} holds tokens already: .npy files go into training as they are")
+    visual = VisualTokenizer(backbone, 1, pretrained=weights or True, frozen=True, image_size=image_size).eval()
+    _start(folder, _settings(visual, weights, image_size, dtype))
+    with open(folder / DATA, "ab") as data, open(folder / INDEX, "ab") as index:
+        _lock(data, folder)
+        _drop_uncounted(folder, data, index)
+        cache = TokenCache(folder)
+        wanted = [path for path in distinct if cache.faults([path])]
+        if faults := find_unreadable(map(Path, wanted)):
+            more = f" ... and {len(faults) - 5} more" if len(faults) > 5 else ""
+            raise ValueError(f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{more}")
+        if wanted:
+            loader = DataLoader(
+                _Images(wanted, visual.transform()),
+                batch_size,
+                num_workers=workers,
+                pin_memory=torch.cuda.is_available(),
+            )
+            _compute(visual, loader, wanted, _Writer(data, index), DTYPES[dtype], len(distinct), progress)
+    return TokenCache(folder)
+
+
+class _Images(Dataset[Tensor]):
+    def __init__(self, paths: list[str], transform: Any) -> None:
+        self.paths = paths
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(read_image(self.paths[index]))
+
+
+class _Writer:
+    """Rows first, then the lines that count them; what is not committed does not exist."""
+
+    def __init__(self, data: IO[bytes], index: IO[bytes]) -> None:
+        self.data = data
+        self.index = index
+        self.lines: list[bytes] = []
+        self.committed = time.monotonic()
+
+    def add(self, rows: Tensor, lines: list[bytes]) -> None:
+        self.data.write(rows.contiguous().view(torch.int16).numpy().data)
+        self.lines += lines
+        if time.monotonic() - self.committed > COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        # Taken out first: an interruption in here may lose lines, and must not write them twice.
+        lines, self.lines = self.lines, []
+        _flush(self.data)
+        self.index.write(b"".join(lines))
+        _flush(self.index)
+        self.committed = time.monotonic()
+
+
+@torch.inference_mode()
+def _compute(
+    visual: VisualTokenizer,
+    loader: DataLoader[Tensor],
+    paths: list[str],
+    writer: _Writer,
+    dtype: torch.dtype,
+    total: int,
+    progress: bool,
+) -> None:
+    from tqdm.auto import tqdm
+
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    visual.to(device)
+    # An image that is changed while this runs must count as changed: its state is taken before it is read.
+    lines = [_line(path) for path in paths]
+    done = 0
+    with tqdm(total=total, initial=total - len(paths), disable=not progress, desc="tokens", unit="image") as bar:
+        try:
+            for images in loader:
+                with torch.autocast(device.type, dtype, enabled=on_gpu):
+                    features = visual.features(images.to(device, non_blocking=True))
+                rows = features.to(dtype).cpu()
+                until = done + len(rows)
+                _check_finite(rows, paths[done:until])
+                writer.add(rows, lines[done:until])
+                done = until
+                bar.update(len(rows))
+        finally:
+            writer.commit()
+
+
+def _check_finite(rows: Tensor, paths: list[str]) -> None:
+    is_finite = rows.flatten(1).isfinite().all(1)
+    if not is_finite.all():
+        first = paths[int((~is_finite).nonzero()[0])]
+        raise ValueError(f"the tokens of {first!r} are not finite in {rows.dtype}; bfloat16 holds larger numbers")
+
+
+def _line(path: str) -> bytes:
+    state = os.stat(path)
+    return json.dumps([path, state.st_size, state.st_mtime_ns]).encode() + b"\n"
+
+
+def _settings(
+    visual: VisualTokenizer, weights: str | Path | None, image_size: int | None, dtype: str
+) -> dict[str, Any]:
+    assert visual.preprocessing is not None
+    with torch.inference_mode():
+        shape = visual.features(torch.zeros(1, *visual.preprocessing["input_size"])).shape[1:]
+    return {
+        "format": FORMAT,
+        "backbone": visual.backbone_name,
+        "weights": None if weights is None else key(weights),
+        "weights_sha256": weights_sha256(visual.backbone),
+        "image_size": image_size,
+        "preprocessing": visual.preprocessing,
+        "dtype": dtype,
+        "shape": list(shape),
+    }
+
+
+def _start(folder: Path, settings: dict[str, Any]) -> None:
+    """Keep the settings, or refuse those that would mix two kinds of tokens. The weights may lie elsewhere by now."""
+    if (folder / SETTINGS).is_file():
+        before = TokenCache(folder).settings
+        if changed := [name for name in settings if name != "weights" and before.get(name) != settings[name]]:
+            says = "; ".join(f"{name} {before.get(name)} before, {settings[name]} now" for name in changed)
+            raise ValueError(f"{str(folder)!r} holds tokens computed otherwise ({says}); choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f"{SETTINGS}.part"
+    draft.write_text(json.dumps(settings, indent=2) + "\n")
+    os.replace(draft, folder / SETTINGS)
+
+
+def _drop_uncounted(folder: Path, data: IO[bytes], index: IO[bytes]) -> None:
+    """Cut off what an interrupted call left behind the last complete line."""
+    lines = complete_lines(folder / INDEX)
+    index.truncate(sum(len(line) + 1 for line in lines))
+    data.truncate(len(lines) * TokenCache(folder).file.row_bytes)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _lock(data: IO[bytes], folder: Path) -> None:
+    """Refuse a second writer; the lock ends with the process."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(f"another process is writing tokens to {str(folder)!r}; wait until it is done") from error
