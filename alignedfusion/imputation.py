@@ -1,0 +1,46 @@
+"""Tables whose gaps are filled with what a model thinks stands there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from alignedfusion.attributes import UNKNOWN, AttributeSchema
+
+
+def examples_of(frame: pd.DataFrame, schema: AttributeSchema) -> list[list[Any]]:
+    """For each attribute a cell by code: the value as the table writes it, the median of a numeric interval."""
+    examples = []
+    for attribute, codes in zip(schema, schema.encode(frame).T.tolist(), strict=True):
+        cells: list[list[Any]] = [[] for _ in attribute.values]
+        for code, cell in zip(codes, frame[attribute.name], strict=True):
+            if code != UNKNOWN:
+                cells[code].append(cell)
+        is_numeric = attribute.kind == "numeric"
+        examples.append([float(np.median(np.asarray(each, dtype=float))) if is_numeric else each[0] for each in cells])
+    return examples
+
+
+def fill_gaps(
+    frame: pd.DataFrame, schema: AttributeSchema, codes: Tensor, examples: Sequence[Sequence[Any]]
+) -> pd.DataFrame:
+    """A copy of the table with an example in each unmentioned cell; all others stay as they are.
+
+    Args:
+        frame: n rows.
+        schema: The attributes.
+        codes: int64 (n, A), the value to put where nothing was said.
+        examples: As `examples_of` gives them.
+    """
+    filled = frame.copy()
+    for attribute, probable, values in zip(schema, codes.T.tolist(), examples, strict=True):
+        cells = [
+            values[code] if attribute.code(cell) == UNKNOWN else cell
+            for code, cell in zip(probable, frame[attribute.name], strict=True)
+        ]
+        filled[attribute.name] = pd.Series(cells, index=frame.index)
+    return filled

@@ -1,0 +1,329 @@
+"""The library as a scikit-learn classifier: a DataFrame with image paths and gaps in, classes out."""
+
+# ruff: noqa: N803, N806 (scikit-learn's name for a table is X)
+
+from __future__ import annotations
+
+import random
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from alignedfusion.attributes import AttributeSchema
+from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.calibration import calibrate
+from alignedfusion.classifier import AlignedFusionClassifier
+from alignedfusion.datasets.cases import CachedCases, FileCases, TensorCases
+from alignedfusion.datasets.frames import image_paths, token_width
+from alignedfusion.datasets.holdout import held_back
+from alignedfusion.datasets.images import find_unreadable
+from alignedfusion.evaluation import outputs
+from alignedfusion.fusion import REPORT
+from alignedfusion.imputation import examples_of, fill_gaps
+from alignedfusion.presets import standard
+from alignedfusion.reconstruction import MaskedTokenReconstructor
+from alignedfusion.token_cache import TokenCache
+from alignedfusion.tokenizers import AttributeTokenizer, VisualTokenizer
+from alignedfusion.training import fit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Classifies the rows of a DataFrame: columns of image paths, and columns of attributes with gaps.
+
+    A cell that is None, NaN, an empty string or "UN" is unmentioned. So is a value that no row of `fit` had. The model is
+    that of `alignedfusion train` (see `presets.standard`); without image columns, one that only sees attributes. A numeric
+    array instead of a DataFrame has the attributes x0, x1, and so on.
+
+    Args:
+        images: Image columns. A file that ends in `.npy` holds precomputed tokens (N, F). An empty cell: the row lacks that
+            image. None: there are no images.
+        attributes: Attribute columns; None takes all others.
+        group: A column of patients, no attribute: no patient is both trained on and calibrated with.
+        image_root: Folder that relative image paths start from.
+        tokens: A folder that `alignedfusion tokens` wrote, to be read in the place of the images: the backbone then runs once,
+            not in every epoch, fold and setting. No augmentation. Images that are not in it can be predicted all the same.
+        backbone: See `presets.standard`, as for the next three. None takes that of `tokens`, or vit_small_patch16_224.
+        pretrained: See there.
+        frozen: See there.
+        image_size: See there.
+        dim: Token width D.
+        epochs: See `training.fit`, as for the next two.
+        batch_size: See there.
+        learning_rate: See there.
+        calibration: Share of the rows, by class, that are held back to calibrate the probabilities (see `calibration`).
+        workers: Processes that read images.
+        random_state: Seed of weights, order, hiding and the rows held back, for the same result each time.
+        verbose: Show a progress bar.
+
+    Attributes:
+        model_: The trained `AlignedFusionClassifier`; `model_.save_pretrained(folder)` keeps it without pickle.
+        schema_: Its `AttributeSchema`, learned from the rows of `fit` that were trained on.
+        classes_: The labels.
+        log_: What `training.fit` returned.
+        n_features_in_: Columns of X.
+        feature_names_in_: Their names.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: str | Sequence[str] | None = None,
+        attributes: Sequence[str] | None = None,
+        group: str | None = None,
+        image_root: str | Path = ".",
+        tokens: str | Path | None = None,
+        backbone: str | None = None,
+        pretrained: bool | str | Path = True,
+        frozen: bool = True,
+        image_size: int | None = None,
+        dim: int = 128,
+        epochs: int = 30,
+        batch_size: int = 32,
+        learning_rate: float = 1e-3,
+        calibration: float = 0.2,
+        workers: int = 0,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.images = images
+        self.attributes = attributes
+        self.group = group
+        self.image_root = image_root
+        self.tokens = tokens
+        self.backbone = backbone
+        self.pretrained = pretrained
+        self.frozen = frozen
+        self.image_size = image_size
+        self.dim = dim
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.calibration = calibration
+        self.workers = workers
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any) -> AlignedFusionEstimator:
+        """Learn the schema and the model from these rows alone.
+
+        Args:
+            X: A DataFrame, or an array (n, features) without images.
+            y: n labels of any type.
+
+        Raises:
+            ValueError: For a column that is not there or cannot be an attribute, an unreadable image, or one class only.
+        """
+        whole, labels = self._frame(X, reset=True), self._labels(y)
+        check_consistent_length(whole, labels)
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        is_held = held_back(labels, whole[self.group] if self.group else None, self.calibration, seed)
+        frame = whole[~is_held]
+        self.schema_ = AttributeSchema.from_table(frame, self._attribute_names(frame))
+        self._examples = examples_of(frame, self.schema_)
+
+        with _own_randomness(seed), tempfile.TemporaryDirectory() as folder:
+            self.model_ = self._build(whole)
+            # A backbone that starts at random has everything to learn: nothing of it is held back.
+            starts_random = getattr(self.model_.visual, "backbone", None) is not None and not self.pretrained
+            self.log_ = fit(
+                self.model_,
+                self._cases(frame, labels[~is_held], is_training=True),
+                None,
+                folder,
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                image_rate=1.0 if starts_random else 0.2,
+                backbone_rate=1.0 if starts_random else 0.1,
+                workers=self.workers,
+                seed=seed,
+                progress=self.verbose,
+            )
+            if is_held.any():
+                calibrate(self.model_, self._cases(whole[is_held], labels[is_held]), progress=self.verbose)
+        self.model_.cpu().eval()  # what is pickled must open on machines without a GPU
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities (n, C), in the order of `classes_`."""
+        return self._outputs(self._fitted_frame(X), "logits").softmax(-1).numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable label of each row."""
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
+
+    def impute(self, X: Any) -> pd.DataFrame:
+        """The table with a probable value in each unmentioned cell: for a number, the median of its interval."""
+        frame = self._fitted_frame(X)
+        probable = self._outputs(frame, "reconstruction").argmax(-1)  # (n, A)
+        return fill_gaps(frame, self.schema_, probable, self._examples)
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may give it: gaps and text."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
+        return tags
+
+    def _frame(self, X: Any, *, reset: bool) -> pd.DataFrame:
+        if isinstance(X, pd.DataFrame):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            if infinite := [name for name in X if pd.api.types.is_float_dtype(X[name]) and np.isinf(X[name]).any()]:
+                raise ValueError(f"the columns {infinite} hold infinity; leave a cell empty where nothing was recorded")
+        else:
+            X = pd.DataFrame(validate_data(self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan"))
+        names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])
+        frame = X.set_axis(names, axis=1)
+        wanted = [*self._image_columns(), *(self.attributes or ()), *([self.group] if self.group else ())]
+        if absent := [name for name in wanted if name not in frame]:
+            raise ValueError(f"X has no columns {absent}; it has {list(frame)}")
+        return frame
+
+    def _fitted_frame(self, X: Any) -> pd.DataFrame:
+        check_is_fitted(self)
+        return self._frame(X, reset=False)
+
+    def _labels(self, y: Any) -> np.ndarray:
+        y = column_or_1d(y, warn=True)
+        if pd.isna(y).any():
+            raise ValueError(f"y contains NaN: {int(pd.isna(y).sum())} rows have no label; leave them out")
+        check_classification_targets(check_array(y, ensure_2d=False, dtype=None))
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y has one class only, {list(self.classes_)}: there is nothing to learn")
+        return labels
+
+    def _image_columns(self) -> tuple[str, ...]:
+        return (self.images,) if isinstance(self.images, str) else tuple(self.images or ())
+
+    def _attribute_names(self, frame: pd.DataFrame) -> list[str]:
+        reserved = {*self._image_columns(), *([self.group] if self.group else ())}
+        names = (
+            [str(name) for name in frame if name not in reserved] if self.attributes is None else list(self.attributes)
+        )
+        if both := reserved & set(names):
+            raise ValueError(f"the columns {sorted(both)} are images or the group, and cannot be attributes")
+        empty = [name for name in names if (frame[name].isna() | frame[name].isin(("", "UN"))).all()]
+        if empty:
+            warnings.warn(f"the attributes {empty} have no value in these rows, and are left out", stacklevel=3)
+        if not (kept := [name for name in names if name not in empty]):
+            raise ValueError(f"X has no column that can be an attribute among {list(frame)}; at least one is needed")
+        return kept
+
+    def _build(self, frame: pd.DataFrame) -> AlignedFusionClassifier:
+        class_names = [str(name) for name in self.classes_]
+        columns = self._image_columns()
+        if not columns:
+            return _attributes_only(self.schema_, class_names, self.dim)
+        paths = image_paths(frame, columns, self.image_root)
+        if empty := [m for m, column in paths.items() if not any(column)]:
+            raise ValueError(f"no row has an image of {empty}; leave the column out")
+        files = sorted({path for column in paths.values() for path in column if path is not None})
+        cache = None if self.tokens is None else TokenCache(self.tokens)
+        if faults := find_unreadable(files) if cache is None else cache.faults(files):
+            cure = "" if cache is None else f"; `{cache.command(columns, Path(self.image_root))}` adds them"
+            raise ValueError(f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{cure}")
+        num_features = token_width(paths)
+        backbone, pretrained, image_size = self._backbone(cache)
+        if num_features is None and not pretrained:
+            warnings.warn(
+                f"pretrained=False: the backbone {backbone!r} starts at random"
+                + (", and frozen=True keeps it so; its tokens say little" if self.frozen else ""),
+                stacklevel=3,
+            )
+        model = standard(
+            self.schema_,
+            class_names,
+            backbone=None if num_features else backbone,
+            pretrained=pretrained,
+            frozen=self.frozen,
+            images=tuple(paths),
+            image_size=image_size,
+            num_features=num_features,
+            dim=self.dim,
+        )
+        if cache is not None:
+            visual = model.visual
+            assert isinstance(visual, VisualTokenizer)
+            cache.check_backbone(visual.backbone, f"pretrained={pretrained!r}")
+            visual.preprocessing = cache.settings["preprocessing"]  # as the tokens were computed
+        return model
+
+    def _backbone(self, cache: TokenCache | None) -> tuple[str, bool | str | Path, int | None]:
+        """The backbone, its weights and its input size: those of the tokens, if there are any."""
+        if cache is None:
+            return self.backbone or "vit_small_patch16_224", self.pretrained, self.image_size
+        if not self.frozen or not self.pretrained:
+            raise ValueError(
+                "tokens come from a frozen, pretrained backbone: train a backbone on the images themselves"
+            )
+        for name in ("backbone", "image_size"):
+            asked, used = getattr(self, name), cache.settings[name]
+            if asked is not None and asked != used:
+                raise ValueError(
+                    f"the tokens in {str(self.tokens)!r} were computed with {name} {used}, not {asked}; leave {name} out"
+                )
+        weights = cache.settings["weights"] or True if self.pretrained is True else self.pretrained
+        return cache.settings["backbone"], weights, cache.settings["image_size"]
+
+    def _cases(self, frame: pd.DataFrame, labels: np.ndarray | None = None, *, is_training: bool = False) -> Any:
+        codes = self.schema_.encode(frame, unseen="unknown")
+        said = torch.zeros(len(frame), dtype=torch.int64) if labels is None else torch.from_numpy(labels)
+        visual = self.model_.visual
+        if not isinstance(visual, VisualTokenizer):
+            return TensorCases(torch.zeros(len(frame), 0), codes, said)  # an image that the model does not look at
+        paths = image_paths(frame, self._image_columns(), self.image_root)
+        if visual.preprocessing is None:
+            return FileCases(paths, codes, said, None, shape=(1, visual.num_features))
+        if self.tokens is not None and Path(self.tokens).is_dir():
+            cache = TokenCache(self.tokens)
+            if not cache.faults(path for column in paths.values() for path in column if path is not None):
+                return CachedCases({m: cache.rows(column) for m, column in paths.items()}, codes, said, cache.file)
+        shape = tuple(visual.preprocessing["input_size"])
+        return FileCases(paths, codes, said, visual.transform(is_training=is_training), shape=shape)
+
+    def _outputs(self, frame: pd.DataFrame, field: str) -> Tensor:
+        cases = self._cases(frame)
+        self.model_.to("cuda" if torch.cuda.is_available() else "cpu")
+        with _own_randomness(0):  # nothing here is random, but a loader draws a seed for its workers
+            result = outputs(self.model_, cases, [cases.codes], field, progress=False)[0]
+        self.model_.cpu()
+        return result
+
+
+def _attributes_only(schema: AttributeSchema, class_names: Sequence[str], dim: int) -> AlignedFusionClassifier:
+    return AlignedFusionClassifier(
+        None,
+        AttributeTokenizer(schema, dim),
+        JointSelfAttention(dim, modalities=(REPORT,), depth=1, num_heads=max(1, dim // 64), dropout=0.1),
+        MaskedTokenReconstructor(dim),
+        num_classes=len(class_names),
+        class_names=class_names,
+    )
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Seeds everything, and gives the caller's random states back."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
