@@ -292,6 +292,10 @@ def cue_of(text, word):
         ("No fever, possible edema", "fever", ("negative", "No")),
         ("Mild edema", "edema", ("positive", None)),
         ("? edema", "edema", ("uncertain", "?")),
+        # A phrase that denies no finding does deny itself, where a lexicon asks for it.
+        ("There is no significant growth", "growth", ("negative", "no significant")),
+        ("No change in size", "change in size", ("negative", "No")),
+        ("No change of the edema", "edema", ("positive", None)),
     ],
 )
 def test_the_deciding_cue_is_handed_out(text, word, expected):

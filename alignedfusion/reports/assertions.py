@@ -90,6 +90,9 @@ def _settle(text: str, cues: list[Match[str]], end: int) -> list[Match[str]]:
 def judge(text: str, cues: Sequence[Match[str]], target: Span) -> tuple[Assertion, Span | None]:
     """The assertion about a target among the cues of its sentence, and the cue that decides."""
     start, end = target
+    # "No change" denies no other finding, but where the change itself is asked for, it is denied.
+    if around := next((cue for cue in cues if cue.tag == "nothing" and cue.start < start < cue.end), None):
+        return "negative", (around.start, around.start + len(text[around.start : start].rstrip()))
     before = _before(text, cues, start, end)
     behind = _behind(text, cues, end)
     decisive = behind or before
