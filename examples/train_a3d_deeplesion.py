@@ -1,5 +1,7 @@
 """Table 3 of the paper: A3D and A3D with report attributes on DeepLesion, at 25, 50 and 100 % of the training patients.
 
+Needs matplotlib (alignedfusion[train]); a minute on drawn slices, but DeepLesion is HEAVY and wants a GPU.
+
 python train_a3d_deeplesion.py                                     # drawn CT slices; shows the way, its figures mean nothing
 python train_a3d_deeplesion.py --data DeepLesion --epochs 20 --batch-size 8 --weights densenet121.pth
 
@@ -8,7 +10,9 @@ run: its weights, froc.json and froc.png.
 """
 
 import argparse
+import importlib.util
 import json
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -105,6 +109,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if importlib.util.find_spec("matplotlib") is None:
+        sys.exit("this example needs matplotlib: pip install 'alignedfusion[train]'")
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     with tempfile.TemporaryDirectory() as scratch:

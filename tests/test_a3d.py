@@ -303,7 +303,7 @@ def test_copies_answer_alike():
     file.seek(0)
     loaded = detector(seed=5).eval()
     assert not torch.equal(loaded.backbone.laterals[0].weight, model.backbone.laterals[0].weight)
-    loaded.load_state_dict(torch.load(file))
+    loaded.load_state_dict(torch.load(file, weights_only=True))
 
     with torch.no_grad():
         expected = model(images)[0]

@@ -1,0 +1,153 @@
+"""Serve a saved model over HTTP: image and attributes in, probabilities of classes and of unmentioned attributes out.
+
+Needs nothing but alignedfusion itself; half a minute on two cores, to train a model if none is given.
+
+python serve_model.py --try                  # train on drawn lesions, serve, ask once, stop
+python serve_model.py --model runs/first     # what `alignedfusion train` or save_pretrained wrote, until Ctrl-C
+curl -d @request.json http://127.0.0.1:8000  # {"image": base64 of an image file, "attributes": {"age": 54}}
+
+It listens on this machine only and has no passwords: put a server that has them in front before others may ask.
+"""
+
+import argparse
+import base64
+import io
+import json
+import threading
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import torch
+from PIL import Image
+
+from alignedfusion import UNKNOWN, AlignedFusionClassifier
+from alignedfusion.datasets import phantom
+from alignedfusion.datasets.images import read_image
+from alignedfusion.presets import standard
+
+HOST, LARGEST_REQUEST = "127.0.0.1", 50_000_000  # bytes
+TRAINING_CASES, EPOCHS, BATCH_SIZE, LEARNING_RATE, IMAGE_SIZE = 1000, 8, 64, 1e-3, 64
+
+
+class Predictor:
+    """A model that is loaded once, and answers one case at a time."""
+
+    def __init__(self, model: AlignedFusionClassifier) -> None:
+        if len(model.image_modalities) != 1:
+            raise ValueError(f"this server takes models with one image, this one has {list(model.image_modalities)}")
+        self.model = model.eval()
+        self.transform = model.visual.transform()
+
+    @torch.inference_mode()
+    def predict(self, request: dict) -> dict:
+        """Answer `{"image": base64 of a file, "attributes": {name: value}}`; ValueError for what is wrong in it."""
+        if not isinstance(request, dict) or set(request) - {"image", "attributes"} or "image" not in request:
+            raise ValueError('send {"image": base64 of an image file, "attributes": {"age": 54}}')
+        try:
+            picture = read_image(io.BytesIO(base64.b64decode(request["image"], validate=True)))
+        except (TypeError, ValueError) as error:
+            raise ValueError("the image is not base64 of a PNG, JPEG or TIFF file") from error
+        schema = self.model.schema
+        codes = schema.encode([request.get("attributes", {})])  # an unknown name or value is an error that says so
+        out = self.model(self.transform(picture)[None], codes)
+
+        shares = out.logits[0].softmax(0).tolist()
+        answer = {"classes": dict(zip(self.model.class_names, shares, strict=True)), "unmentioned": {}}
+        if out.reconstruction is not None:
+            for attribute, code, logits in zip(schema, codes[0].tolist(), out.reconstruction[0], strict=True):
+                if code == UNKNOWN:
+                    probabilities = logits.softmax(0)[: len(attribute.values)].tolist()
+                    answer["unmentioned"][attribute.name] = dict(zip(attribute.values, probabilities, strict=True))
+        return answer
+
+
+def make_server(predictor: Predictor, port: int) -> ThreadingHTTPServer:
+    """A server that is not running yet; port 0 takes a free one."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            size = self.headers.get("Content-Length", "")
+            if not size.isdigit() or int(size) > LARGEST_REQUEST:
+                self.answer(413, {"error": f"a request has 0 to {LARGEST_REQUEST} bytes, got {size or 'no'} length"})
+                return
+            try:
+                self.answer(200, predictor.predict(json.loads(self.rfile.read(int(size)))))
+            except ValueError as error:  # json's errors are such, too
+                self.answer(400, {"error": str(error)})
+
+        def answer(self, status: int, content: dict) -> None:
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Keep silent: what is asked about patients belongs in no log."""
+
+    return ThreadingHTTPServer((HOST, port), Handler)
+
+
+def ask(url: str, image: bytes, attributes: dict) -> dict:
+    """The client: all it takes."""
+    request = {"image": base64.b64encode(image).decode(), "attributes": attributes}
+    with urllib.request.urlopen(url, json.dumps(request).encode(), timeout=60) as reply:
+        return json.load(reply)
+
+
+def train(cases: int) -> AlignedFusionClassifier:
+    """A small model of drawn lesions, to have something to serve."""
+    torch.manual_seed(0)
+    model = standard(
+        phantom.SCHEMA,
+        phantom.CLASS_NAMES,
+        backbone="test_vit",
+        pretrained=False,
+        frozen=False,
+        image_size=IMAGE_SIZE,
+    )
+    scale = {name: model.visual.preprocessing[name] for name in ("mean", "std")}
+    data = phantom.make(cases, image_size=IMAGE_SIZE, missing=0.2).cases(**scale)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    for epoch in range(EPOCHS):
+        total = 0.0
+        for rows in torch.randperm(cases).split(BATCH_SIZE):
+            loss = model(data.image[rows], data.codes[rows], labels=data.labels[rows]).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+        print(f"epoch {epoch + 1}: loss {total / cases:.2f}")
+    return model
+
+
+def main() -> None:
+    """Load or train, and serve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", metavar="FOLDER", help="a saved model (default: train a small one)")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    parser.add_argument("--try", action="store_true", dest="once", help="ask about one drawn lesion, print, and stop")
+    parser.add_argument("--cases", type=int, default=TRAINING_CASES, help=f"to train on (default: {TRAINING_CASES})")
+    options = parser.parse_args()
+    model = AlignedFusionClassifier.from_pretrained(options.model) if options.model else train(options.cases)
+
+    with make_server(Predictor(model), 0 if options.once else options.port) as server:
+        url = f"http://{HOST}:{server.server_port}"
+        print(f"serving on {url}; Ctrl-C stops", flush=True)
+        if not options.once:
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                print("\nstopped")
+            return
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        drawn, file = phantom.make(1, seed=1, image_size=IMAGE_SIZE), io.BytesIO()
+        Image.fromarray(drawn.images[0]).save(file, "PNG")
+        told = {"growth": drawn.rows[0]["growth"]} if model.schema == phantom.SCHEMA else {}
+        print(json.dumps(ask(url, file.getvalue(), told), indent=2))
+        server.shutdown()
+
+
+if __name__ == "__main__":
+    main()
