@@ -265,7 +265,7 @@ def test_mistakes_are_named(folder, paths, tmp_path):
 
 
 def test_numbers_that_float16_cannot_hold_are_refused(folder, paths, tmp_path):
-    state = torch.load(folder / "weights.pth")
+    state = torch.load(folder / "weights.pth", weights_only=True)
     state["norm.weight"] *= 1e6
     torch.save(state, tmp_path / "large.pth")
     arguments = {**SMALL, "weights": tmp_path / "large.pth"}
@@ -405,7 +405,7 @@ def test_the_model_answers_on_images(run, cache, folder, capsys):
     assert cli.main(["evaluate", str(run), str(folder / "cases.csv")]) == 0
     assert f"{len(predictions)} test cases" in capsys.readouterr().out
     model = AlignedFusionClassifier.from_pretrained(run)
-    weights = torch.load(folder / "weights.pth")
+    weights = torch.load(folder / "weights.pth", weights_only=True)
     assert all(
         torch.equal(model.visual.backbone.state_dict()[name], weights[name]) for name in weights if "pos" not in name
     )
@@ -464,5 +464,5 @@ def test_the_benchmark_gives_its_figures(tmp_path):
     assert figures["file_mb"] == pytest.approx(1000 * 49 * 384 * 2 / 1e6)
     assert figures["tokens"]["training_cases"] == pytest.approx(400, rel=0.1)
     assert figures["tokens"]["peak_mb"] < 2000
-    assert figures["ratio"] > 3
+    assert figures["ratio_of_processor_seconds"] > 3
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]  # gigabytes are not left behind

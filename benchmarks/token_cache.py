@@ -1,0 +1,200 @@
+"""Training on cached tokens: time and memory for 114,000 patches of 49 x 384 tokens, beside the backbone in the loop.
+
+python benchmarks/token_cache.py                                  # one epoch over all, 4.3 GB in a temporary folder
+python benchmarks/token_cache.py --share 0.05                     # an epoch over a twentieth of them, all over the file
+python benchmarks/token_cache.py --cases 5000 --images PHOTOS     # a small file; the backbone sees your pictures
+
+The tokens are random, and so are the backbone's weights: what is measured does not depend on them. Both trainings are those
+of `alignedfusion train` (`Manifest`, `presets.standard`, `training.fit`), each in a process of its own; its peak resident
+memory is given. The parts of a step are measured alone: reading a batch, and forward, backward and update on it. Processor
+time is that of the main process with all that a training sets up: what to trust on a machine that does other things as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from alignedfusion import presets, token_writer
+from alignedfusion.calibration import calibrate
+from alignedfusion.datasets.cases import collate
+from alignedfusion.datasets.manifest import Manifest
+from alignedfusion.token_cache import TokenCache
+from alignedfusion.training import fit, parameter_groups
+
+ATTRIBUTES = 14
+
+
+def make_tokens(folder: Path, cases: int, backbone: str) -> None:
+    """A folder as `alignedfusion tokens` leaves it, of images that are no more, with random tokens."""
+    torch.manual_seed(0)
+    weights = folder / "weights.pth"
+    torch.save(timm.create_model(backbone, pretrained=False, num_classes=0).state_dict(), weights)
+    cache = token_writer.write([], folder / "tokens", backbone=backbone, weights=weights, progress=False)
+    with open(cache.file.path, "wb") as data, open(cache.folder / "index.jsonl", "w") as index:
+        for start in range(0, cases, 1000):
+            count = min(1000, cases - start)
+            data.write(torch.randn(count, *cache.file.shape).to(cache.file.dtype).view(torch.int16).numpy().data)
+            index.writelines(json.dumps([str(folder / f"{start + i}.jpg"), 0, 0]) + "\n" for i in range(count))
+
+
+def make_images(folder: Path, count: int) -> None:
+    """Pictures of 512 x 512 pixels, as JPEG files of some 60 KB."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+        coarse.resize((512, 512), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=90)
+
+
+def make_table(files: list[str]) -> pd.DataFrame:
+    """Cases with 14 attributes, 30 % of them unmentioned, three classes and a split."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"file": files, "label": rng.choice(list("abc"), len(files))})
+    frame["split"] = rng.choice(["train", "valid", "test"], len(files), p=[0.8, 0.1, 0.1])
+    for i in range(ATTRIBUTES):
+        values = rng.choice(["absent", "present", None], len(files), p=[0.4, 0.3, 0.3])
+        frame[f"attribute {i}"] = values
+    return frame
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """One training, in this process: seconds per case of its parts, and memory in MB."""
+    folder = Path(options.folder)
+    tokens = TokenCache(folder / "tokens") if options.case == "tokens" else None
+    if tokens is None:
+        root = Path(options.images or folder / "pictures")
+        files = sorted(path.name for path in root.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        files = [files[i % len(files)] for i in range(options.image_cases)]
+    else:
+        root = folder
+        drawn = np.random.default_rng(1).permutation(options.cases)[: max(100, round(options.share * options.cases))]
+        files = [f"{i}.jpg" for i in drawn]
+    manifest = Manifest.from_frame(
+        make_table(files), images="file", label="label", split="split", root=root, tokens=tokens
+    )
+    schema = manifest.schema()
+    model = presets.standard(schema, manifest.class_names, backbone=options.backbone, pretrained=folder / "weights.pth")
+    transform = model.visual.transform(is_training=True)
+    if tokens is not None:
+        model.visual.backbone = None  # as in `runs.train`
+    train, valid = (manifest.cases(manifest.rows(part), schema, transform) for part in ("train", "valid"))
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as checkpoints:
+        log = fit(
+            model,
+            train,
+            None,
+            checkpoints,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            progress=False,
+        )
+    processor_seconds = time.process_time() - start
+    calibrate(model, valid, progress=False)  # as `fit` does with validation cases: here it would count as training
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    seconds = next(entry["train_runtime"] for entry in log if "train_runtime" in entry) / options.epochs
+    return {
+        "training_cases": len(train),
+        "seconds_per_epoch": seconds,
+        "seconds_per_case": seconds / len(train),
+        "processor_seconds_per_case": processor_seconds / options.epochs / len(train),
+        **parts(model, train, options.batch_size),
+        "peak_mb": peak,
+    }
+
+
+def parts(model: Any, cases: Any, batch_size: int, batches: int = 30) -> dict[str, float]:
+    """Seconds per case to read a batch, and to learn from one that is there."""
+    loader = iter(DataLoader(cases, batch_size, shuffle=True, drop_last=True, collate_fn=collate))
+    batches = min(batches, len(cases) // batch_size)
+    start = time.perf_counter()
+    read = [next(loader) for _ in range(batches)]
+    reading = time.perf_counter() - start
+    optimizer = torch.optim.AdamW(parameter_groups(model.train(), 1e-3, 0.05))
+    device = next(model.parameters()).device
+    start = time.perf_counter()
+    for batch in read:
+        on_device = {name: value.to(device) for name, value in batch.items()}
+        model(**on_device).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    learning = time.perf_counter() - start
+    cases_read = batches * batch_size
+    return {"reading_per_case": reading / cases_read, "learning_per_case": learning / cases_read}
+
+
+def main() -> None:
+    """Make the files, train twice, print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=114_000, help="images in the file (default: 114000)")
+    parser.add_argument("--share", type=float, default=1.0, help="of them in the table (default: 1)")
+    parser.add_argument("--epochs", type=int, default=1, help="default: 1")
+    parser.add_argument(
+        "--backbone",
+        default="vit_small_patch32_224",
+        metavar="NAME",
+        help="any timm model (default: vit_small_patch32_224; vit_small_r26_s32_224 gives tokens of the same size, too)",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="default: 32")
+    parser.add_argument("--workers", type=int, default=0, help="loader processes, in both trainings (default: 0)")
+    parser.add_argument("--images", metavar="FOLDER", help="pictures for the backbone (default: drawn, 512 x 512 JPEG)")
+    parser.add_argument(
+        "--image-cases", type=int, default=400, help="cases with the backbone in the loop (default: 400)"
+    )
+    parser.add_argument("--temp", metavar="FOLDER", help="where the tokens lie meanwhile (default: the system's place)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep the figures as JSON")
+    parser.add_argument("--case", choices=["tokens", "images"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        print(json.dumps(measure(options)))
+        return
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir=options.temp) as folder:
+        make_tokens(Path(folder), options.cases, options.backbone)
+        results["file_mb"] = (Path(folder) / "tokens" / "tokens.bin").stat().st_size / 1e6
+        (Path(folder) / "pictures").mkdir()
+        make_images(Path(folder) / "pictures", options.image_cases)
+        for case in ("tokens", "images"):
+            command = [sys.executable, __file__, *sys.argv[1:], "--case", case, "--folder", folder]
+            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            results[case] = json.loads(answer.splitlines()[-1])
+    tokens, images = results["tokens"], results["images"]
+    for clock in ("seconds", "processor_seconds"):
+        results[f"ratio_of_{clock}"] = images[f"{clock}_per_case"] / tokens[f"{clock}_per_case"]
+    place = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    print(f"{results['file_mb']:.0f} MB of tokens; {place}; {options.workers} loader processes")
+    for name, one in (("tokens", tokens), ("backbone in the loop", images)):
+        each, processor, reading, learning = (
+            1e3 * one[f"{part}_per_case"] for part in ("seconds", "processor_seconds", "reading", "learning")
+        )
+        print(
+            f"{name:21} {one['training_cases']:6} cases in {one['seconds_per_epoch']:7.1f} s, {each:.2f} ms each "
+            f"({processor:.2f} of a processor; reading {reading:.2f}, learning {learning:.2f}); peak {one['peak_mb']:.0f} MB"
+        )
+    print(
+        f"{results['ratio_of_seconds']:.1f} times faster; in processor time {results['ratio_of_processor_seconds']:.1f} times"
+    )
+    if options.output:
+        options.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
