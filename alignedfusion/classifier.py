@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from alignedfusion.tokenizers import AttributeTokenizer
 Images = Tensor | Mapping[str, Tensor]
 
 
-@dataclass(init=False, repr=False, eq=False)
-class ClassifierOutput(dict[str, Tensor]):
+class ClassifierOutput(OrderedDict[str, Tensor | None]):
     """What `AlignedFusionClassifier` returns, in training and evaluation alike.
 
     A field is had by attribute, by name (`out["logits"]`) or, among those that are not None, by position (`out[0]`): what
@@ -39,34 +38,37 @@ class ClassifierOutput(dict[str, Tensor]):
         evidence: (B, P, C), how much each of the model's `parts` adds to the log prior of each class; the logits are their sum.
     """
 
+    # An OrderedDict that is built by OrderedDict's own __init__: of all dictionaries, torch.compile has always known these.
     loss: Tensor | None
     logits: Tensor | None
     reconstruction: Tensor | None
     intermediate: Tensor | None
     evidence: Tensor | None
 
-    # One mapping is enough to build it from: accelerate, DataParallel and pickle take it apart and put it together so.
-    def __init__(
-        self, entries: Mapping[str, Tensor | None] | Iterable[tuple[str, Tensor | None]] = (), **named: Tensor | None
-    ) -> None:
-        super().__init__()
-        for name, value in dict(entries, **named).items():
-            setattr(self, name, value)
-
     def __getattr__(self, name: str) -> Tensor | None:
-        if name in type(self).__dataclass_fields__:
-            return self.get(name)
-        raise AttributeError(f"{type(self).__name__} has no field {name!r}; it has {[f.name for f in fields(self)]}")
+        _check_field(name)
+        return self.get(name)
 
     def __setattr__(self, name: str, value: Tensor | None) -> None:
-        self.__getattr__(name)  # refuses a misspelt one
-        if value is None:
-            self.pop(name, None)
-        else:
-            self[name] = value
+        self[name] = value
 
     def __getitem__(self, key: Any) -> Any:
-        return super().__getitem__(key) if isinstance(key, str) else tuple(self.values())[key]
+        return dict(self.items())[key] if isinstance(key, str) else tuple(self.values())[key]
+
+    def __setitem__(self, name: str, value: Tensor | None) -> None:
+        _check_field(name)
+        if value is not None:
+            super().__setitem__(name, value)
+        elif name in self:
+            del self[name]
+
+
+_FIELDS = tuple(ClassifierOutput.__annotations__)
+
+
+def _check_field(name: str) -> None:
+    if name not in _FIELDS:
+        raise AttributeError(f"ClassifierOutput has no field {name!r}; it has {list(_FIELDS)}")
 
 
 # DistributedDataParallel with a static graph looks for the tensors in it, and torch.export takes it apart.
@@ -223,13 +225,15 @@ class AlignedFusionClassifier(nn.Module):
         said[FUSED] = self.head(self._pool(fused, is_valid, is_present))
         evidence = torch.stack([said[part].float() for part in self.parts], dim=1)  # (B, P, C)
         weighted = evidence * self.weights.float()[:, None]
-        return ClassifierOutput(
-            loss=None if labels is None else self._loss(evidence, labels, rebuilt, codes, is_hidden),
-            logits=(self.log_prior + weighted.sum(1)).to(said[FUSED].dtype),
-            reconstruction=None if rebuilt is None else rebuilt.logits,
-            intermediate=fused.intermediate,
-            evidence=weighted,
-        )
+        answer = {
+            "loss": None if labels is None else self._loss(evidence, labels, rebuilt, codes, is_hidden),
+            "logits": (self.log_prior + weighted.sum(1)).to(said[FUSED].dtype),
+            "reconstruction": None if rebuilt is None else rebuilt.logits,
+            "intermediate": fused.intermediate,
+            "evidence": weighted,
+        }
+        # Not left to the output: compiled, it would hold a None it was given.
+        return ClassifierOutput(**{name: value for name, value in answer.items() if value is not None})
 
     def initial_weights(self) -> Tensor:
         """Weights of the parts (P,) before any calibration."""

@@ -52,7 +52,7 @@ goes on, and after the table has grown it adds what is new. Images changed since
 
 _EXTRAS = {
     **dict.fromkeys(("accelerate", "matplotlib", "pandas", "pyarrow", "sklearn"), "train"),
-    **dict.fromkeys(("onnx", "onnxscript"), "onnx"),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     "openai": "chat",
 }
 """What to install where a module is not there."""
@@ -229,6 +229,9 @@ def _add_export(commands: Any) -> None:
     )
     parser.add_argument("run_folder", metavar="OUT", help="folder of a run, or any saved model")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write, such as model.onnx")
+    parser.add_argument(
+        "--int8", action="store_true", help="8-bit integers: a vision transformer is twice as fast on a CPU"
+    )
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -363,7 +366,7 @@ def _export(options: argparse.Namespace) -> None:
     from alignedfusion.classifier import AlignedFusionClassifier
     from alignedfusion.export import to_onnx
 
-    to_onnx(AlignedFusionClassifier.from_pretrained(options.run_folder), options.output)
+    to_onnx(AlignedFusionClassifier.from_pretrained(options.run_folder), options.output, quantize=options.int8)
     print(f"{options.output}: {Path(options.output).stat().st_size / 1e6:.0f} MB")
 
 

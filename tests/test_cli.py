@@ -7,7 +7,7 @@ import alignedfusion
 from alignedfusion import cli
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["evaluate"], ["predict"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["evaluate"], ["predict"], ["export"]])
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main([*command, "--help"])
