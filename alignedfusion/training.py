@@ -66,7 +66,7 @@ def fit(
             install.
 
     Returns:
-        The log: one entry per epoch of training, one per evaluation.
+        One entry of the log per epoch of training, and one per evaluation.
     """
     from transformers import TrainingArguments
 
