@@ -19,6 +19,8 @@ from alignedfusion.attributes import UNKNOWN
 from alignedfusion.classifier import AlignedFusionClassifier, Images
 from alignedfusion.tokenizers import VisualTokenizer
 
+_MOST = 2**31 - 1  # without any bound torch 2.7 refuses the size, for it might be the largest integer
+
 
 class Answer(nn.Module):
     """A classifier as other runtimes see it: plain dictionaries of tensors go in and come out, and nothing is optional.
@@ -140,7 +142,9 @@ def to_onnx(
         if quantize:
             from onnxruntime.quantization import quantize_dynamic  # type: ignore[import-untyped]
 
-            quantize_dynamic(onnx.model_proto, path, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"])
+            proto = onnx.model_proto
+            del proto.graph.value_info[:]  # shapes within: torch 2.7 has some of them wrong, and they are inferred anew
+            quantize_dynamic(proto, path, per_channel=True, op_types_to_quantize=["MatMul"])
         else:
             onnx.save(path)
 
@@ -152,7 +156,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "# The axis name")
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
@@ -183,9 +187,11 @@ def metadata(model: AlignedFusionClassifier) -> dict[str, Any]:
 def _trace(model: AlignedFusionClassifier, arguments: Any, shapes: Any) -> ExportedProgram:
     if model.training:
         raise ValueError("the model is in training mode, where it hides attributes at random: call model.eval() first")
-    # Strict, for the other way of tracing takes len(tensor) for a constant, in modules of your own as well.
+    answer = Answer(model).eval()
     with torch.no_grad(), _quiet():
-        return torch.export.export(Answer(model).eval(), arguments, dynamic_shapes=shapes, strict=True)
+        answer(*arguments)  # an example that does not fit is refused in the model's own words
+        # Strict, for the other way of tracing takes len(tensor) for a constant, in modules of your own as well.
+        return torch.export.export(answer, arguments, dynamic_shapes=shapes, strict=True)
 
 
 def _inputs(model: AlignedFusionClassifier, image: Images | None, has_padding: bool) -> tuple[Any, Any]:
@@ -210,9 +216,11 @@ def _inputs(model: AlignedFusionClassifier, image: Images | None, has_padding: b
         {m: ones(counts[0]) for m in images},
         {m: ones(tokens.shape[:2]) for m, tokens in padded.items()},
     )
-    batch = Dim("batch")
+    batch = Dim("batch", max=_MOST)
     # By number: a modality's name need not be an identifier.
-    sizes = {m: {0: batch, 1: Dim(f"tokens_{i}")} if are_tokens[m] else {0: batch} for i, m in enumerate(images)}
+    sizes = {
+        m: {0: batch, 1: Dim(f"tokens_{i}", max=_MOST)} if are_tokens[m] else {0: batch} for i, m in enumerate(images)
+    }
     return arguments, (sizes, {0: batch}, {m: {0: batch} for m in images}, {m: sizes[m] for m in padded})
 
 

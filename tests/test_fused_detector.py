@@ -25,6 +25,7 @@ from alignedfusion.detection.fused_detector import LOSS
 # MONAI rounds a tensor with NumPy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 CODES = torch.tensor([[2, 1, 4], [0, UNKNOWN, 3], [UNKNOWN, UNKNOWN, UNKNOWN]])
 BOXES = torch.tensor([[5.0, 7.0, 41.0, 53.0], [17.0, 11.0, 61.0, 37.0]])
 
@@ -125,7 +126,8 @@ def hugging_face_case(kind):
     small |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_labels": 3, "dropout": 0.0}
     if kind == "DETR":
         backbone = transformers.ResNetConfig(**sizes, out_features=["stage4"])
-        config = transformers.DetrConfig(backbone_config=backbone, encoder_layers=1, **small)
+        own = {"backbone": None, "use_timm_backbone": False, "use_pretrained_backbone": False}  # older releases ask
+        config = transformers.DetrConfig(backbone_config=backbone, encoder_layers=1, **own, **small)
         detector = transformers.DetrForObjectDetection(config)
     else:
         backbone = transformers.RTDetrResNetConfig(**sizes, out_features=["stage2", "stage3", "stage4"])
@@ -566,7 +568,7 @@ def test_one_graph_takes_fresh_attributes_at_each_call(training):
         assert set(out) == {"loss_box", LOSS}
         sum(out.values()).backward()
         assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
-    else:
+    elif TORCH >= (2, 14):  # before, a call without attributes breaks the graph
         torch.testing.assert_close(compiled(x), model(x))
 
 
@@ -608,6 +610,7 @@ def test_no_attributes_get_lost_where_only_a_part_is_compiled(part, detector):
         torch.testing.assert_close(model.detector(x), by_hand(reference, x, None))
 
 
+@pytest.mark.skipif(TORCH < (2, 11), reason="older exporters want no attribute set in a call")
 def test_what_is_exported_takes_fresh_attributes():
     model, x = toy(), images()
     first, *others = some_codes(4)

@@ -125,11 +125,11 @@ class FusedDetector(nn.Module):
     def _with_loss(self, output: Any, loss: Tensor | None) -> Any:
         if loss is None or not self.training:
             return output
+        if type(output) is dict:
+            are_losses = len(output) > 0 and all(isinstance(v, Tensor) and v.ndim == 0 for v in output.values())
+            return {**output, LOSS: loss} if are_losses else output
         if isinstance(output, Mapping) and getattr(output, "loss", None) is not None:  # Hugging Face
             output.loss = output["loss"] + loss  # type: ignore[attr-defined]
-            return output
-        if type(output) is dict and output and all(isinstance(v, Tensor) and v.ndim == 0 for v in output.values()):
-            return {**output, LOSS: loss}
         return output
 
     def extra_repr(self) -> str:
