@@ -260,8 +260,7 @@ torch.save([model(**torch.load(inputs)).logits for model in models], answer)
     forbidden = {"transformers", "timm", "huggingface_hub", "pandas", "sklearn", "accelerate", "torchvision"}
     run_without(forbidden, script, *(tmp_path / name for name in ("in.pt", "learned", "text", "out.pt")))
     again = torch.load(tmp_path / "out.pt")
-    assert len(again) == 2
-    assert all(torch.equal(first, second) for first, second in zip(again, logits, strict=True))
+    torch.testing.assert_close(again, logits)  # another process may add up in another order
 
 
 def test_the_guard_of_that_test_holds():
@@ -278,7 +277,7 @@ program = torch.export.load(sys.argv[1]).module()
 torch.save(program(*torch.load(sys.argv[2]))["logits"], sys.argv[3])
 """
     run_without({"alignedfusion", "einops"}, script, program[1], tmp_path / "in.pt", tmp_path / "out.pt")
-    assert torch.equal(torch.load(tmp_path / "out.pt"), program[0](*inputs)["logits"])
+    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), program[0](*inputs)["logits"])
 
 
 def test_the_command_writes_the_same_file(exported, tmp_path, capsys):
