@@ -2,82 +2,22 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils import _pytree
 
 from alignedfusion import checkpoint
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
 from alignedfusion.evidence import FUSED, EvidenceHeads, linear_head
 from alignedfusion.fusion import REPORT, FusionOutput, check_mask, mean_of_tokens
+from alignedfusion.image_inputs import Images, blanked, images_by_modality, visual_of
 from alignedfusion.missing import seen_and_hidden
+from alignedfusion.outputs import ClassifierOutput
 from alignedfusion.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.tokenizers import AttributeTokenizer
-
-Images = Tensor | Mapping[str, Tensor]
-
-
-class ClassifierOutput(OrderedDict[str, Tensor | None]):
-    """What `AlignedFusionClassifier` returns, in training and evaluation alike.
-
-    A field is had by attribute, by name (`out["logits"]`) or, among those that are not None, by position (`out[0]`): what
-    `transformers.Trainer` expects, without the need of transformers.
-
-    Attributes:
-        loss: Classification plus reconstruction loss (l_all); None without labels.
-        logits: (B, C).
-        reconstruction: (B, A, V_max) logits over each attribute's values, -inf beyond the last; None if the model does not
-            reconstruct.
-        intermediate: (B, K, D).
-        evidence: (B, P, C), how much each of the model's `parts` adds to the log prior of each class; the logits are their sum.
-    """
-
-    # An OrderedDict that is built by OrderedDict's own __init__: of all dictionaries, torch.compile has always known these.
-    loss: Tensor | None
-    logits: Tensor | None
-    reconstruction: Tensor | None
-    intermediate: Tensor | None
-    evidence: Tensor | None
-
-    def __getattr__(self, name: str) -> Tensor | None:
-        _check_field(name)
-        return self.get(name)
-
-    def __setattr__(self, name: str, value: Tensor | None) -> None:
-        self[name] = value
-
-    def __getitem__(self, key: Any) -> Any:
-        return dict(self.items())[key] if isinstance(key, str) else tuple(self.values())[key]
-
-    def __setitem__(self, name: str, value: Tensor | None) -> None:
-        _check_field(name)
-        if value is not None:
-            super().__setitem__(name, value)
-        elif name in self:
-            del self[name]
-
-
-_FIELDS = tuple(ClassifierOutput.__annotations__)
-
-
-def _check_field(name: str) -> None:
-    if name not in _FIELDS:
-        raise AttributeError(f"ClassifierOutput has no field {name!r}; it has {list(_FIELDS)}")
-
-
-# DistributedDataParallel with a static graph looks for the tensors in it, and torch.export takes it apart.
-_pytree.register_pytree_node(
-    ClassifierOutput,
-    lambda out: (list(out.values()), list(out)),
-    lambda values, names: ClassifierOutput(zip(names, values, strict=True)),
-    serialized_type_name="alignedfusion.classifier.ClassifierOutput",
-)
 
 
 class AlignedFusionClassifier(nn.Module):
@@ -152,7 +92,7 @@ class AlignedFusionClassifier(nn.Module):
             )
         self.modalities: tuple[str, ...] = tuple(fusion.modalities)  # type: ignore[arg-type]
         self.image_modalities = tuple(m for m in self.modalities if m != REPORT)
-        self.visual = self._visual(visual)
+        self.visual = visual_of(visual, self.image_modalities)
         self.tokenizer = tokenizer
         self.fusion = fusion
         self.reconstructor = reconstructor if REPORT in self.modalities else None
@@ -175,6 +115,12 @@ class AlignedFusionClassifier(nn.Module):
     def schema(self) -> AttributeSchema:
         """The attributes this model was built for."""
         return self.tokenizer.schema
+
+    @property
+    def visuals(self) -> dict[str, nn.Module]:
+        """The module that reads each image modality; one module may read them all."""
+        each = self.visual
+        return {m: each[m] if isinstance(each, nn.ModuleDict) else each for m in self.image_modalities}  # type: ignore[misc]
 
     def forward(
         self,
@@ -211,7 +157,9 @@ class AlignedFusionClassifier(nn.Module):
         # Hidden and unmentioned attributes become the same tokens from here on.
         values = self.tokenizer.value_tokens()  # (V, D)
         is_valid, is_present = is_valid or {}, is_present or {}
-        tokens = self._image_tokens(image, codes.shape[0], is_valid, is_present)
+        images = images_by_modality(image, self.image_modalities, codes.shape[0])
+        visuals = self.visuals
+        tokens = {m: visuals[m](blanked(each, m, is_valid, is_present)) for m, each in images.items()}  # (B, N, D) each
         if REPORT in self.modalities:
             tokens[REPORT] = self.tokenizer(seen, values=values)  # (B, A, D)
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
@@ -252,7 +200,7 @@ class AlignedFusionClassifier(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights (safetensors) and settings (JSON) into a folder; see `checkpoint.save`.
 
-        `model_card.write` puts a card beside them.
+        `sharing.model_card.write` puts a card beside them.
         """
         checkpoint.save(self, folder)
         self.saved_in = Path(folder).resolve()
@@ -277,14 +225,14 @@ class AlignedFusionClassifier(nn.Module):
             visual: Your own visual module, if the model was built with one: only its weights are in the folder.
             fusion: Your own fusion, likewise.
             revision: Branch, tag or commit of a repository; the newest by default.
-            token: See `hub.download`, as for the next.
+            token: See `sharing.hub.download`, as for the next.
             cache_dir: See there.
 
         Raises:
             FileNotFoundError: If neither a folder nor a repository of that name holds a model.
             ValueError: If what is there is another library's model, or needs arguments that were not given.
         """
-        from alignedfusion import hub
+        from alignedfusion.sharing import hub
 
         if hub.is_repository(folder):
             folder = hub.download(str(folder), revision=revision, token=token, cache_dir=cache_dir)
@@ -313,62 +261,15 @@ class AlignedFusionClassifier(nn.Module):
         Returns:
             The address of the commit.
         """
-        from alignedfusion import hub
+        from alignedfusion.sharing import hub
 
         return hub.push(self, name, private=private, commit_message=commit_message, token=token)
-
-    def _visual(self, visual: nn.Module | Mapping[str, nn.Module] | None) -> nn.Module | None:
-        if not self.image_modalities:
-            return None
-        if visual is None:
-            raise ValueError(
-                f"the fusion has the image modalities {list(self.image_modalities)}; visual must not be None"
-            )
-        if isinstance(visual, nn.Module) and not isinstance(visual, nn.ModuleDict):
-            return visual
-        if set(visual) != set(self.image_modalities):
-            raise ValueError(f"visual must have the keys {sorted(self.image_modalities)}, got {sorted(visual)}")
-        if len({id(module) for module in visual.values()}) != len(visual):
-            raise ValueError(
-                "visual names one module for several modalities; pass the module itself to share it among all"
-            )
-        return nn.ModuleDict(dict(visual.items()))
 
     def _pooled_dim(self) -> int:
         if hasattr(self.fusion, "pooled_dim"):  # a fusion that pools by itself
             return int(self.fusion.pooled_dim)  # type: ignore[arg-type]
         intermediate = getattr(self.fusion, "intermediate", None)
         return self.tokenizer.dim * (len(self.modalities) + (0 if intermediate is None else len(intermediate)))
-
-    def _image_tokens(
-        self, image: Images | None, batch: int, is_valid: Mapping[str, Tensor], is_present: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        if not self.image_modalities:
-            return {}
-        if image is None:
-            raise ValueError(f"this model needs images of {list(self.image_modalities)}; got None")
-        if isinstance(image, Tensor):
-            if len(self.image_modalities) > 1:
-                raise ValueError(f"this model takes a mapping of images with the keys {sorted(self.image_modalities)}")
-            image = {self.image_modalities[0]: image}
-        if set(image) != set(self.image_modalities):
-            raise ValueError(
-                f"images must have the keys {sorted(self.image_modalities)}, got {sorted(image)}; an image that rows lack "
-                f"is given as zeros, with is_present saying which rows have it"
-            )
-        tokens = {}
-        for m, pixels in image.items():
-            if pixels.shape[0] != batch:  # len() would fix the size of every batch when traced
-                raise ValueError(f"got {pixels.shape[0]} images of {m!r} for {batch} rows of codes")
-            # Blanked before the first weight: a NaN there would come back as the gradient of every weight it met.
-            if m in is_valid and pixels.ndim == 3:
-                check_mask(f"is_valid[{m!r}]", is_valid[m], tuple(pixels.shape[:2]))
-                pixels = pixels.masked_fill(~is_valid[m][..., None], 0.0)
-            if m in is_present:
-                pixels = pixels.masked_fill(~is_present[m].view(-1, *[1] * (pixels.ndim - 1)), 0.0)
-            module = self.visual[m] if isinstance(self.visual, nn.ModuleDict) else self.visual
-            tokens[m] = module(pixels)  # type: ignore[misc]  # (B, N, D)
-        return tokens
 
     def _is_said(self, codes: Tensor) -> dict[str, Tensor]:
         """Which rows have a report that mentions anything (B,): an empty one is no evidence."""

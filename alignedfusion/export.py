@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from alignedfusion.attributes import UNKNOWN
-from alignedfusion.classifier import AlignedFusionClassifier, Images
+from alignedfusion.classifier import AlignedFusionClassifier
+from alignedfusion.image_inputs import Images
 from alignedfusion.tokenizers import VisualTokenizer
 
 _MOST = 2**31 - 1  # without any bound torch 2.7 refuses the size, for it might be the largest integer
@@ -180,7 +181,7 @@ def metadata(model: AlignedFusionClassifier) -> dict[str, Any]:
         "unknown": UNKNOWN,
         "class_names": list(model.class_names),
         "parts": list(model.parts),
-        "preprocessing": {m: getattr(visual, "preprocessing", None) for m, visual in _visuals(model).items()},
+        "preprocessing": {m: getattr(visual, "preprocessing", None) for m, visual in model.visuals.items()},
     }
 
 
@@ -226,15 +227,10 @@ def _inputs(model: AlignedFusionClassifier, image: Images | None, has_padding: b
 
 def _examples(model: AlignedFusionClassifier) -> dict[str, Tensor]:
     examples = {}
-    for m, visual in _visuals(model).items():
+    for m, visual in model.visuals.items():
         if not isinstance(visual, VisualTokenizer):
             raise ValueError(f"image must hold an example: what {type(visual).__name__} takes for {m!r} is not known")
         # Five tokens: a number that no other size is likely to share.
         shape = (5, visual.num_features) if visual.preprocessing is None else visual.preprocessing["input_size"]
         examples[m] = torch.zeros(2, *shape, device=model.log_prior.device)
     return examples
-
-
-def _visuals(model: AlignedFusionClassifier) -> dict[str, Any]:
-    visual = model.visual
-    return {m: visual[m] if isinstance(visual, nn.ModuleDict) else visual for m in model.image_modalities}

@@ -6,30 +6,29 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from alignedfusion import model_card, plots
-from alignedfusion.attributes import UNKNOWN
+from alignedfusion import plots
 from alignedfusion.checkpoint import WEIGHTS
 from alignedfusion.classifier import AlignedFusionClassifier
-from alignedfusion.datasets.cases import FileCases
+from alignedfusion.datasets.images import token_width
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.evaluation import metrics, missing_sweep, predict
 from alignedfusion.presets import standard
 from alignedfusion.processes import is_main_process, num_processes
+from alignedfusion.sharing import model_card
 from alignedfusion.text import TextEncoder
+from alignedfusion.token_cache import backbone_of
 from alignedfusion.tokenizers import VisualTokenizer
 from alignedfusion.training import find_checkpoints, fit
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from alignedfusion.token_cache import TokenCache
 
 SETTINGS = "settings.json"
 METRICS_FILE = "metrics.json"
@@ -85,7 +84,7 @@ def train(
             another backbone than the one asked for.
     """
     folder = Path(folder)
-    backbone, pretrained, image_size = _backbone(manifest.tokens, backbone, pretrained, frozen, image_size)
+    backbone, pretrained, image_size = backbone_of(manifest.tokens, backbone, pretrained, frozen, image_size)
     schema = manifest.schema()
     settings: dict[str, Any] = {
         "images": list(manifest.images),
@@ -117,7 +116,7 @@ def train(
         return _report(model, manifest, _view(model), folder, seconds=time.time() - start, progress=progress)
 
     torch.manual_seed(seed)
-    num_features = None if manifest.tokens is not None else _token_width(manifest)
+    num_features = None if manifest.tokens is not None else token_width(manifest.paths(manifest.frame))
     model = standard(
         schema,
         manifest.class_names,
@@ -133,9 +132,7 @@ def train(
     visual = model.visual
     assert isinstance(visual, VisualTokenizer)
     if manifest.tokens is not None:
-        manifest.tokens.check_backbone(visual.backbone, "timm's own" if pretrained is True else repr(str(pretrained)))
-        # As the tokens were computed, for timm may change a model's defaults from release to release.
-        visual.preprocessing = manifest.tokens.settings["preprocessing"]
+        manifest.tokens.adopt(visual, pretrained)
     aside = visual.backbone
     if manifest.tokens is not None:
         visual.backbone = None  # it has nothing to do: steps are quicker and checkpoints smaller without it
@@ -206,45 +203,6 @@ def evaluate(
     cases = manifest.cases(manifest.frame, model.schema, _view(model))
     rows = missing_sweep(model, cases, model.schema, progress=progress)
     return rows, {"tested": len(cases), "left_out": left_out}
-
-
-def predict_case(
-    folder: str | Path, images: Sequence[str | Path], attributes: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Predict one case.
-
-    Args:
-        folder: A saved model.
-        images: One path per image of the model, in its order.
-        attributes: What the report mentions; the rest is unmentioned.
-
-    Returns:
-        `classes`: probability by class name; `attributes`: for each unmentioned attribute, probability by value.
-    """
-    model = AlignedFusionClassifier.from_pretrained(folder)
-    if len(images) != len(model.image_modalities):
-        raise ValueError(f"this model takes one image each of {list(model.image_modalities)}, got {len(images)}")
-    codes = model.schema.encode([dict(attributes)])
-    paths = {m: [Path(path)] for m, path in zip(model.image_modalities, images, strict=True)}
-    if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:
-        raise FileNotFoundError(f"there is no image at {absent}")
-    case = FileCases(paths, codes, torch.zeros(1, dtype=torch.int64), _view(model))[0]
-    image = case["image"] if isinstance(case["image"], dict) else {model.image_modalities[0]: case["image"]}
-    with torch.inference_mode():
-        output = model({m: pixels[None] for m, pixels in image.items()}, codes)
-    classes = output.logits[0].softmax(-1).tolist()
-    return {
-        "classes": dict(zip(model.class_names, classes, strict=True)),
-        "attributes": {} if output.reconstruction is None else _named(model, codes[0], output.reconstruction[0]),
-    }
-
-
-def _named(model: AlignedFusionClassifier, codes: torch.Tensor, logits: torch.Tensor) -> dict[str, dict[str, float]]:
-    return {
-        attribute.name: dict(zip(attribute.values, row.softmax(-1).tolist(), strict=False))
-        for attribute, code, row in zip(model.schema, codes.tolist(), logits, strict=True)
-        if code == UNKNOWN
-    }
 
 
 def _report(
@@ -320,51 +278,12 @@ def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> l
     return lines
 
 
-def _backbone(
-    tokens: TokenCache | None,
-    backbone: str | None,
-    pretrained: bool | str | Path,
-    frozen: bool,
-    image_size: int | None,
-) -> tuple[str, bool | str | Path, int | None]:
-    """The backbone, its weights and its input size: those that tokens were computed with, if there are any."""
-    if tokens is None:
-        return backbone or "vit_small_patch16_224", pretrained, image_size
-    if not frozen or pretrained is False:
-        raise ValueError("tokens come from a frozen, pretrained backbone: train a backbone on the images themselves")
-    settings = tokens.settings
-    for name, asked in (("backbone", backbone), ("image_size", image_size)):
-        if asked is not None and asked != settings[name]:
-            raise ValueError(
-                f"the tokens in {str(tokens.folder)!r} were computed with {name} {settings[name]}, not {asked}; leave it out, "
-                f"or compute tokens in another folder"
-            )
-    return (
-        settings["backbone"],
-        settings["weights"] or True if pretrained is True else pretrained,
-        settings["image_size"],
-    )
-
-
 def _fingerprint(frame: pd.DataFrame) -> str:
     return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
 
 
 def _case_names(frame: pd.DataFrame, images: Sequence[str]) -> list[str]:
     return ["|".join(map(str, row)) for row in frame[list(images)].itertuples(index=False)]
-
-
-def _token_width(manifest: Manifest) -> int | None:
-    paths = [path for column in manifest.paths(manifest.frame).values() for path in column if path is not None]
-    are_tokens = {path.suffix == ".npy" for path in paths}
-    if are_tokens == {True, False}:
-        raise ValueError("some images are .npy files of precomputed tokens and some are not; a model takes one kind")
-    if are_tokens == {False}:
-        return None
-    widths = {np.load(path, mmap_mode="r").shape[1] for path in paths}
-    if len(widths) > 1:
-        raise ValueError(f"precomputed tokens must have one width, got {sorted(widths)}")
-    return int(widths.pop())
 
 
 def _view(model: AlignedFusionClassifier) -> Any:

@@ -25,15 +25,14 @@ from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.calibration import calibrate
 from alignedfusion.classifier import AlignedFusionClassifier
 from alignedfusion.datasets.cases import CachedCases, FileCases, TensorCases
-from alignedfusion.datasets.frames import image_paths, token_width
 from alignedfusion.datasets.holdout import held_back
-from alignedfusion.datasets.images import find_unreadable
+from alignedfusion.datasets.images import find_unreadable, image_paths, token_width
 from alignedfusion.evaluation import outputs
 from alignedfusion.fusion import REPORT
 from alignedfusion.imputation import examples_of, fill_gaps
 from alignedfusion.presets import standard
 from alignedfusion.reconstruction import MaskedTokenReconstructor
-from alignedfusion.token_cache import TokenCache
+from alignedfusion.token_cache import TokenCache, backbone_of
 from alignedfusion.tokenizers import AttributeTokenizer, VisualTokenizer
 from alignedfusion.training import fit
 
@@ -238,7 +237,9 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             cure = "" if cache is None else f"; `{cache.command(columns, Path(self.image_root))}` adds them"
             raise ValueError(f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{cure}")
         num_features = token_width(paths)
-        backbone, pretrained, image_size = self._backbone(cache)
+        backbone, pretrained, image_size = backbone_of(
+            cache, self.backbone, self.pretrained, self.frozen, self.image_size
+        )
         if num_features is None and not pretrained:
             warnings.warn(
                 f"pretrained=False: the backbone {backbone!r} starts at random"
@@ -259,26 +260,8 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         if cache is not None:
             visual = model.visual
             assert isinstance(visual, VisualTokenizer)
-            cache.check_backbone(visual.backbone, f"pretrained={pretrained!r}")
-            visual.preprocessing = cache.settings["preprocessing"]  # as the tokens were computed
+            cache.adopt(visual, pretrained)
         return model
-
-    def _backbone(self, cache: TokenCache | None) -> tuple[str, bool | str | Path, int | None]:
-        """The backbone, its weights and its input size: those of the tokens, if there are any."""
-        if cache is None:
-            return self.backbone or "vit_small_patch16_224", self.pretrained, self.image_size
-        if not self.frozen or not self.pretrained:
-            raise ValueError(
-                "tokens come from a frozen, pretrained backbone: train a backbone on the images themselves"
-            )
-        for name in ("backbone", "image_size"):
-            asked, used = getattr(self, name), cache.settings[name]
-            if asked is not None and asked != used:
-                raise ValueError(
-                    f"the tokens in {str(self.tokens)!r} were computed with {name} {used}, not {asked}; leave {name} out"
-                )
-        weights = cache.settings["weights"] or True if self.pretrained is True else self.pretrained
-        return cache.settings["backbone"], weights, cache.settings["image_size"]
 
     def _cases(self, frame: pd.DataFrame, labels: np.ndarray | None = None, *, is_training: bool = False) -> Any:
         codes = self.schema_.encode(frame, unseen="unknown")

@@ -14,10 +14,13 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from alignedfusion.tokenizers import VisualTokenizer
 
 DATA = "tokens.bin"
 INDEX = "index.jsonl"
@@ -116,21 +119,25 @@ class TokenCache:
         """
         return [fault for fault in map(self._fault, dict.fromkeys(map(key, paths))) if fault]
 
-    def check_backbone(self, backbone: nn.Module, weights: str) -> None:
-        """Refuse a backbone that would give other tokens.
+    def adopt(self, visual: VisualTokenizer, pretrained: bool | str | Path) -> None:
+        """Let a tokenizer prepare images as these tokens were computed; refuse one that would give other tokens.
 
         Args:
-            backbone: A timm model, as `VisualTokenizer` holds it.
-            weights: Where its weights come from, for the message.
+            visual: With the backbone that `backbone_of` named.
+            pretrained: Where its weights come from, for the message.
 
         Raises:
             ValueError: If its weights are not those the tokens were computed with.
         """
-        if weights_sha256(backbone) != self.settings["weights_sha256"]:
+        if weights_sha256(visual.backbone) != self.settings["weights_sha256"]:
+            weights = "timm's own" if pretrained is True else repr(str(pretrained))
             raise ValueError(
                 f"the tokens in {str(self.folder)!r} were computed with other weights of {self.settings['backbone']!r} than "
                 f"{weights}; give the file they were computed with as weights, or compute them again in another folder"
             )
+        visual.preprocessing = self.settings[
+            "preprocessing"
+        ]  # timm may change a model's defaults from release to release
 
     def command(self, images: Sequence[str], root: Path) -> str:
         """The command that adds images of a table to this folder."""
@@ -157,6 +164,33 @@ class TokenCache:
             if self._rows[path][1:] == (now.st_size, now.st_mtime_ns)
             else f"{path} has changed since its tokens were computed"
         )
+
+
+def backbone_of(
+    tokens: TokenCache | None,
+    backbone: str | None,
+    pretrained: bool | str | Path,
+    frozen: bool,
+    image_size: int | None,
+) -> tuple[str, bool | str | Path, int | None]:
+    """A model's backbone, its weights and its input size: those that tokens were computed with, if there are any.
+
+    Raises:
+        ValueError: If something else was asked for than the tokens were computed with.
+    """
+    if tokens is None:
+        return backbone or "vit_small_patch16_224", pretrained, image_size
+    if not frozen or pretrained is False:
+        raise ValueError("tokens come from a frozen, pretrained backbone: train a backbone on the images themselves")
+    settings = tokens.settings
+    for name, asked in (("backbone", backbone), ("image_size", image_size)):
+        if asked is not None and asked != settings[name]:
+            raise ValueError(
+                f"the tokens in {str(tokens.folder)!r} were computed with {name} {settings[name]}, not {asked}; leave it out, "
+                f"or compute tokens in another folder"
+            )
+    weights = settings["weights"] or True if pretrained is True else pretrained
+    return settings["backbone"], weights, settings["image_size"]
 
 
 def key(path: str | Path) -> str:

@@ -11,9 +11,9 @@ from typing import IO, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from alignedfusion.datasets.images import find_unreadable, read_image
+from alignedfusion.datasets.images import find_unreadable
+from alignedfusion.token_batches import tokens_from_ray, tokens_of
 from alignedfusion.token_cache import (
     DATA,
     DTYPES,
@@ -41,6 +41,7 @@ def write(
     dtype: str = "bfloat16",
     batch_size: int = 64,
     workers: int = 0,
+    on_ray: bool = False,
     progress: bool = True,
 ) -> TokenCache:
     """Run a backbone once over every distinct image, and keep what `VisualTokenizer.features` gives.
@@ -58,12 +59,15 @@ def write(
         dtype: "bfloat16", which has float32's range, or "float16", which has three bits more of precision.
         batch_size: Images per step.
         workers: Processes that read images.
+        on_ray: Compute on a Ray cluster instead, see `cluster.map_on_ray`; this process writes.
         progress: Show a progress bar.
 
     Raises:
         ValueError: If the folder holds tokens computed otherwise, another process is writing there, images cannot be read, or
             tokens do not fit the dtype.
     """
+    from tqdm.auto import tqdm
+
     folder = Path(folder)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
@@ -80,27 +84,29 @@ def write(
         if faults := find_unreadable(map(Path, wanted)):
             more = f" ... and {len(faults) - 5} more" if len(faults) > 5 else ""
             raise ValueError(f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{more}")
-        if wanted:
-            loader = DataLoader(
-                _Images(wanted, visual.transform()),
-                batch_size,
-                num_workers=workers,
-                pin_memory=torch.cuda.is_available(),
-            )
-            _compute(visual, loader, wanted, _Writer(data, index), DTYPES[dtype], len(distinct), progress)
+        # An image that is changed while this runs must count as changed: its state is taken before it is read.
+        lines = [_line(path) for path in wanted]
+        if on_ray:
+            settings = {
+                "backbone": backbone,
+                "weights": weights and key(weights),
+                "image_size": image_size,
+                "dtype": dtype,
+            }
+            computed = tokens_from_ray(visual, wanted, settings, batch_size)
+        else:
+            computed = tokens_of(visual, wanted, DTYPES[dtype], batch_size, workers)
+        writer = _Writer(data, index)
+        done = len(distinct) - len(wanted)
+        with tqdm(total=len(distinct), initial=done, disable=not progress, desc="tokens", unit="image") as bar:
+            try:
+                for numbers, rows in computed:
+                    _check_finite(rows, [wanted[number] for number in numbers])
+                    writer.add(rows, [lines[number] for number in numbers])
+                    bar.update(len(rows))
+            finally:
+                writer.commit()
     return TokenCache(folder)
-
-
-class _Images(Dataset[Tensor]):
-    def __init__(self, paths: list[str], transform: Any) -> None:
-        self.paths = paths
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.transform(read_image(self.paths[index]))
 
 
 class _Writer:
@@ -125,39 +131,6 @@ class _Writer:
         self.index.write(b"".join(lines))
         _flush(self.index)
         self.committed = time.monotonic()
-
-
-@torch.inference_mode()
-def _compute(
-    visual: VisualTokenizer,
-    loader: DataLoader[Tensor],
-    paths: list[str],
-    writer: _Writer,
-    dtype: torch.dtype,
-    total: int,
-    progress: bool,
-) -> None:
-    from tqdm.auto import tqdm
-
-    on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    visual.to(device)
-    # An image that is changed while this runs must count as changed: its state is taken before it is read.
-    lines = [_line(path) for path in paths]
-    done = 0
-    with tqdm(total=total, initial=total - len(paths), disable=not progress, desc="tokens", unit="image") as bar:
-        try:
-            for images in loader:
-                with torch.autocast(device.type, dtype, enabled=on_gpu):
-                    features = visual.features(images.to(device, non_blocking=True))
-                rows = features.to(dtype).cpu()
-                until = done + len(rows)
-                _check_finite(rows, paths[done:until])
-                writer.add(rows, lines[done:until])
-                done = until
-                bar.update(len(rows))
-        finally:
-            writer.commit()
 
 
 def _check_finite(rows: Tensor, paths: list[str]) -> None:

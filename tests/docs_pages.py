@@ -79,5 +79,5 @@ def one_word_is_read(names):
     assert mark("An effusion.", rows[0]) == "An [effusion]{effusion: positive}."
 
 
-BEFORE = {"scikit-learn.md": some_cases, "several-processes.md": a_loop}
+BEFORE = {"scikit-learn.md": some_cases, "several-machines.md": a_loop}
 AFTER = {"detection.md": nothing_has_changed, "reports.md": one_word_is_read}

@@ -5,9 +5,9 @@ from torch import nn
 
 from alignedfusion import Attribute, AttributeSchema
 from alignedfusion.baselines import JointSelfAttention, NaiveBayes, SecondStageSVM, TwoExperts
-from alignedfusion.classifier import ClassifierOutput
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.evaluation import predict
+from alignedfusion.outputs import ClassifierOutput
 
 COLOURS = AttributeSchema([Attribute("colour", values=range(3)), Attribute("noise", values=range(5))])
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from alignedfusion.calibration import SPREAD, calibrate
-from alignedfusion.classifier import ClassifierOutput
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.missing import drop_attributes
+from alignedfusion.outputs import ClassifierOutput
 from alignedfusion.training import fit
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)

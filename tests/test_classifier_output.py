@@ -7,7 +7,7 @@ from accelerate.utils import convert_outputs_to_fp32
 from torch.distributed.utils import _apply_to_tensors
 from torch.utils import _pytree
 
-from alignedfusion.classifier import ClassifierOutput
+from alignedfusion.outputs import ClassifierOutput
 
 NAMES = ["loss", "logits", "evidence"]
 

@@ -25,7 +25,7 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "results" not in path.pare
 PAGES.append(ROOT / "README.md")
 SHOWN = {
     "README.md": 1,  # a model hub; tests/test_hub.py runs it
-    "reports.md": 1,  # a cluster; tests/test_report_mapping.py runs what it maps
+    "several-machines.md": 1,  # a cluster; tests/test_ray.py runs what it maps
 }
 CLAIMED_SHAPE = re.compile(r"\((?:\d+, )*\d+,?\)")
 

@@ -17,8 +17,9 @@ import timm
 import torch
 from PIL import Image
 
-from alignedfusion import cli, example_files, runs
+from alignedfusion import cli, example_files
 from alignedfusion.datasets import phantom
+from alignedfusion.prediction import predict_case
 from alignedfusion.presets import standard
 
 ROOT = Path(__file__).parent.parent
@@ -183,7 +184,7 @@ def test_a_served_model_answers_as_predict_does_and_stops_on_ctrl_c(tmp_path):
 
         told = {"growth": "growing", "age": 54}
         answer = ask(json.dumps({"image": image, "attributes": told}))
-        expected = runs.predict_case(tmp_path / "model", [tmp_path / "case.png"], told)
+        expected = predict_case(tmp_path / "model", [tmp_path / "case.png"], told)
         assert answer["classes"] == pytest.approx(expected["classes"])
         assert set(answer["unmentioned"]) == set(expected["attributes"]) == set(phantom.SCHEMA.names) - set(told)
         for name, shares in expected["attributes"].items():

@@ -12,7 +12,8 @@ from huggingface_hub import constants, file_download
 from huggingface_hub.utils import HfHubHTTPError
 from torch import nn
 
-from alignedfusion import AlignedFusionClassifier, hub, model_card
+from alignedfusion import AlignedFusionClassifier
+from alignedfusion.sharing import hub, model_card
 
 read = AlignedFusionClassifier.from_pretrained
 

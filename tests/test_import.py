@@ -9,30 +9,23 @@ import pytest
 import alignedfusion
 
 SCRIPT = """
-import json, sys, time
-import torch
-start = time.perf_counter()
+import json, sys
 import alignedfusion
-seconds = time.perf_counter() - start
-print(json.dumps({"seconds": seconds, "modules": sorted({name.split(".")[0] for name in sys.modules})}))
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 
 
 @pytest.fixture(scope="module")
 def fresh():
-    """What a new interpreter says after `import torch, alignedfusion`."""
+    """The modules that a new interpreter has after `import alignedfusion`."""
     answer = subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True).stdout
     return json.loads(answer)
 
 
 def test_import_is_light(fresh):
     heavy = {"timm", "transformers", "pandas", "matplotlib", "sklearn", "torchvision", "accelerate", "spacy", "openai"}
-    assert heavy.isdisjoint(fresh["modules"])
-    assert "alignedfusion" in fresh["modules"]
-
-
-def test_import_adds_next_to_no_time(fresh):
-    assert fresh["seconds"] < 0.3
+    assert heavy.isdisjoint(fresh)
+    assert "alignedfusion" in fresh
 
 
 def test_every_public_name_is_there_and_listed():

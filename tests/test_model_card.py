@@ -17,12 +17,11 @@ from alignedfusion import (
     AttributeSchema,
     IntermediateTokenFusion,
     VisualTokenizer,
-    markdown,
-    model_card,
     runs,
 )
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.manifest import Manifest
+from alignedfusion.sharing import markdown, model_card
 
 ROW = {"missing": 0.0, "accuracy": 0.8, "balanced_accuracy": 0.75, "macro_auc": 0.9, "calibration_error": 0.04}
 REPORT = {
@@ -186,7 +185,7 @@ def test_the_code_of_a_card_runs_beside_the_weights(kind, schema, build, tmp_pat
 
 def test_a_comment_says_what_stands_for_the_noise(schema, build):
     visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
-    assert 'model.visual.transform()(Image.open("case.png").convert("RGB"))[None]' in code(
+    assert 'model.visuals[\'image\'].transform()(Image.open("case.png").convert("RGB"))[None]' in code(
         model_card.render(build(schema, visual=visual))
     )
 

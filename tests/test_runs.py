@@ -9,6 +9,7 @@ from PIL import Image
 from alignedfusion import AlignedFusionClassifier, cli, runs
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.manifest import Manifest
+from alignedfusion.prediction import predict_case
 
 SMALL = ["--backbone", "test_vit", "--no-pretrained", "--image-size", "32", "--dim", "64", "--epochs", "2"]
 COLUMNS = ["--image", "file", "--label", "kind", "--group", "patient"]
@@ -64,7 +65,7 @@ def test_predictions_are_those_of_the_saved_model(run, folder):
     row = table.iloc[0]
     mentioned = {name: row[name] for name in ("border", "colour", "growth", "age", "site") if pd.notna(row[name])}
     others = {name: row[name] for name in ("pattern", "itching", "family_history") if pd.notna(row[name])}
-    found = runs.predict_case(run, [folder / predictions["file"][0]], {**mentioned, **others})
+    found = predict_case(run, [folder / predictions["file"][0]], {**mentioned, **others})
     for name, probability in found["classes"].items():
         assert probability == pytest.approx(predictions[f"p({name})"][0], abs=1e-5)
 
@@ -183,7 +184,7 @@ def test_precomputed_tokens_need_no_backbone(tmp_path):
     model = AlignedFusionClassifier.from_pretrained(tmp_path / "run")
     assert model.image_modalities == ("first", "second")
     assert model.visual.backbone is None
-    found = runs.predict_case(tmp_path / "run", [tmp_path / "1.npy", tmp_path / "1.npy"], {})
+    found = predict_case(tmp_path / "run", [tmp_path / "1.npy", tmp_path / "1.npy"], {})
     assert found["classes"]["b"] > 0.9
 
 

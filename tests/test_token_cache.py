@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from alignedfusion import AlignedFusionClassifier, VisualTokenizer, cli, presets, runs, token_writer
+from alignedfusion import AlignedFusionClassifier, VisualTokenizer, cli, presets, token_writer
 from alignedfusion.datasets.cases import CachedCases, collate
 from alignedfusion.datasets.images import read_image
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.evaluation import missing_sweep
+from alignedfusion.prediction import predict_case
 from alignedfusion.token_cache import TokenCache, TokenFile
 from alignedfusion.training import fit
 
@@ -400,7 +401,7 @@ def test_the_model_answers_on_images(run, cache, folder, capsys):
     table = pd.read_csv(folder / "cases.csv").set_index("file")
     for name in predictions.index[:3]:
         attributes = {column: table[column][name] for column in ("sign", "size")}
-        found = runs.predict_case(run, [folder / name], attributes)["classes"]
+        found = predict_case(run, [folder / name], attributes)["classes"]
         assert found["a"] == pytest.approx(predictions["p(a)"][name], abs=5e-3)  # tokens were rounded to bfloat16
     assert cli.main(["evaluate", str(run), str(folder / "cases.csv")]) == 0
     assert f"{len(predictions)} test cases" in capsys.readouterr().out

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.arrow import ArrowCases
 from alignedfusion.datasets.cases import FileCases
-from alignedfusion.datasets.images import read_image
+from alignedfusion.datasets.images import image_modalities, image_paths, read_image
 
 
 def cases_from(
@@ -46,7 +45,6 @@ def cases_from(
             random access.
     """
     columns = (image,) if isinstance(image, str) else tuple(image)
-    modalities = ("image",) if len(columns) == 1 else columns
     is_arrow = hasattr(table, "select_columns")
     names = _column_names(table, is_arrow)
     wanted = [*columns, *schema.names, *(() if label is None else (label,))]
@@ -62,38 +60,15 @@ def cases_from(
         labels = _indices(said, class_names or named, label)
     if is_arrow:
         return ArrowCases(
-            table, dict(zip(modalities, columns, strict=True)), codes, labels, transform, root=root, read=read
+            table,
+            dict(zip(image_modalities(columns), columns, strict=True)),
+            codes,
+            labels,
+            transform,
+            root=root,
+            read=read,
         )
     return FileCases(image_paths(table, columns, root), codes, labels, transform, read=read)
-
-
-def image_paths(frame: Any, columns: Sequence[str], root: str | Path) -> dict[str, list[Path | None]]:
-    """The image paths of a DataFrame by modality; None where a case lacks the image."""
-    modalities = ("image",) if len(columns) == 1 else columns
-    return {
-        modality: [
-            None if is_empty else Path(root) / str(cell) for cell, is_empty in zip(cells, cells.isna(), strict=True)
-        ]
-        for modality, cells in ((m, frame[column]) for m, column in zip(modalities, columns, strict=True))
-    }
-
-
-def token_width(paths: Mapping[str, Sequence[Path | None]]) -> int | None:
-    """The width F of precomputed tokens; None if the files are images.
-
-    Raises:
-        ValueError: If some are tokens and some are not, or their widths differ.
-    """
-    files = {path for column in paths.values() for path in column if path is not None}
-    tokens = {path for path in files if path.suffix == ".npy"}
-    if not tokens:
-        return None
-    if tokens != files:
-        raise ValueError("some images are .npy files of precomputed tokens and some are not; a model takes one kind")
-    widths = {np.load(path, mmap_mode="r").shape[1] for path in tokens}
-    if len(widths) > 1:
-        raise ValueError(f"precomputed tokens must have one width, got {sorted(widths)}")
-    return int(widths.pop())
 
 
 def _column_names(table: Any, is_arrow: bool) -> list[str]:

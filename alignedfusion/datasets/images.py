@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     from PIL import Image
 
 
@@ -39,6 +40,40 @@ def read_image(path: str | Path) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return image.convert("RGB")
+
+
+def image_modalities(columns: Sequence[str]) -> tuple[str, ...]:
+    """Names of the images of a case: one column alone is the modality "image", several go by their names."""
+    return ("image",) if len(columns) == 1 else tuple(columns)
+
+
+def image_paths(frame: pd.DataFrame, columns: Sequence[str], root: str | Path) -> dict[str, list[Path | None]]:
+    """The image paths of a table by modality; None where a cell is empty: the case lacks the image."""
+    return {
+        modality: [
+            None if is_empty else Path(root) / str(cell)
+            for cell, is_empty in zip(frame[column], frame[column].isna(), strict=True)
+        ]
+        for modality, column in zip(image_modalities(columns), columns, strict=True)
+    }
+
+
+def token_width(paths: Mapping[str, Sequence[Path | None]]) -> int | None:
+    """The width F of precomputed tokens; None if the files are images.
+
+    Raises:
+        ValueError: If some are tokens and some are not, or their widths differ.
+    """
+    files = {path for column in paths.values() for path in column if path is not None}
+    tokens = {path for path in files if path.suffix == ".npy"}
+    if not tokens:
+        return None
+    if tokens != files:
+        raise ValueError("some images are .npy files of precomputed tokens and some are not; a model takes one kind")
+    widths = {np.load(path, mmap_mode="r").shape[1] for path in tokens}
+    if len(widths) > 1:
+        raise ValueError(f"precomputed tokens must have one width, got {sorted(widths)}")
+    return int(widths.pop())
 
 
 def find_unreadable(paths: Iterable[Path]) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.cases import CachedCases, FileCases
-from alignedfusion.datasets.images import find_unreadable
+from alignedfusion.datasets.images import find_unreadable, image_modalities, image_paths
 from alignedfusion.fusion import REPORT
 from alignedfusion.reports.cells import FAILED
 
@@ -199,14 +199,11 @@ class Manifest:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names of the images of a case."""
-        return ("image",) if len(self.images) == 1 else self.images
+        return image_modalities(self.images)
 
     def paths(self, rows: pd.DataFrame) -> dict[str, list[Path | None]]:
         """The image paths of some rows by modality; None where a case lacks the image."""
-        return {
-            modality: paths_of(rows[column], self.root)
-            for modality, column in zip(self.modalities, self.images, strict=True)
-        }
+        return image_paths(rows, self.images, self.root)
 
     def _all_paths(self) -> list[Path]:
         columns = self.paths(self.frame)
@@ -231,11 +228,6 @@ def read_table(path: str | Path, *, missing_values: Sequence[str] = ()) -> pd.Da
         if pd.api.types.is_string_dtype(frame[name]):
             frame[name] = frame[name].where(~frame[name].isin(unrecorded))
     return frame
-
-
-def paths_of(cells: Iterable[Any], root: Path) -> list[Path | None]:
-    """The image paths of a column; None where a case lacks the image."""
-    return [None if cell != cell or cell is None else root / str(cell) for cell in cells]
 
 
 def usable_attributes(frame: pd.DataFrame, columns: Iterable[str]) -> tuple[list[str], dict[str, str]]:

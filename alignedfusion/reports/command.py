@@ -68,6 +68,9 @@ def _add_extract(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="for rules (default: one per core)"
     )
+    parser.add_argument(
+        "--ray", action="store_true", help="rules on the Ray cluster of RAY_ADDRESS, or one started here"
+    )
     _add_model(parser)
     model = parser.add_argument_group("chat model, for extraction")
     model.add_argument("--require-evidence", action="store_true", help="drop values that the text does not bear out")
@@ -175,6 +178,7 @@ def _extract(options: argparse.Namespace) -> None:
             prefix=options.prefix,
             about=about,
             workers=options.processes,
+            on_ray=options.ray,
         )
     _summary(options.output, len(frame))
 

@@ -7,12 +7,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from alignedfusion.cluster import map_on_ray
+from alignedfusion.journal import Journal
 from alignedfusion.reports.cells import UNMENTIONED, Extractor, ReportFailedError, Row, from_json, to_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -20,71 +24,10 @@ Out = TypeVar("Out")
 CHUNK = 64
 """Reports that a process takes at a time."""
 
+RAY_CHUNK = 1024
+"""Reports that a worker of a cluster takes at a time."""
+
 _worker: Extractor
-
-
-class Journal:
-    """Rows that are finished, one line of JSON each. Where they come from stands in the first line.
-
-    It holds character positions, and no word of a report.
-
-    Args:
-        path: The file; gone on with if it is there.
-        about: What the rows depend on. A file about something else is refused.
-
-    Raises:
-        ValueError: If the file holds rows of other reports, or from another extractor.
-    """
-
-    def __init__(self, path: str | Path, about: Mapping[str, Any]) -> None:
-        self.path = Path(path)
-        self.done: dict[int, dict[str, list[Any]]] = {}
-        wanted = json.loads(json.dumps(about))
-        if self.path.is_file() and self.path.stat().st_size:
-            self._go_on(wanted)
-        else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # What a patient has can be read from it: only its owner may.
-            os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
-            self._append([wanted])
-
-    def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Append finished rows: {"row": number, "cells": {...}} or {"row": number, "error": reason}."""
-        self._append(lines)
-
-    def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write("".join(json.dumps(line) + "\n" for line in lines))
-
-    def _go_on(self, wanted: Mapping[str, Any]) -> None:
-        about, rows, whole = read_journal(self.path)
-        for key in wanted:
-            if about.get(key) != wanted[key]:
-                raise ValueError(
-                    f"{str(self.path)!r} belongs to another extraction: {key} was {about.get(key)!r} and is now "
-                    f"{wanted[key]!r}; choose another output, or delete it"
-                )
-        with self.path.open("r+b") as stream:
-            stream.truncate(whole)  # a line that was being written when the process was killed
-        self.done = {number: line["cells"] for number, line in rows.items() if "cells" in line}
-
-
-def read_journal(path: str | Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]], int]:
-    """The first line of a journal, the last line of each row by its number, and how many bytes are whole lines."""
-    whole, about, rows = 0, None, {}
-    with Path(path).open("rb") as stream:
-        for line in stream:
-            if not line.endswith(b"\n"):
-                break
-            whole += len(line)
-            data = json.loads(line)
-            if about is None:
-                about = data
-            else:
-                rows[int(data["row"])] = data
-    if not isinstance(about, dict) or "row" in about:
-        raise ValueError(f"{str(path)!r} is not what `alignedfusion extract` writes beside a table")
-    return about, rows, whole
 
 
 def read_all(
@@ -93,6 +36,7 @@ def read_all(
     *,
     journal: Journal | None = None,
     workers: int = 1,
+    on_ray: bool = False,
     progress: bool = True,
 ) -> list[Row | str]:
     """Read reports, in order.
@@ -103,6 +47,7 @@ def read_all(
             threads, any other in `workers` processes.
         journal: Keeps finished rows; rows that it has already are not read again, except those that failed.
         workers: Processes.
+        on_ray: Read on a Ray cluster instead, see `cluster.map_on_ray`.
         progress: Show a progress bar.
 
     Returns:
@@ -112,12 +57,12 @@ def read_all(
 
     rows: list[Row | str] = [dict.fromkeys(extractor.names, UNMENTIONED)] * len(texts)
     done = journal.done if journal is not None else {}
-    for number, cells in done.items():
-        rows[number] = from_json(cells, extractor.names)
+    for number, line in done.items():
+        rows[number] = from_json(line["cells"], extractor.names)
     todo = [(number, text) for number, text in enumerate(texts) if number not in done]
     bar = tqdm(total=len(texts), initial=len(texts) - len(todo), desc="reading", unit="report", disable=not progress)
     with bar:
-        for lines in _work(todo, extractor, workers):
+        for lines in _on_ray(todo, extractor) if on_ray else _work(todo, extractor, workers):
             if journal is not None:
                 journal.add(lines)
             for line in lines:
@@ -137,6 +82,25 @@ def _work(todo: list[tuple[int, str]], extractor: Extractor, workers: int) -> It
         yield from _in_flight(pool, _read_here, chunks, 4 * workers)
     else:
         yield from (_read(extractor, chunk) for chunk in chunks)
+
+
+def _on_ray(todo: list[tuple[int, str]], extractor: Extractor) -> Iterator[list[dict[str, Any]]]:
+    import pandas as pd
+
+    if getattr(extractor, "concurrency", 0):
+        raise ValueError(f"{type(extractor).__name__} asks a server, which is the bottleneck: read without Ray")
+    frame = pd.DataFrame(todo, columns=["row", "text"])
+    for batch in map_on_ray(frame, _ReadBatch, {"extractor": extractor}, batch_size=RAY_CHUNK):
+        yield [json.loads(line) for line in batch["line"]]
+
+
+class _ReadBatch:
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor = extractor
+
+    def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
+        lines = _read(self.extractor, list(zip(batch["row"].tolist(), batch["text"], strict=True)))
+        return batch[["row"]].assign(line=[json.dumps(line) for line in lines])
 
 
 def _in_flight(pool: Executor, function: Callable[[In], Out], items: Iterable[In], limit: int) -> Iterator[Out]:

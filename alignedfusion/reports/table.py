@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignedfusion.journal import Journal, read_journal
 from alignedfusion.reports.cells import FAILED, NEGATIVE, POSITIVE, UN, UNCERTAIN, UNVERIFIED, Extractor, Row
-from alignedfusion.reports.reading import Journal, read_all, read_journal
+from alignedfusion.reports.reading import read_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +56,7 @@ def extract_table(
     prefix: str = "",
     about: Mapping[str, Any] | None = None,
     workers: int = 1,
+    on_ray: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Fill the attribute table of a cohort (eq. 4), with all other columns of the reports' table but their text.
@@ -70,6 +72,7 @@ def extract_table(
         prefix: Put before the names of the attribute columns.
         about: Settings of the extractor; an unfinished extraction with others is refused.
         workers: Processes.
+        on_ray: Read on a Ray cluster instead, see `cluster.map_on_ray`.
         progress: Show a progress bar.
 
     Returns:
@@ -96,7 +99,7 @@ def extract_table(
             "extractor": dict(about or {}),
         },
     )
-    rows = read_all(texts, extractor, journal=journal, workers=workers, progress=progress)
+    rows = read_all(texts, extractor, journal=journal, workers=workers, on_ray=on_ray, progress=progress)
     table = frame.drop(columns=list(text)).assign(
         **{prefix + name: [shown(row, name) for row in rows] for name in extractor.names}
     )

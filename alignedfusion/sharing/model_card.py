@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from alignedfusion import card_figures as figures
-from alignedfusion import card_sections as sections
 from alignedfusion.attributes import UNKNOWN
-from alignedfusion.markdown import plain
+from alignedfusion.sharing import figures, sections
+from alignedfusion.sharing.markdown import plain
 
 if TYPE_CHECKING:
     from alignedfusion.attributes import AttributeSchema

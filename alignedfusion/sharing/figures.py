@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from alignedfusion.markdown import code, table
+from alignedfusion.sharing.markdown import code, table
 
 if TYPE_CHECKING:
     from alignedfusion.classifier import AlignedFusionClassifier

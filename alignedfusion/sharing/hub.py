@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 
-from alignedfusion import __version__, checkpoint, model_card
+from alignedfusion import __version__, checkpoint
+from alignedfusion.sharing import model_card
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -11,7 +11,7 @@ from torch import nn
 
 from alignedfusion import __version__, checkpoint
 from alignedfusion.fusion import REPORT
-from alignedfusion.markdown import names, table
+from alignedfusion.sharing.markdown import names, table
 from alignedfusion.tokenizers import VisualTokenizer
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ def what_it_is(model: AlignedFusionClassifier, settings: Mapping[str, Any]) -> s
     if REPORT in model.modalities:
         reads.append(f"{count} attribute{'s' * (count != 1)} of a report, any of which may be unmentioned")
     guesses = "; it also says what an unmentioned attribute probably is" if model.reconstructor is not None else ""
-    lines = [f"- Images: {text}." for text in dict.fromkeys(map(_describe, _visuals(model)))]
+    lines = [f"- Images: {text}." for text in dict.fromkeys(map(_describe, model.visuals.values()))]
     lines.append(f"- Fusion: `{type(model.fusion).__name__}`, tokens of width {model.tokenizer.dim}.")
     lines.append(f"- Parameters: {sum(p.numel() for p in model.parameters()):,}.")
     if (trained := settings.get("training")) is not None:
         told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in trained.items())
         lines.append(f"- Training: {told}.")
-    has_backbone = any(getattr(visual, "backbone", None) is not None for visual in _visuals(model))
+    has_backbone = any(getattr(visual, "backbone", None) is not None for visual in model.visuals.values())
     if has_backbone and (start := settings.get("model", {}).get("pretrained")) is not None:
         known = {"True": "timm's pretrained weights", "False": "random weights"}
         lines.append(f"- The backbone started from {known.get(start, 'weights of a file')}.")
@@ -70,7 +70,8 @@ def intended_use() -> str:
 
 def how_to_use(model: AlignedFusionClassifier) -> str:
     """Code that runs beside the weights, on an image of noise."""
-    own = [f"visual={type(visual).__name__}(...)" for visual in _visuals(model) if type(visual) is not VisualTokenizer]
+    visuals = dict.fromkeys(model.visuals.values())
+    own = [f"visual={type(visual).__name__}(...)" for visual in visuals if type(visual) is not VisualTokenizer]
     own += [] if checkpoint.is_rebuilt(model.fusion) else [f"fusion={type(model.fusion).__name__}(...)"]
     example = dict(_example(attribute) for attribute in list(model.schema)[:2])
     lines = [
@@ -129,13 +130,6 @@ def versions() -> str:
     return f"## Versions\n\n{', '.join(found)}"
 
 
-def _visuals(model: AlignedFusionClassifier) -> list[Any]:
-    """The visual module of each image; one module may serve them all."""
-    if not model.image_modalities:
-        return []
-    return list(model.visual.values()) if isinstance(model.visual, nn.ModuleDict) else [model.visual]
-
-
 def _describe(visual: nn.Module) -> str:
     if type(visual) is not VisualTokenizer:
         return f"read by `{type(visual).__name__}`, a module of the owner's"
@@ -149,16 +143,10 @@ def _image(model: AlignedFusionClassifier) -> str:
     """Code of one case's image or images: noise, and in a comment what stands there in use."""
     if not model.image_modalities:
         return "None  # this model reads reports alone"
-    if len(model.image_modalities) == 1:
-        tensor, comment = _noise(_visuals(model)[0], "model.visual")
-        return f"{tensor}  # {comment}"
-    is_each = isinstance(model.visual, nn.ModuleDict)
-    visuals = _visuals(model) if is_each else _visuals(model) * len(model.image_modalities)
-    entries, comments = [], []
-    for name, visual in zip(model.image_modalities, visuals, strict=True):
-        tensor, comment = _noise(visual, f"model.visual[{name!r}]" if is_each else "model.visual")
-        entries.append(f"{name!r}: {tensor}")
-        comments.append(comment)
+    code, comments = zip(*(_noise(visual, f"model.visuals[{m!r}]") for m, visual in model.visuals.items()), strict=True)
+    if len(code) == 1:
+        return f"{code[0]}  # {comments[0]}"
+    entries = [f"{m!r}: {tensor}" for m, tensor in zip(model.visuals, code, strict=True)]
     return f"{{{', '.join(entries)}}}  # {comments[0]}"
 
 

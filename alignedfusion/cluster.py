@@ -1,0 +1,82 @@
+"""The rows of a table, mapped by many machines: Ray Data behind one function."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def map_on_ray(
+    frame: pd.DataFrame, mapper: type, arguments: Mapping[str, Any], *, batch_size: int, batch_format: str = "pandas"
+) -> Iterator[Any]:
+    """Map a table on the Ray cluster that RAY_ADDRESS names, or on one that is started on this machine.
+
+    Args:
+        frame: The table. It is held here; what its cells name, such as image files, every machine must find there, too.
+        mapper: A class whose instances map one batch to another. There is one instance per GPU of the cluster, or one per
+            core if it has no GPU.
+        arguments: What an instance is made with.
+        batch_size: Rows per batch.
+        batch_format: What a batch is: "pandas" for a DataFrame, "numpy" for arrays by column.
+
+    Yields:
+        What the instances return, as it comes: in no order.
+
+    Raises:
+        ValueError: If a worker fails, with its reason.
+    """
+    if not len(frame):
+        return
+    with _connected() as ray:
+        resources = ray.cluster_resources()
+        gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        # One block is one batch: they come back as they are finished.
+        blocks = [frame.iloc[start : start + batch_size] for start in range(0, len(frame), batch_size)]
+        mapped = ray.data.from_pandas(blocks).map_batches(
+            mapper,
+            fn_constructor_kwargs=dict(arguments),
+            batch_size=None,
+            batch_format=batch_format,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(gpus or cores, len(blocks)))),
+            num_cpus=1,
+            num_gpus=1 if gpus else 0,
+        )
+        try:
+            yield from mapped.iter_batches(batch_size=None, batch_format=batch_format)
+        except ray.exceptions.RayError as error:
+            # Its text is the trace of the worker, in which the reason is the last line of an exception's own.
+            reasons = re.findall(r"^(?!ray\.)(?:\w+\.)*\w+: .+", str(error), re.MULTILINE)
+            raise ValueError(
+                f"a worker of the Ray cluster failed ({reasons[-1] if reasons else error}); what was finished before is kept"
+            ) from error
+
+
+@contextmanager
+def _connected() -> Iterator[Any]:
+    """Ray, connected; left as it was found."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about this machine is sent to anybody
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    showed, context.enable_progress_bars = context.enable_progress_bars, False  # whoever asked shows one
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield ray
+    finally:
+        if is_ours:
+            ray.shutdown()
+        context.enable_progress_bars = showed
+        logger.setLevel(level)

@@ -1,0 +1,79 @@
+"""`alignedfusion predict`: one case, or every row of a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+_PREDICT = """\
+Predict one case, and print class probabilities, and for each attribute that is not mentioned what it probably is, as JSON.
+
+With --table, predict every row of a table with the columns of the run, and write it with new ones: `predicted`, `p(CLASS)`,
+and for each attribute `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`, the most probable value where nothing was mentioned.
+Interrupted? The same command goes on.
+"""
+
+
+def add_predict(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command with the `add(name, run, summary, description)` of the main parser."""
+    parser = add("predict", _predict, "predict one case, or every row of a table", _PREDICT)
+    parser.add_argument("model", metavar="OUT", help="folder of a run, any saved model, or its name on a model hub")
+    parser.add_argument(
+        "--image",
+        nargs="+",
+        metavar="F",
+        help="the image files, in the order of the run's columns; with --table, the columns (default: those of the run)",
+    )
+    parser.add_argument("--attributes", metavar="JSON", help="what the report mentions: '{\"age\": 54}'")
+    table = parser.add_argument_group("a table")
+    table.add_argument("--table", metavar="TABLE", help="CSV or parquet file, one row per case")
+    table.add_argument("-o", "--output", metavar="FILE", help="the table to write, .csv or .parquet")
+    table.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the table's folder)")
+    table.add_argument(
+        "--missing-values", nargs="+", default=[], metavar="TEXT", help="more cells that mean 'not recorded'"
+    )
+    table.add_argument("--ray", action="store_true", help="on the Ray cluster of RAY_ADDRESS, or one started here")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    if options.table or options.output:
+        _predict_table(options)
+    else:
+        _predict_case(options)
+
+
+def _predict_case(options: argparse.Namespace) -> None:
+    from alignedfusion.prediction import predict_case
+
+    try:
+        attributes = json.loads(options.attributes or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--attributes is not JSON ({error}): write it like '{{\"age\": 54}}'") from error
+    if not isinstance(attributes, dict):
+        raise ValueError(f"--attributes must be a JSON object of names and values, got {options.attributes}")
+    print(json.dumps(predict_case(options.model, options.image or [], attributes), indent=2))
+
+
+def _predict_table(options: argparse.Namespace) -> None:
+    from alignedfusion.datasets.manifest import read_table
+    from alignedfusion.prediction import predict_table
+
+    if not options.table or not options.output:
+        raise ValueError("--table and -o belong together: which table, and where to write it")
+    if options.attributes:
+        raise ValueError("--attributes are those of one case; with --table they are columns")
+    settings = Path(options.model) / "settings.json"
+    columns = json.loads(settings.read_text())["images"] if settings.is_file() and not options.image else options.image
+    table = predict_table(
+        options.model,
+        read_table(options.table, missing_values=options.missing_values),
+        options.output,
+        images=columns,
+        root=options.image_root or Path(options.table).parent,
+        on_ray=options.ray,
+    )
+    shares = table["predicted"].value_counts(normalize=True)
+    told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    print(f"{options.output}: {len(table)} cases; predicted {told}")

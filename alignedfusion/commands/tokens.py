@@ -1,0 +1,58 @@
+"""`alignedfusion tokens`: the image tokens of a table, computed once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+_TOKENS = """\
+Run a frozen backbone once over all images of a table, and keep its tokens for `train --tokens`. An image needs
+tokens x features x 2 bytes: 150 KB for vit_small_patch16_224, 37 KB for vit_small_patch32_224.
+
+TOKENS is for one backbone, one file of weights, one size and one dtype; another is refused. Interrupted? The same command
+goes on, and after the table has grown it adds what is new. Images changed since (size or time) are computed again.
+"""
+
+
+def add_tokens(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command with the `add(name, run, summary, description)` of the main parser."""
+    parser = add("tokens", _tokens, "compute the image tokens of a frozen backbone once", _TOKENS)
+    parser.add_argument("manifest", metavar="MANIFEST", help="CSV or parquet file, one row per case")
+    parser.add_argument("-o", "--output", required=True, metavar="TOKENS", help="folder of the tokens")
+    parser.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
+    parser.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the table's folder)")
+    parser.add_argument(
+        "--backbone", default="vit_small_patch16_224", metavar="NAME", help="any timm model (vit_small_patch16_224)"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="its local weights (default: timm's, from its hub)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input (default: its own)")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"], help="default: bfloat16")
+    parser.add_argument("--batch-size", type=int, default=64, help="default: 64")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: 0)")
+    parser.add_argument("--ray", action="store_true", help="on the Ray cluster of RAY_ADDRESS, or one started here")
+
+
+def _tokens(options: argparse.Namespace) -> None:
+    from alignedfusion import token_writer
+    from alignedfusion.datasets.images import image_paths
+    from alignedfusion.datasets.manifest import read_table
+
+    frame = read_table(options.manifest)
+    if absent := [column for column in options.image if column not in frame.columns]:
+        raise ValueError(f"the table has no column {absent}; it has {list(frame.columns)}")
+    root = Path(options.image_root or Path(options.manifest).parent)
+    cache = token_writer.write(
+        (path for column in image_paths(frame, options.image, root).values() for path in column if path is not None),
+        options.output,
+        backbone=options.backbone,
+        weights=options.weights,
+        image_size=options.image_size,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        on_ray=options.ray,
+    )
+    size, (tokens, features) = cache.file.path.stat().st_size / 1e6, cache.file.shape
+    print(f"{options.output}: {len(cache)} images, {tokens} x {features} tokens each in {options.dtype}, {size:.0f} MB")
+    print(f"alignedfusion train {options.manifest} --tokens {options.output} ... reads them")

@@ -1,0 +1,135 @@
+"""`alignedfusion train`: a model on your own cases."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_TRAIN = """\
+Train a classifier on your own images and a table that may have gaps, and test it.
+
+The table has one row per case: one or more columns with image files (PNG, JPEG, TIFF; or .npy files with tokens (N, F)
+computed before), a column with the label, and attribute columns. An empty attribute cell means "the report does not say";
+write an answer such as "absent" where it says so. Leave out columns that follow from the label (--exclude): a model that is
+told the answer learns nothing.
+
+OUT will hold the model, settings.json, metrics.json, predictions.csv and missing.png (accuracy against the share of missing
+attributes). Interrupted? The same command goes on from the last epoch.
+
+With --tokens, the backbone does not run: tokens that `alignedfusion tokens` computed are read in place of the images, which
+makes many epochs cheap. There is no augmentation then. The model has its backbone all the same, and answers on images.
+"""
+
+
+def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command with the `add(name, run, summary, description)` of the main parser."""
+    parser = add("train", _train, "train and test a model on your own cases", _TRAIN)
+    parser.add_argument("manifest", metavar="MANIFEST", help="CSV or parquet file, one row per case")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder of this run")
+
+    data = parser.add_argument_group("what the columns are")
+    data.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
+    data.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the table's folder)")
+    data.add_argument("--label", required=True, metavar="COL", help="what to predict")
+    data.add_argument("--attributes", nargs="+", metavar="COL", help="attribute columns (default: all that can be)")
+    data.add_argument("--exclude", nargs="+", default=[], metavar="COL", help="columns that are no attributes")
+    data.add_argument("--group", metavar="COL", help="patient column: no patient is in two parts")
+    data.add_argument(
+        "--split", metavar="COL", help="column of train, valid and test (default: 64, 16 and 20 %% are drawn)"
+    )
+    data.add_argument(
+        "--missing-values", nargs="+", default=[], metavar="TEXT", help="more cells that mean 'not recorded'"
+    )
+    data.add_argument("--units", nargs="+", default=[], metavar="COL=UNIT", help="units of numbers, such as age=years")
+
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--tokens",
+        metavar="FOLDER",
+        help="read tokens that `alignedfusion tokens` computed, not images (no augmentation)",
+    )
+    model.add_argument(
+        "--backbone", metavar="NAME", help="any timm model (default: that of --tokens, or vit_small_patch16_224)"
+    )
+    model.add_argument(
+        "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"
+    )
+    model.add_argument("--no-pretrained", action="store_true", help="start the backbone at random, and train it")
+    model.add_argument("--train-backbone", action="store_true", help="train the backbone too (for thousands of cases)")
+    model.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="side of the input (default: the backbone's own)"
+    )
+    model.add_argument(
+        "--text-encoder", metavar="NAME", help="Hugging Face encoder of the values (default: learned vectors)"
+    )
+    model.add_argument("--dim", type=int, default=128, help="width of the tokens (default: 128)")
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=int, default=30, help="default: 30")
+    training.add_argument("--batch-size", type=int, default=32, help="default: 32")
+    training.add_argument("--learning-rate", type=float, default=1e-3, help="default: 1e-3")
+    training.add_argument("--workers", type=int, default=0, help="processes that read images (default: 0)")
+    training.add_argument("--seed", type=int, default=0, help="of weights, order, hiding and drawn parts (default: 0)")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from alignedfusion import runs
+    from alignedfusion.datasets.manifest import Manifest
+    from alignedfusion.evaluation import table
+    from alignedfusion.processes import is_main_process
+    from alignedfusion.token_cache import TokenCache
+
+    manifest = Manifest.read(
+        options.manifest,
+        missing_values=options.missing_values,
+        images=options.image,
+        label=options.label,
+        attributes=options.attributes,
+        exclude=options.exclude,
+        group=options.group,
+        split=options.split,
+        root=options.image_root,
+        units=_units(options.units),
+        seed=options.seed,
+        tokens=TokenCache(options.tokens) if options.tokens else None,
+    )
+    if is_main_process():
+        _describe(manifest)
+    report = runs.train(
+        manifest,
+        options.output,
+        backbone=options.backbone,
+        pretrained=options.weights or not options.no_pretrained,
+        frozen=not (options.train_backbone or options.no_pretrained),
+        image_size=options.image_size,
+        text_encoder=options.text_encoder,
+        dim=options.dim,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        workers=options.workers,
+        seed=options.seed,
+    )
+    if not is_main_process():
+        return
+    print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
+    print(table(report["missing"]))
+    print(f"\n{options.output} holds the model, metrics.json, predictions.csv and missing.png")
+
+
+def _describe(manifest: Any) -> None:
+    counts = ", ".join(f"{len(manifest.rows(part))} {part}" for part in ("train", "valid", "test"))
+    print(f"cases: {counts}; classes: {', '.join(manifest.class_names)}")
+    training = manifest.rows("train")
+    shares = {name: float(training[name].notna().mean()) for name in manifest.attributes}
+    print(
+        "attributes (share of training cases that mention it): " + ", ".join(f"{n} {s:.0%}" for n, s in shares.items())
+    )
+    print("None of them may follow from the label; --exclude leaves columns out.")
+
+
+def _units(pairs: Sequence[str]) -> dict[str, str]:
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise ValueError(f"--units takes COL=UNIT, got {wrong[0]!r}")
+    return dict(pair.split("=", 1) for pair in pairs)

@@ -1,0 +1,262 @@
+"""What a saved model says of one case, or of every row of a table."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from alignedfusion.attributes import UNKNOWN
+from alignedfusion.checkpoint import WEIGHTS
+from alignedfusion.classifier import AlignedFusionClassifier
+from alignedfusion.cluster import map_on_ray
+from alignedfusion.datasets.cases import FileCases, TensorCases, collate
+from alignedfusion.datasets.images import find_unreadable, image_paths
+from alignedfusion.journal import Journal, read_journal
+from alignedfusion.sharing import hub
+from alignedfusion.tokenizers import VisualTokenizer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STEP = 64
+"""Cases that the model sees at a time, within a larger batch."""
+
+
+def predict_case(
+    folder: str | Path, images: Sequence[str | Path], attributes: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Predict one case.
+
+    Args:
+        folder: A saved model.
+        images: One path per image of the model, in its order.
+        attributes: What the report mentions; the rest is unmentioned.
+
+    Returns:
+        `classes`: probability by class name; `attributes`: for each unmentioned attribute, probability by value.
+    """
+    model = AlignedFusionClassifier.from_pretrained(folder)
+    if len(images) != len(model.image_modalities):
+        raise ValueError(f"this model takes one image each of {list(model.image_modalities)}, got {len(images)}")
+    codes = model.schema.encode([dict(attributes)])
+    paths = {m: [Path(path)] for m, path in zip(model.image_modalities, images, strict=True)}
+    if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:
+        raise FileNotFoundError(f"there is no image at {absent}")
+    cases = _cases(model, paths, codes)
+    output = _answer(model, [cases[0]])
+    classes = output["logits"][0].softmax(-1).tolist()
+    return {
+        "classes": dict(zip(model.class_names, classes, strict=True)),
+        "attributes": {} if "reconstruction" not in output else _named(model, codes[0], output["reconstruction"][0]),
+    }
+
+
+class PredictBatch:
+    """Adds to a batch of a table what a model says of each row: a map for engines that spread a million rows over machines.
+
+    For Ray Data: `dataset.map_batches(PredictBatch, fn_constructor_args=("runs/first",), batch_format="pandas",
+    batch_size=256, concurrency=8)`, with `num_gpus=1` where there are GPUs. Anything else that maps a function over DataFrames
+    takes an instance.
+
+    Args:
+        folder: A saved model, or the name of its repository on a model hub.
+        images: The columns of its images, in its order; None if they are called as its modalities are.
+        root: Folder that relative image paths start from.
+
+    Attributes:
+        columns: What a batch gets: `predicted`, `p(CLASS)` for each class, and, if the model reconstructs, for each attribute
+            `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of a cell that is not mentioned, and its
+            probability; both empty where it is.
+    """
+
+    def __init__(self, folder: str | Path, *, images: Sequence[str] | None = None, root: str | Path = ".") -> None:
+        self.model = AlignedFusionClassifier.from_pretrained(folder)
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.images = list(self.model.image_modalities if images is None else images)
+        self.root = Path(root)
+        if len(self.images) != len(self.model.image_modalities):
+            raise ValueError(
+                f"this model takes one image each of {list(self.model.image_modalities)}; got the columns {self.images}"
+            )
+        filled = self.model.schema.names if self.model.reconstructor is not None else ()
+        self.columns = [
+            "predicted",
+            *(f"p({name})" for name in self.model.class_names),
+            *(column for name in filled for column in (f"filled({name})", f"p(filled({name}))")),
+        ]
+
+    def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
+        """The batch with the new columns."""
+        codes = self.model.schema.encode(batch, unseen="unknown")
+        paths = dict(zip(self.model.image_modalities, image_paths(batch, self.images, self.root).values(), strict=True))
+        cases = _cases(self.model, paths, codes)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # reads the next images while the model runs
+            read = pool.map(cases.__getitem__, range(len(cases)))
+            steps = list(map(self._step, iter(lambda: list(itertools.islice(read, STEP)), [])))
+        rows = itertools.chain.from_iterable(steps)
+        return batch.assign(**dict(zip(self.columns, map(list, zip(*rows, strict=True)), strict=True)))
+
+    def _step(self, cases: list[dict[str, Any]]) -> list[list[Any]]:
+        """The cells of the new columns, row by row."""
+        output = _answer(self.model, cases)
+        chances = output["logits"].softmax(-1)
+        rows = [
+            [self.model.class_names[best], *map(_rounded, row)]
+            for best, row in zip(chances.argmax(1).tolist(), chances.tolist(), strict=True)
+        ]
+        if "reconstruction" in output:
+            share, best_value = output["reconstruction"].softmax(-1).max(-1)  # (n, A) each
+            for row, case, p, code in zip(rows, cases, share.tolist(), best_value.tolist(), strict=True):
+                for attribute, mentioned, each, value in zip(
+                    self.model.schema, case["codes"].tolist(), p, code, strict=True
+                ):
+                    row += [attribute.values[value], _rounded(each)] if mentioned == UNKNOWN else [None, None]
+        return rows
+
+
+def predict_table(
+    folder: str | Path,
+    frame: pd.DataFrame,
+    output: str | Path,
+    *,
+    images: Sequence[str] | None = None,
+    root: str | Path = ".",
+    batch_size: int = 256,
+    on_ray: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Predict every row of a table, and write it with the columns of `PredictBatch`.
+
+    Rows that are finished are kept beside the output; the same call after an interruption goes on from there. A value that
+    the model has not seen counts as unmentioned.
+
+    Args:
+        folder: A saved model, or the name of its repository on a model hub.
+        frame: One row per case.
+        output: The table to write, .csv or .parquet.
+        images: See `PredictBatch`, as for the next.
+        root: See there.
+        batch_size: Rows at a time.
+        on_ray: Predict on a Ray cluster instead, see `cluster.map_on_ray`; all machines need the images and the model.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: For a column that is not there, or would be there twice, images that cannot be read, or an output that was
+            begun with another model or table.
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    output = Path(output)
+    if output.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"the table must be a .csv or .parquet file, got {output.name!r}")
+    predictor = PredictBatch(folder, images=images, root=root)
+    wanted = [*predictor.images, *predictor.model.schema.names]
+    if absent := [name for name in wanted if name not in frame.columns]:
+        raise ValueError(f"the table has no column {absent}; it has {list(frame.columns)}")
+    if twice := [name for name in predictor.columns if name in frame.columns]:
+        raise ValueError(f"the table has columns {twice} already; rename or drop them")
+    paths = image_paths(frame, predictor.images, root).values()
+    if faults := find_unreadable(dict.fromkeys(path for column in paths for path in column if path is not None)):
+        more = f" ... and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ValueError(f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{more}")
+
+    journal = Journal(
+        output.with_name(output.name + ".rows.jsonl"),
+        {
+            "model": _sha256(predictor.model.saved_in),
+            "table": hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest(),
+            "images": predictor.images,
+            "root": str(root),
+        },
+    )
+    todo = frame.reset_index(drop=True)[wanted].assign(**{_ROW: range(len(frame))})
+    todo = todo[~todo[_ROW].isin(journal.done)]
+    done = len(journal.done)
+    with tqdm(total=len(frame), initial=done, disable=not progress, desc="predicting", unit="case") as bar:
+        if on_ray:
+            arguments = {
+                "folder": folder if hub.is_repository(folder) else os.path.abspath(folder),
+                "images": predictor.images,
+                "root": os.path.abspath(root),
+            }
+            batches = map_on_ray(todo, PredictBatch, arguments, batch_size=batch_size)
+        else:
+            batches = _batches(todo, predictor, batch_size)
+        for batch in batches:
+            numbers = batch[_ROW].tolist()
+            cells = batch[predictor.columns].astype(object).where(batch[predictor.columns].notna(), None)
+            journal.add(
+                {"row": number, "cells": row} for number, row in zip(numbers, cells.to_numpy().tolist(), strict=True)
+            )
+            bar.update(len(batch))
+
+    rows = read_journal(journal.path)[1]
+    said = pd.DataFrame([rows[i]["cells"] for i in range(len(frame))], columns=predictor.columns, index=frame.index)
+    table = pd.concat([frame, said], axis=1)
+    draft = output.with_name(output.name + ".part")
+    table.to_parquet(draft) if output.suffix == ".parquet" else table.to_csv(draft, index=False)
+    draft.replace(output)
+    journal.path.unlink()
+    return table
+
+
+_ROW = "alignedfusion row"
+
+
+def _batches(frame: pd.DataFrame, predictor: PredictBatch, size: int) -> Iterator[pd.DataFrame]:
+    for start in range(0, len(frame), size):
+        yield predictor(frame.iloc[start : start + size])
+
+
+def _cases(
+    model: AlignedFusionClassifier, paths: Mapping[str, Sequence[Path | None]], codes: Tensor
+) -> FileCases | TensorCases:
+    labels = torch.zeros(len(codes), dtype=torch.int64)
+    if not paths:
+        return TensorCases(torch.zeros(len(codes), 0), codes, labels)  # an image that the model does not look at
+    visual = model.visual
+    transform, shape = None, None
+    if isinstance(visual, VisualTokenizer):
+        has_images = visual.preprocessing is not None
+        transform = visual.transform() if has_images else None
+        shape = tuple(visual.preprocessing["input_size"]) if visual.preprocessing else (1, visual.num_features)
+    return FileCases(paths, codes, labels, transform, shape=shape)
+
+
+@torch.inference_mode()
+def _answer(model: AlignedFusionClassifier, cases: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """What the model says of some cases, by field, on the CPU."""
+    batch = collate(cases)
+    device = model.log_prior.device
+    image = (
+        batch["image"] if isinstance(batch["image"], dict) else dict.fromkeys(model.image_modalities, batch["image"])
+    )
+    is_present = {m: each.to(device) for m, each in batch.get("is_present", {}).items()}
+    output = model({m: x.to(device) for m, x in image.items()}, batch["codes"].to(device), is_present=is_present)
+    return {name: value.float().cpu() for name, value in output.items()}
+
+
+def _named(model: AlignedFusionClassifier, codes: Tensor, logits: Tensor) -> dict[str, dict[str, float]]:
+    return {
+        attribute.name: dict(zip(attribute.values, row.softmax(-1).tolist(), strict=False))
+        for attribute, code, row in zip(model.schema, codes.tolist(), logits, strict=True)
+        if code == UNKNOWN
+    }
+
+
+def _rounded(share: float) -> float:
+    return round(share, 6)
+
+
+def _sha256(folder: Path | None) -> str:
+    assert folder is not None
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
