@@ -18,7 +18,7 @@ from alignedfusion.checkpoint import WEIGHTS
 from alignedfusion.classifier import AlignedFusionClassifier
 from alignedfusion.cluster import map_on_ray
 from alignedfusion.datasets.cases import FileCases, TensorCases, collate
-from alignedfusion.datasets.images import find_unreadable, image_paths
+from alignedfusion.datasets.images import check_images, image_paths
 from alignedfusion.journal import Journal, read_journal
 from alignedfusion.sharing import hub
 from alignedfusion.tokenizers import VisualTokenizer
@@ -164,10 +164,8 @@ def predict_table(
         raise ValueError(f"the table has no column {absent}; it has {list(frame.columns)}")
     if twice := [name for name in predictor.columns if name in frame.columns]:
         raise ValueError(f"the table has columns {twice} already; rename or drop them")
-    paths = image_paths(frame, predictor.images, root).values()
-    if faults := find_unreadable(dict.fromkeys(path for column in paths for path in column if path is not None)):
-        more = f" ... and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ValueError(f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{more}")
+    paths = image_paths(frame, predictor.images, root)
+    check_images(path for column in paths.values() for path in column if path is not None)
 
     journal = Journal(
         output.with_name(output.name + ".rows.jsonl"),

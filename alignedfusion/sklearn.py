@@ -26,7 +26,7 @@ from alignedfusion.calibration import calibrate
 from alignedfusion.classifier import AlignedFusionClassifier
 from alignedfusion.datasets.cases import CachedCases, FileCases, TensorCases
 from alignedfusion.datasets.holdout import held_back
-from alignedfusion.datasets.images import find_unreadable, image_paths, token_width
+from alignedfusion.datasets.images import check_images, image_paths, token_width
 from alignedfusion.evaluation import outputs
 from alignedfusion.fusion import REPORT
 from alignedfusion.imputation import examples_of, fill_gaps
@@ -233,9 +233,11 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             raise ValueError(f"no row has an image of {empty}; leave the column out")
         files = sorted({path for column in paths.values() for path in column if path is not None})
         cache = None if self.tokens is None else TokenCache(self.tokens)
-        if faults := find_unreadable(files) if cache is None else cache.faults(files):
-            cure = "" if cache is None else f"; `{cache.command(columns, Path(self.image_root))}` adds them"
-            raise ValueError(f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{cure}")
+        if cache is None:
+            check_images(files)
+        elif faults := cache.faults(files):
+            command = cache.command(columns, Path(self.image_root))
+            raise ValueError(f"{len(faults)} images have no tokens: {'; '.join(faults[:5])}; `{command}` adds them")
         num_features = token_width(paths)
         backbone, pretrained, image_size = backbone_of(
             cache, self.backbone, self.pretrained, self.frozen, self.image_size

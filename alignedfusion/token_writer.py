@@ -12,7 +12,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from alignedfusion.datasets.images import find_unreadable
+from alignedfusion.datasets.images import check_images
 from alignedfusion.token_batches import tokens_from_ray, tokens_of
 from alignedfusion.token_cache import (
     DATA,
@@ -81,9 +81,7 @@ def write(
         _drop_uncounted(folder, data, index)
         cache = TokenCache(folder)
         wanted = [path for path in distinct if cache.faults([path])]
-        if faults := find_unreadable(map(Path, wanted)):
-            more = f" ... and {len(faults) - 5} more" if len(faults) > 5 else ""
-            raise ValueError(f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{more}")
+        check_images(map(Path, wanted))
         # An image that is changed while this runs must count as changed: its state is taken before it is read.
         lines = [_line(path) for path in wanted]
         if on_ray:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alignedfusion.datasets.images import find_unreadable, read_image
+from alignedfusion.datasets.images import check_images, read_image
 
 
 def test_grayscale_becomes_three_equal_channels(tmp_path):
@@ -54,15 +54,17 @@ def test_a_damaged_image_is_named(tmp_path):
     for name in ("half.png", "text.png"):
         with pytest.raises(ValueError, match=rf"cannot read the image '.*{name}'"):
             read_image(tmp_path / name)
-    faults = find_unreadable([whole, tmp_path / "text.png", tmp_path / "none.png"])
-    assert len(faults) == 2
-    assert "text.png cannot be read (UnidentifiedImageError)" in faults[0]
-    assert "none.png does not exist" in faults[1]
+    check_images([whole])
+    message = r"^2 image files cannot be used: .*text.png cannot be read \(UnidentifiedImageError\); .*none.png does not exist$"
+    with pytest.raises(ValueError, match=message):
+        check_images([whole, tmp_path / "text.png", tmp_path / "none.png", tmp_path / "none.png"])
+    with pytest.raises(ValueError, match=r"^7 image files cannot be used: .*4.png does not exist ... and 2 more$"):
+        check_images(tmp_path / f"{number}.png" for number in range(7))
 
 
 def test_tokens_have_two_dimensions(tmp_path):
     np.save(tmp_path / "right.npy", np.zeros((3, 5)))
     np.save(tmp_path / "wrong.npy", np.zeros(5))
-    faults = find_unreadable([tmp_path / "right.npy", tmp_path / "wrong.npy"])
-    assert len(faults) == 1
-    assert "wrong.npy holds an array of shape (5,), not tokens (N, F)" in faults[0]
+    check_images([tmp_path / "right.npy"])
+    with pytest.raises(ValueError, match=r"1 image .*wrong.npy holds an array of shape \(5,\), not tokens \(N, F\)"):
+        check_images([tmp_path / "right.npy", tmp_path / "wrong.npy"])

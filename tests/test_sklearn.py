@@ -233,13 +233,13 @@ def test_tokens_computed_before_stand_in_for_images(pictures, tmp_path, weights)
     )
     settings = {**QUICK, "epochs": 30, "images": "file", "image_root": tmp_path, "tokens": tmp_path / "tokens"}
     estimator = AlignedFusionEstimator(**settings)
-    with pytest.raises(ValueError, match="computed with backbone test_vit, not resnet18; leave backbone out"):
+    with pytest.raises(ValueError, match="computed with backbone test_vit, not resnet18; leave it out"):
         clone(estimator).set_params(backbone="resnet18").fit(X, y)
     with pytest.raises(ValueError, match="tokens come from a frozen, pretrained backbone"):
         clone(estimator).set_params(frozen=False).fit(X, y)
     strange = X.assign(file=X["file"].where(X.index != 3, "other.png"))
     with pytest.raises(
-        ValueError, match=r"1 image files cannot be used: .*other.png is not .*; `alignedfusion tokens .*` adds"
+        ValueError, match=r"1 images have no tokens: .*other.png is not .*; `alignedfusion tokens .*` adds"
     ):
         clone(estimator).fit(strange, y)
 

@@ -76,10 +76,17 @@ def token_width(paths: Mapping[str, Sequence[Path | None]]) -> int | None:
     return int(widths.pop())
 
 
-def find_unreadable(paths: Iterable[Path]) -> list[str]:
-    """What is wrong with the files that cannot be used, one sentence each; image headers are read, pixels are not."""
+def check_images(paths: Iterable[Path]) -> None:
+    """Refuse files of images or tokens that cannot be used; image headers are read, pixels are not.
+
+    Raises:
+        ValueError: With what is wrong with the first few of them.
+    """
     with ThreadPoolExecutor(8) as pool:
-        return [fault for fault in pool.map(_fault, paths) if fault]
+        faults = [fault for fault in pool.map(_fault, dict.fromkeys(paths)) if fault]
+    if faults:
+        more = f" ... and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ValueError(f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{more}")
 
 
 def _fault(path: Path) -> str:

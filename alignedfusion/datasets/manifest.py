@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.cases import CachedCases, FileCases
-from alignedfusion.datasets.images import find_unreadable, image_modalities, image_paths
+from alignedfusion.datasets.images import check_images, image_modalities, image_paths
 from alignedfusion.fusion import REPORT
 from alignedfusion.reports.cells import FAILED
 
@@ -132,7 +132,7 @@ class Manifest:
         )
         manifest = cls(frame, images, label, tuple(attributes), class_names, Path(root), dict(units or {}), tokens)
         if tokens is None:
-            _refuse("image files cannot be used", find_unreadable(manifest._all_paths()))
+            check_images(manifest._all_paths())
         else:
             command = tokens.command(images, Path(root))
             _refuse(
@@ -173,7 +173,7 @@ class Manifest:
             f"rows have a label that the model does not know (it knows {list(class_names)})", unknown[label].items()
         )
         manifest = cls(frame, tuple(images), label, tuple(attributes), tuple(class_names), Path(root), {})
-        _refuse("image files cannot be used", find_unreadable(manifest._all_paths()))
+        check_images(manifest._all_paths())
         return manifest
 
     def schema(self) -> AttributeSchema:
