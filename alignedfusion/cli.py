@@ -26,6 +26,7 @@ examples:
   alignedfusion evaluate runs/first newer_cases.csv
   alignedfusion extract reports.csv --text findings impression --lexicon chest_xray -o table.csv
   alignedfusion predict runs/first --image x.png --attributes '{"age": 54, "fever": "present"}'
+  alignedfusion predict runs/first --table newer_cases.csv -o predictions.parquet
 
 `alignedfusion COMMAND --help` explains each.
 """

@@ -14,8 +14,8 @@ computed before), a column with the label, and attribute columns. An empty attri
 write an answer such as "absent" where it says so. Leave out columns that follow from the label (--exclude): a model that is
 told the answer learns nothing.
 
-OUT will hold the model, settings.json, metrics.json, predictions.csv and missing.png (accuracy against the share of missing
-attributes). Interrupted? The same command goes on from the last epoch.
+OUT will hold the model and its card (README.md), settings.json, metrics.json, predictions.csv and missing.png (accuracy against
+the share of missing attributes). Interrupted? The same command goes on from the last epoch.
 
 With --tokens, the backbone does not run: tokens that `alignedfusion tokens` computed are read in place of the images, which
 makes many epochs cheap. There is no augmentation then. The model has its backbone all the same, and answers on images.
