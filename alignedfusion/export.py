@@ -107,7 +107,7 @@ def to_onnx(
         image: See there.
         has_padding: See there.
         quantize: Multiply matrices in 8-bit integers, on CPUs: weights are rounded here, activations as they come. A vision
-            transformer takes less than half the time; convolutions gain nothing. Try your test cases before you rely on it.
+            transformer takes about half the time; convolutions gain nothing. Try your test cases before you rely on it.
 
     Raises:
         ValueError: See `export`; also for a modality called "codes".

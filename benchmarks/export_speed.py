@@ -42,6 +42,7 @@ def session(file: Path) -> onnxruntime.InferenceSession:
     """An ONNX file, on as many threads as PyTorch has."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would slow whoever is next
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 

@@ -19,7 +19,7 @@ def add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("run_folder", metavar="OUT", help="folder of a run, or any saved model")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write, such as model.onnx")
     parser.add_argument(
-        "--int8", action="store_true", help="8-bit integers: a vision transformer is twice as fast on a CPU"
+        "--int8", action="store_true", help="8-bit integers: a vision transformer is about twice as fast on a CPU"
     )
 
 
