@@ -120,7 +120,7 @@ def missing_sweep(
         progress: Show a progress bar.
 
     Returns:
-        One row per rate: `missing` and the four metrics.
+        One row per rate, with `missing` and the four metrics.
     """
     variants = [drop_attributes(cases.codes, rate, schema, seed=seed) for rate in rates for seed in seeds]
     probabilities = predict(model, cases, variants, progress=progress)

@@ -166,11 +166,12 @@ def _quiet() -> Iterator[None]:
 def metadata(model: AlignedFusionClassifier) -> dict[str, Any]:
     """What one must know to use a model without this library; plain JSON types.
 
-    Returns:
-        `attributes`: in the order of the columns of codes, each with its name, kind and values; a cell's code is the index
-        of its value, and of a number (kind "numeric") how many of `edges` are at or below it. `unknown`: the code of what is
-        not mentioned. `class_names`: in the order of the logits. `parts`: in the order of the evidence. `preprocessing`: for
-        each image modality, how an image becomes its input; None for tokens.
+    - `attributes`, in the order of the columns of codes, each with its name, kind and values. A cell's code is the index of
+      its value, and of a number (kind "numeric") how many of `edges` are at or below it.
+    - `unknown`, the code of what is not mentioned.
+    - `class_names`, in the order of the logits.
+    - `parts`, in the order of the evidence.
+    - `preprocessing`, for each image modality how an image becomes its input; None for tokens.
     """
     return {
         "library": "alignedfusion",

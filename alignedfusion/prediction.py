@@ -41,7 +41,7 @@ def predict_case(
         attributes: What the report mentions; the rest is unmentioned.
 
     Returns:
-        `classes`: probability by class name; `attributes`: for each unmentioned attribute, probability by value.
+        A mapping with `classes`, probability by class name, and `attributes`, probability by value for each unmentioned one.
     """
     model = AlignedFusionClassifier.from_pretrained(folder)
     if len(images) != len(model.image_modalities):

@@ -76,7 +76,7 @@ def extract_table(
         progress: Show a progress bar.
 
     Returns:
-        The table: values, "UN" where a report says nothing, "error" where it could not be read.
+        The table, with "UN" where a report says nothing and "error" where it could not be read.
 
     Raises:
         ValueError: If a column is missing or would be there twice, or the output belongs to another extraction.
