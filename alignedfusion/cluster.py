@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -71,12 +72,25 @@ def _connected() -> Iterator[Any]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     is_ours = not ray.is_initialized()
-    if is_ours:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     try:
+        if is_ours:
+            _connect(ray)
         yield ray
     finally:
         if is_ours:
             ray.shutdown()
         context.enable_progress_bars = showed
         logger.setLevel(level)
+
+
+def _connect(ray: Any) -> None:
+    address = os.environ.get("RAY_ADDRESS") or "local"  # without one, Ray would join whatever this machine runs already
+    try:
+        host, _, port = address.rpartition(":")
+        if port.isdigit():  # Ray would wait for it without end, and without a word
+            socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"cannot work on the Ray cluster at {address!r} (from RAY_ADDRESS): {str(error).strip()}"
+        ) from error

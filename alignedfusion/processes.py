@@ -32,11 +32,7 @@ def must_use_cpu() -> bool:
     accelerate, and with it transformers, must be told: otherwise each process trains by itself on all cases, without a word.
     `Accelerator(cpu=must_use_cpu())` is right everywhere.
     """
-    if hasattr(torch, "accelerator"):  # torch 2.6
-        has_device = torch.accelerator.is_available()
-    else:
-        has_device = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return num_processes() > 1 and not has_device
+    return num_processes() > 1 and not torch.accelerator.is_available()
 
 
 def check_sharding() -> None:

@@ -136,7 +136,9 @@ def drawn(scratch: Path, cases: int = 1500) -> Source:
     parts = np.array(["train"] * (cases // 3) + ["test"] * (cases - cases // 3))
     frame = pd.DataFrame(phantom.SCHEMA.decode(made.codes))
     labels = torch.as_tensor(made.labels)
-    return Source("phantom", frame, phantom.SCHEMA.names, labels, phantom.CLASS_NAMES, torch.load(file), parts)
+    return Source(
+        "phantom", frame, phantom.SCHEMA.names, labels, phantom.CLASS_NAMES, torch.load(file, weights_only=True), parts
+    )
 
 
 def from_manifest(
@@ -162,7 +164,7 @@ def from_manifest(
         manifest.attributes,
         torch.tensor([manifest.class_names.index(str(label)) for label in frame[manifest.label]]),
         manifest.class_names,
-        torch.load(file),
+        torch.load(file, weights_only=True),
         frame["part"].to_numpy(),
         groups=None if group is None else frame[group].to_numpy(),
         units=manifest.units,

@@ -36,7 +36,7 @@ def test_a_class_without_a_case_is_left_out():
     assert np.isnan(metrics(probabilities, np.array([0, 0, 0]))["macro_auc"])
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50))
+@given(st.lists(st.tuples(st.floats(0, 1, allow_subnormal=False), st.booleans()), min_size=1, max_size=50))
 def test_calibration_error_is_between_zero_and_one(pairs):
     confidence, is_right = (np.array(column) for column in zip(*pairs, strict=True))
     assert 0 <= calibration_error(confidence, is_right) <= 1

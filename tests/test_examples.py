@@ -329,7 +329,7 @@ def test_every_fusion_beats_its_parts_on_drawn_lesions(run):
 
 @pytest.mark.slow
 def test_the_wheel_brings_them_along(tmp_path):
-    line = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    line = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(line, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"

@@ -217,7 +217,7 @@ def test_orders_do_not_matter(seed, tied, duplicates):
     np.testing.assert_array_equal(result.curve_fppi, expected.curve_fppi)
 
 
-@given(st.integers(0, 10_000), st.booleans(), st.floats(-1, 2))
+@given(st.integers(0, 10_000), st.booleans(), st.floats(-1, 2, allow_subnormal=False))
 def test_a_further_false_positive_never_helps(seed, tied, score):
     detections, lesions = draw(seed, tied=tied)
     lesions[0] = np.array([BOX])

@@ -240,6 +240,23 @@ def test_predictions_are_a_map_of_ones_own(folder, frame, tmp_path):
     pd.testing.assert_frame_equal(found, expected, atol=2e-6, check_dtype=False)
 
 
+def test_a_cluster_that_is_not_there_is_named(folder, tmp_path):
+    command = ["predict", folder / "model", "--table", folder / "cases.parquet", "--image", "file", "--ray"]
+    done = subprocess.run(
+        [sys.executable, "-m", "alignedfusion.cli", *map(str, command), "-o", str(tmp_path / "p.csv")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
+        check=False,
+    )
+    assert done.returncode == 2
+    assert (
+        "alignedfusion predict: cannot work on the Ray cluster at '127.0.0.1:1' (from RAY_ADDRESS): [Errno 111]"
+        in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
 def test_the_commands_find_the_cluster(two_nodes, folder, tmp_path):
     """In a process of its own, by RAY_ADDRESS; it leaves the cluster running."""
     weights = ["--backbone", "test_vit", "--image-size", "48", "--weights", folder / "weights.pth"]
