@@ -1,5 +1,6 @@
 """Two processes train as one does with batches of twice the size. `train_in_processes.py` has the trainings."""
 
+import io
 import json
 import os
 import subprocess
@@ -35,6 +36,21 @@ DDP, FSDP = (
 LOOPS = ["step_by_step", "nothing_hidden", "absent_images_and_reports", "fewer_cases_than_processes"]
 
 
+def goes_on_on_cpus():
+    """Whether torch restores tensors to "cpu:0", as accelerate calls the device of a process: 2.7 does not."""
+    file = io.BytesIO()
+    torch.save(torch.ones(1), file)
+    file.seek(0)
+    try:
+        torch.load(file, map_location=torch.device("cpu", 0))
+    except RuntimeError:
+        return False
+    return True
+
+
+GOES_ON = goes_on_on_cpus()
+
+
 def launch(*arguments, timeout=300):
     """What a launcher and its processes print; one thread each."""
     command = [sys.executable, "-m", *arguments]
@@ -53,7 +69,7 @@ def results(folder, job):
 def two(tmp_path_factory):
     """The folder of all jobs in two processes."""
     folder = tmp_path_factory.mktemp("two")
-    launch(*TORCHRUN, SCRIPT, str(folder), *LOOPS, "trainer", "interrupted", "drawn")
+    launch(*TORCHRUN, SCRIPT, str(folder), *LOOPS, "trainer", "drawn", *(["interrupted"] if GOES_ON else []))
     return folder
 
 
@@ -105,6 +121,7 @@ def test_fit_trains_alike(two, alone):
     assert main["held"] == 1.0
 
 
+@pytest.mark.skipif(not GOES_ON, reason="this torch restores nothing to the device 'cpu:0'")
 def test_an_interrupted_fit_goes_on_in_both(two, alone):
     for result in results(two, "interrupted"):
         assert result["checkpoints"] == 1
