@@ -37,7 +37,7 @@ LOOPS = ["step_by_step", "nothing_hidden", "absent_images_and_reports", "fewer_c
 
 
 def goes_on_on_cpus():
-    """Whether torch restores tensors to "cpu:0", as accelerate calls the device of a process: 2.7 does not."""
+    """Whether torch restores tensors to "cpu:0", as accelerate calls the device of a process: 2.8 does not."""
     file = io.BytesIO()
     torch.save(torch.ones(1), file)
     file.seek(0)
