@@ -20,8 +20,6 @@ from alignedfusion.classifier import AlignedFusionClassifier
 from alignedfusion.image_inputs import Images
 from alignedfusion.tokenizers import VisualTokenizer
 
-_MOST = 2**31 - 1  # without any bound torch 2.7 refuses the size, for it might be the largest integer
-
 
 class Answer(nn.Module):
     """A classifier as other runtimes see it: plain dictionaries of tensors go in and come out, and nothing is optional.
@@ -144,7 +142,7 @@ def to_onnx(
             from onnxruntime.quantization import quantize_dynamic  # type: ignore[import-untyped]
 
             proto = onnx.model_proto
-            del proto.graph.value_info[:]  # shapes within: torch 2.7 has some of them wrong, and they are inferred anew
+            del proto.graph.value_info[:]  # shapes within: torch 2.8 has some of them wrong, and they are inferred anew
             quantize_dynamic(proto, path, per_channel=True, op_types_to_quantize=["MatMul"])
         else:
             onnx.save(path)
@@ -218,11 +216,9 @@ def _inputs(model: AlignedFusionClassifier, image: Images | None, has_padding: b
         {m: ones(counts[0]) for m in images},
         {m: ones(tokens.shape[:2]) for m, tokens in padded.items()},
     )
-    batch = Dim("batch", max=_MOST)
+    batch = Dim("batch")
     # By number: a modality's name need not be an identifier.
-    sizes = {
-        m: {0: batch, 1: Dim(f"tokens_{i}", max=_MOST)} if are_tokens[m] else {0: batch} for i, m in enumerate(images)
-    }
+    sizes = {m: {0: batch, 1: Dim(f"tokens_{i}")} if are_tokens[m] else {0: batch} for i, m in enumerate(images)}
     return arguments, (sizes, {0: batch}, {m: {0: batch} for m in images}, {m: sizes[m] for m in padded})
 
 

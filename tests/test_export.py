@@ -14,7 +14,7 @@ from alignedfusion import AttributeTokenizer, VisualTokenizer, cli
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.export import export, metadata, to_onnx
 
-# torch 2.7 says so of constants in programs it has made itself.
+# Older releases of torch say so of constants in programs they have made themselves.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node"),
     pytest.mark.filterwarnings("ignore:Node .* does not reference an nn.Module"),
