@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from alignedfusion.datasets.images import check_images, read_image
+from alignedfusion.datasets.images import check_images, image_paths, read_image
 
 
 def test_grayscale_becomes_three_equal_channels(tmp_path):
@@ -68,3 +71,11 @@ def test_tokens_have_two_dimensions(tmp_path):
     check_images([tmp_path / "right.npy"])
     with pytest.raises(ValueError, match=r"1 image .*wrong.npy holds an array of shape \(5,\), not tokens \(N, F\)"):
         check_images([tmp_path / "right.npy", tmp_path / "wrong.npy"])
+
+
+@pytest.mark.parametrize("empty", [None, float("nan"), pd.NA])
+def test_an_empty_cell_is_an_image_that_the_case_lacks(empty):
+    frame = pd.DataFrame({"photo": ["a.png", empty], "scan": [empty, "b.png"]}, dtype=object)
+    assert image_paths(frame, ["photo"], "root") == {"image": [Path("root/a.png"), None]}
+    found = image_paths(frame, ["photo", "scan"], "root")
+    assert found == {"photo": [Path("root/a.png"), None], "scan": [None, Path("root/b.png")]}

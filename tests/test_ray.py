@@ -240,6 +240,15 @@ def test_predictions_are_a_map_of_ones_own(folder, frame, tmp_path):
     pd.testing.assert_frame_equal(found, expected, atol=2e-6, check_dtype=False)
 
 
+def test_without_an_address_a_cluster_of_its_own_is_started():
+    """Not the one that runs on this machine, which may be of another release or another user's."""
+    script = "from alignedfusion import cluster\nwith cluster._connected() as ray: print(len(ray.nodes()))"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    line = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["1"]
+
+
 def test_a_cluster_that_is_not_there_is_named(folder, tmp_path):
     command = ["predict", folder / "model", "--table", folder / "cases.parquet", "--image", "file", "--ray"]
     done = subprocess.run(
