@@ -84,13 +84,13 @@ def _connected() -> Iterator[Any]:
 
 
 def _connect(ray: Any) -> None:
-    address = os.environ.get("RAY_ADDRESS") or "local"  # without one, Ray would join whatever this machine runs already
+    given = os.environ.get("RAY_ADDRESS")
+    address = given or "local"  # without one, Ray would join whatever this machine runs already
     try:
         host, _, port = address.rpartition(":")
         if port.isdigit():  # Ray would wait for it without end, and without a word
             socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"cannot work on the Ray cluster at {address!r} (from RAY_ADDRESS): {str(error).strip()}"
-        ) from error
+        what = f"cannot work on the Ray cluster at {given!r} (from RAY_ADDRESS)" if given else "cannot start Ray here"
+        raise ValueError(f"{what}: {str(error).strip()}") from error

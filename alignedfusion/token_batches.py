@@ -73,11 +73,11 @@ class TokenBatch:
 
 
 class _BitsBatch(TokenBatch):
-    """Tokens as they are stored, for arrays have no bfloat16; computed with the very weights that `sha256` is of."""
+    """Tokens as a `TokenCache` with these settings stores them, for arrays have no bfloat16."""
 
-    def __init__(self, image: str, *, sha256: str, **settings: Any) -> None:
-        super().__init__(image, **settings)
-        if weights_sha256(self.visual.backbone) != sha256:
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__("path", **{name: settings[name] for name in ("backbone", "weights", "image_size", "dtype")})
+        if weights_sha256(self.visual.backbone) != settings["weights_sha256"]:
             raise ValueError(
                 f"{socket.gethostname()} has other weights of {settings['backbone']!r} than the machine that writes; put one "
                 f"file where all machines find it, and give it as weights"
@@ -114,14 +114,13 @@ def tokens_of(
 
 
 def tokens_from_ray(
-    visual: VisualTokenizer, paths: Sequence[str], settings: Mapping[str, Any], batch_size: int
+    paths: Sequence[str], settings: Mapping[str, Any], batch_size: int
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """The same from a cluster, in no order; `settings` are those of `TokenBatch`, and `visual` has the right weights."""
+    """The same from a cluster, in no order; `settings` are those of the `TokenCache` that they are for."""
     import pandas as pd
 
     frame = pd.DataFrame({"number": range(len(paths)), "path": list(paths)})
-    arguments = {**settings, "image": "path", "sha256": weights_sha256(visual.backbone)}
-    for batch in map_on_ray(frame, _BitsBatch, arguments, batch_size=batch_size, batch_format="numpy"):
+    for batch in map_on_ray(frame, _BitsBatch, {"settings": settings}, batch_size=batch_size, batch_format="numpy"):
         yield batch["number"].tolist(), torch.from_numpy(batch["bits"].copy()).view(DTYPES[settings["dtype"]])
 
 

@@ -135,9 +135,8 @@ class TokenCache:
                 f"the tokens in {str(self.folder)!r} were computed with other weights of {self.settings['backbone']!r} than "
                 f"{weights}; give the file they were computed with as weights, or compute them again in another folder"
             )
-        visual.preprocessing = self.settings[
-            "preprocessing"
-        ]  # timm may change a model's defaults from release to release
+        # timm may change a model's defaults from release to release.
+        visual.preprocessing = self.settings["preprocessing"]
 
     def command(self, images: Sequence[str], root: Path) -> str:
         """The command that adds images of a table to this folder."""

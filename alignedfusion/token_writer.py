@@ -85,13 +85,7 @@ def write(
         # An image that is changed while this runs must count as changed: its state is taken before it is read.
         lines = [_line(path) for path in wanted]
         if on_ray:
-            settings = {
-                "backbone": backbone,
-                "weights": weights and key(weights),
-                "image_size": image_size,
-                "dtype": dtype,
-            }
-            computed = tokens_from_ray(visual, wanted, settings, batch_size)
+            computed = tokens_from_ray(wanted, cache.settings, batch_size)
         else:
             computed = tokens_of(visual, wanted, DTYPES[dtype], batch_size, workers)
         writer = _Writer(data, index)

@@ -243,6 +243,12 @@ def test_a_journal_goes_on_after_a_torn_line(tmp_path):
         read_journal(tmp_path / "other")
 
 
+def test_a_journal_without_rows_is_no_beginning(tmp_path):
+    Journal(tmp_path / "journal", {"of": "a"})
+    assert Journal(tmp_path / "journal", {"of": "b"}).done == {}
+    assert read_journal(tmp_path / "journal")[0] == {"of": "b"}
+
+
 def test_other_reports_or_another_lexicon_are_another_extraction(folder, extractor):
     extract(folder, extractor, about={"lexicon": "1"})
     with pytest.raises(ValueError, match="was begun with other settings: extractor was"):

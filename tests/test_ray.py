@@ -163,8 +163,10 @@ def test_tokens_are_the_same_and_those_of_one_engine_serve_the_other(folder, tmp
 def test_other_weights_on_another_machine_are_refused(folder, tmp_path):
     from alignedfusion.token_batches import _BitsBatch
 
+    cache = token_writer.write([], tmp_path / "tokens", **{**SMALL, "weights": folder / "weights.pth"})
+    _BitsBatch(cache.settings)
     with pytest.raises(ValueError, match=r"has other weights of 'test_vit' than the machine that writes"):
-        _BitsBatch("path", sha256="0" * 64, backbone="test_vit", weights=folder / "weights.pth", image_size=48)
+        _BitsBatch({**cache.settings, "weights_sha256": "0" * 64})
 
 
 def test_tokens_go_into_parquet_files(folder, tmp_path):
