@@ -21,6 +21,7 @@ from alignedfusion.datasets.cases import FileCases, TensorCases, collate
 from alignedfusion.datasets.images import check_images, image_paths
 from alignedfusion.journal import Journal, read_journal
 from alignedfusion.sharing import hub
+from alignedfusion.tables import check_columns, check_name, write_table
 from alignedfusion.tokenizers import VisualTokenizer
 
 if TYPE_CHECKING:
@@ -155,13 +156,10 @@ def predict_table(
     import pandas as pd
     from tqdm.auto import tqdm
 
-    output = Path(output)
-    if output.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"the table must be a .csv or .parquet file, got {output.name!r}")
+    output = check_name(output)
     predictor = PredictBatch(folder, images=images, root=root)
     wanted = [*predictor.images, *predictor.model.schema.names]
-    if absent := [name for name in wanted if name not in frame.columns]:
-        raise ValueError(f"the table has no column {absent}; it has {list(frame.columns)}")
+    check_columns(frame, wanted)
     if twice := [name for name in predictor.columns if name in frame.columns]:
         raise ValueError(f"the table has columns {twice} already; rename or drop them")
     paths = image_paths(frame, predictor.images, root)
@@ -200,9 +198,7 @@ def predict_table(
     rows = read_journal(journal.path)[1]
     said = pd.DataFrame([rows[i]["cells"] for i in range(len(frame))], columns=predictor.columns, index=frame.index)
     table = pd.concat([frame, said], axis=1)
-    draft = output.with_name(output.name + ".part")
-    table.to_parquet(draft) if output.suffix == ".parquet" else table.to_csv(draft, index=False)
-    draft.replace(output)
+    write_table(table, output)
     journal.path.unlink()
     return table
 

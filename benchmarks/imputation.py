@@ -26,10 +26,10 @@ from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.baselines.tables import one_hot
 from alignedfusion.datasets import pad_ufes_20
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.datasets.manifest import read_table
 from alignedfusion.evaluation import calibration_error, outputs
 from alignedfusion.fusion import REPORT
 from alignedfusion.missing import drop_attributes
+from alignedfusion.tables import read_table
 from alignedfusion.training import fit
 
 OURS = "reconstructor"

@@ -22,8 +22,9 @@ import torch
 
 from alignedfusion import runs
 from alignedfusion.datasets import derm7pt, pad_ufes_20
-from alignedfusion.datasets.manifest import Manifest, read_table
+from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.evaluation import table
+from alignedfusion.tables import read_table
 
 CXR_ATTRIBUTES = [
     "sex",

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
-from alignedfusion.datasets.manifest import Manifest, read_table, usable_attributes
+from alignedfusion.datasets.manifest import Manifest, usable_attributes
+from alignedfusion.tables import read_table
 
 
 @pytest.fixture

@@ -377,6 +377,17 @@ def test_the_command_writes_what_the_function_writes(cache, folder, tmp_path, ca
     assert "the table has no column ['files']; it has ['file', 'kind', 'sign', 'size']" in capsys.readouterr().err
 
 
+def test_a_cell_that_means_not_recorded_is_no_image(folder, tmp_path):
+    table = pd.read_csv(folder / "cases.csv").head(3)
+    table.loc[1, "file"] = "none"
+    table.to_csv(tmp_path / "cases.csv", index=False)
+    backbone = ["--backbone", "test_vit", "--image-size", "48", "--weights", str(folder / "weights.pth")]
+    arguments = ["tokens", str(tmp_path / "cases.csv"), "--image", "file", "--image-root", str(folder), *backbone]
+    assert cli.main([*arguments, "-o", str(tmp_path / "t")]) == 2  # no such file
+    assert cli.main([*arguments, "--missing-values", "none", "-o", str(tmp_path / "t")]) == 0
+    assert len(TokenCache(tmp_path / "t")) == 2
+
+
 def test_training_on_the_cache_is_training_on_files_of_the_same_tokens(cache, folder, run, tmp_path):
     files = pd.read_csv(folder / "cases.csv")
     for row, name in enumerate(files["file"]):

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from alignedfusion.commands.tables import add_table_options, read_cases
+
 _PREDICT = """\
 Predict one case, and print class probabilities, and for each attribute that is not mentioned what it probably is, as JSON.
 
@@ -30,10 +32,7 @@ def add_predict(add: Callable[..., argparse.ArgumentParser]) -> None:
     table = parser.add_argument_group("a table")
     table.add_argument("--table", metavar="TABLE", help="CSV or parquet file, one row per case")
     table.add_argument("-o", "--output", metavar="FILE", help="the table to write, .csv or .parquet")
-    table.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the table's folder)")
-    table.add_argument(
-        "--missing-values", nargs="+", default=[], metavar="TEXT", help="more cells that mean 'not recorded'"
-    )
+    add_table_options(table)
     table.add_argument("--ray", action="store_true", help="on the Ray cluster of RAY_ADDRESS, or one started here")
 
 
@@ -57,7 +56,6 @@ def _predict_case(options: argparse.Namespace) -> None:
 
 
 def _predict_table(options: argparse.Namespace) -> None:
-    from alignedfusion.datasets.manifest import read_table
     from alignedfusion.prediction import predict_table
 
     if not options.table or not options.output:
@@ -66,14 +64,8 @@ def _predict_table(options: argparse.Namespace) -> None:
         raise ValueError("--attributes are those of one case; with --table they are columns")
     settings = Path(options.model) / "settings.json"
     columns = json.loads(settings.read_text())["images"] if settings.is_file() and not options.image else options.image
-    table = predict_table(
-        options.model,
-        read_table(options.table, missing_values=options.missing_values),
-        options.output,
-        images=columns,
-        root=options.image_root or Path(options.table).parent,
-        on_ray=options.ray,
-    )
+    frame, root = read_cases(options.table, options)
+    table = predict_table(options.model, frame, options.output, images=columns, root=root, on_ray=options.ray)
     shares = table["predicted"].value_counts(normalize=True)
     told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
     print(f"{options.output}: {len(table)} cases; predicted {told}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
+
+from alignedfusion.commands.tables import add_manifest, add_table_options, read_cases
 
 _TOKENS = """\
 Run a frozen backbone once over all images of a table, and keep its tokens for `train --tokens`. An image needs
@@ -18,10 +19,10 @@ goes on, and after the table has grown it adds what is new. Images changed since
 def add_tokens(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command with the `add(name, run, summary, description)` of the main parser."""
     parser = add("tokens", _tokens, "compute the image tokens of a frozen backbone once", _TOKENS)
-    parser.add_argument("manifest", metavar="MANIFEST", help="CSV or parquet file, one row per case")
+    add_manifest(parser)
     parser.add_argument("-o", "--output", required=True, metavar="TOKENS", help="folder of the tokens")
     parser.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
-    parser.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the table's folder)")
+    add_table_options(parser)
     parser.add_argument(
         "--backbone", default="vit_small_patch16_224", metavar="NAME", help="any timm model (vit_small_patch16_224)"
     )
@@ -36,12 +37,10 @@ def add_tokens(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _tokens(options: argparse.Namespace) -> None:
     from alignedfusion import token_writer
     from alignedfusion.datasets.images import image_paths
-    from alignedfusion.datasets.manifest import read_table
+    from alignedfusion.tables import check_columns
 
-    frame = read_table(options.manifest)
-    if absent := [column for column in options.image if column not in frame.columns]:
-        raise ValueError(f"the table has no column {absent}; it has {list(frame.columns)}")
-    root = Path(options.image_root or Path(options.manifest).parent)
+    frame, root = read_cases(options.manifest, options)
+    check_columns(frame, options.image)
     cache = token_writer.write(
         (path for column in image_paths(frame, options.image, root).values() for path in column if path is not None),
         options.output,

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from alignedfusion.commands.tables import add_manifest, add_table_options
+
 _TRAIN = """\
 Train a classifier on your own images and a table that may have gaps, and test it.
 
@@ -25,21 +27,18 @@ makes many epochs cheap. There is no augmentation then. The model has its backbo
 def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command with the `add(name, run, summary, description)` of the main parser."""
     parser = add("train", _train, "train and test a model on your own cases", _TRAIN)
-    parser.add_argument("manifest", metavar="MANIFEST", help="CSV or parquet file, one row per case")
+    add_manifest(parser)
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder of this run")
 
     data = parser.add_argument_group("what the columns are")
     data.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
-    data.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the table's folder)")
+    add_table_options(data)
     data.add_argument("--label", required=True, metavar="COL", help="what to predict")
     data.add_argument("--attributes", nargs="+", metavar="COL", help="attribute columns (default: all that can be)")
     data.add_argument("--exclude", nargs="+", default=[], metavar="COL", help="columns that are no attributes")
     data.add_argument("--group", metavar="COL", help="patient column: no patient is in two parts")
     data.add_argument(
         "--split", metavar="COL", help="column of train, valid and test (default: 64, 16 and 20 %% are drawn)"
-    )
-    data.add_argument(
-        "--missing-values", nargs="+", default=[], metavar="TEXT", help="more cells that mean 'not recorded'"
     )
     data.add_argument("--units", nargs="+", default=[], metavar="COL=UNIT", help="units of numbers, such as age=years")
 

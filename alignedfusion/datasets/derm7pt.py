@@ -14,7 +14,8 @@ from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.datasets.manifest import Manifest, read_table
+from alignedfusion.datasets.manifest import Manifest
+from alignedfusion.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,14 +16,12 @@ from alignedfusion.datasets.cases import CachedCases, FileCases
 from alignedfusion.datasets.images import check_images, image_modalities, image_paths
 from alignedfusion.fusion import REPORT
 from alignedfusion.reports.cells import FAILED
+from alignedfusion.tables import check_columns, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from alignedfusion.token_cache import TokenCache
-
-MISSING_VALUES = ("", "NA", "N/A", "NaN", "nan", "<NA>", "UN", "UNK")
-"""Cells of a CSV that mean "not recorded"."""
 
 PARTS = ("train", "valid", "test")
 _PART_NAMES = {
@@ -65,7 +63,7 @@ class Manifest:
 
         Args:
             path: The file.
-            missing_values: Further cells of a CSV that mean "not recorded", beside `MISSING_VALUES`.
+            missing_values: Further cells of a CSV that mean "not recorded", beside `tables.MISSING_VALUES`.
             **columns: See `from_frame`.
         """
         frame = read_table(path, missing_values=missing_values)
@@ -212,24 +210,6 @@ class Manifest:
         return [path for column in columns.values() for path in column if path is not None]
 
 
-def read_table(path: str | Path, *, missing_values: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a CSV or parquet file; only the cells of `MISSING_VALUES` and `missing_values` count as not recorded."""
-    import pandas as pd
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no table at {str(path)!r}")
-    unrecorded = [*MISSING_VALUES, *missing_values]
-    if path.suffix != ".parquet":
-        # pandas would also take the words "None" and "null" for empty, which are answers in a clinical table.
-        return pd.read_csv(path, keep_default_na=False, na_values=unrecorded)
-    frame = pd.read_parquet(path)
-    for name in frame.columns:
-        if pd.api.types.is_string_dtype(frame[name]):
-            frame[name] = frame[name].where(~frame[name].isin(unrecorded))
-    return frame
-
-
 def usable_attributes(frame: pd.DataFrame, columns: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     """The columns that can be attributes, and for each of the others the reason why not."""
     usable, reasons = [], {}
@@ -251,8 +231,7 @@ def _check_columns(
     split: str | None,
 ) -> None:
     named = [*images, label, *(attributes or ()), *(c for c in (group, split) if c is not None)]
-    if absent := [column for column in named if column not in frame.columns]:
-        raise ValueError(f"the table has no column {absent}; it has {list(frame.columns)}")
+    check_columns(frame, named)
     if label in (attributes or ()):
         raise ValueError(f"the label column {label!r} is among the attributes: the model would be told the answer")
     if both := sorted({*images} & {*(attributes or ())}):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alignedfusion.datasets.manifest import Manifest, read_table
+from alignedfusion.datasets.manifest import Manifest
+from alignedfusion.tables import read_table
 
 ATTRIBUTES = (
     "smoke",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alignedfusion.journal import Journal, read_journal
 from alignedfusion.reports.cells import FAILED, NEGATIVE, POSITIVE, UN, UNCERTAIN, UNVERIFIED, Extractor, Row
 from alignedfusion.reports.reading import read_all
+from alignedfusion.tables import check_columns, check_name, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +42,7 @@ def join_texts(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     Raises:
         ValueError: For a column that is not there.
     """
-    if absent := [column for column in columns if column not in frame.columns]:
-        raise ValueError(f"the table has no column {absent}; it has {list(frame.columns)}")
+    check_columns(frame, columns)
     cells = (frame[column].fillna("").astype(str).tolist() for column in columns)
     return ["\n".join(cell for cell in row if cell.strip()) for row in zip(*cells, strict=True)]
 
@@ -81,9 +81,8 @@ def extract_table(
     Raises:
         ValueError: If a column is missing or would be there twice, or the output belongs to another extraction.
     """
-    frame, output = read_reports(reports), Path(output)
-    if output.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"the table must be a .csv or .parquet file, got {output.name!r}")
+    output = check_name(output)
+    frame = read_reports(reports)
     texts = join_texts(frame, text)
     columns = [prefix + name for name in extractor.names]
     if twice := sorted({*columns} & {*frame.columns.drop(list(text))}):
@@ -105,9 +104,7 @@ def extract_table(
     )
     if output.suffix == ".parquet" and not any(isinstance(row, str) for row in rows):
         table = table.assign(**_numbers(table, columns))  # a CSV has no types, a parquet file has
-    draft = output.with_name(output.name + ".part")
-    table.to_parquet(draft) if output.suffix == ".parquet" else table.to_csv(draft, index=False)
-    draft.replace(output)
+    write_table(table, output)
     return table
 
 
