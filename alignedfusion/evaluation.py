@@ -91,8 +91,8 @@ def outputs(
     start = 0
     for batch in tqdm(DataLoader(cases, batch_size, collate_fn=collate), disable=not progress, desc="predicting"):
         size = len(batch["labels"])
-        image = _features(getattr(model, "visual", None), _move(batch["image"], device))
-        is_present = _move(batch.get("is_present"), device)
+        image = _features(getattr(model, "visual", None), to_device(batch["image"], device))
+        is_present = to_device(batch.get("is_present"), device)
         for result, codes in zip(results, variants, strict=True):
             output = model(image, codes[start : start + size].to(device), is_present=is_present)
             result.append(output[field].float().cpu())
@@ -150,7 +150,8 @@ def _cell(value: Any, is_share: bool) -> str:
     return f"{value * 100:.1f} %" if is_share else f"{value:.3f}"
 
 
-def _move(value: Any, device: torch.device) -> Any:
+def to_device(value: Any, device: torch.device) -> Any:
+    """A tensor, a mapping of tensors or None, on a device."""
     if isinstance(value, dict):
         return {name: each.to(device) for name, each in value.items()}
     return None if value is None else value.to(device)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from alignedfusion.checkpoint import WEIGHTS
 from alignedfusion.classifier import AlignedFusionClassifier
 from alignedfusion.cluster import map_on_ray
 from alignedfusion.datasets.cases import FileCases, TensorCases, collate
-from alignedfusion.datasets.images import check_images, image_paths
+from alignedfusion.datasets.images import check_images, image_paths, read_ahead
+from alignedfusion.evaluation import to_device
 from alignedfusion.journal import Journal, read_journal
 from alignedfusion.sharing import hub
 from alignedfusion.tables import check_columns, check_name, write_table
@@ -51,8 +51,7 @@ def predict_case(
     paths = {m: [Path(path)] for m, path in zip(model.image_modalities, images, strict=True)}
     if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:
         raise FileNotFoundError(f"there is no image at {absent}")
-    cases = _cases(model, paths, codes)
-    output = _answer(model, [cases[0]])
+    output = _answer(model, [file_cases(model, paths, codes)[0]])
     classes = output["logits"][0].softmax(-1).tolist()
     return {
         "classes": dict(zip(model.class_names, classes, strict=True)),
@@ -80,7 +79,6 @@ class PredictBatch:
 
     def __init__(self, folder: str | Path, *, images: Sequence[str] | None = None, root: str | Path = ".") -> None:
         self.model = AlignedFusionClassifier.from_pretrained(folder)
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.images = list(self.model.image_modalities if images is None else images)
         self.root = Path(root)
         if len(self.images) != len(self.model.image_modalities):
@@ -96,13 +94,12 @@ class PredictBatch:
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
         """The batch with the new columns."""
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         codes = self.model.schema.encode(batch, unseen="unknown")
-        paths = dict(zip(self.model.image_modalities, image_paths(batch, self.images, self.root).values(), strict=True))
-        cases = _cases(self.model, paths, codes)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # reads the next images while the model runs
-            read = pool.map(cases.__getitem__, range(len(cases)))
-            steps = list(map(self._step, iter(lambda: list(itertools.islice(read, STEP)), [])))
-        rows = itertools.chain.from_iterable(steps)
+        columns = image_paths(batch, self.images, self.root).values()
+        cases = file_cases(self.model, dict(zip(self.model.image_modalities, columns, strict=True)), codes)
+        steps = read_ahead(cases.__getitem__, range(len(cases)), STEP)
+        rows = itertools.chain.from_iterable(map(self._step, steps))
         return batch.assign(**dict(zip(self.columns, map(list, zip(*rows, strict=True)), strict=True)))
 
     def _step(self, cases: list[dict[str, Any]]) -> list[list[Any]]:
@@ -165,34 +162,26 @@ def predict_table(
     paths = image_paths(frame, predictor.images, root)
     check_images(path for column in paths.values() for path in column if path is not None)
 
+    where = {"images": predictor.images, "root": os.path.abspath(root)}
     journal = Journal(
         output.with_name(output.name + ".rows.jsonl"),
         {
             "model": _sha256(predictor.model.saved_in),
             "table": hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest(),
-            "images": predictor.images,
-            "root": str(root),
+            **where,
         },
     )
     todo = frame.reset_index(drop=True)[wanted].assign(**{_ROW: range(len(frame))})
     todo = todo[~todo[_ROW].isin(journal.done)]
+    if on_ray:
+        arguments = {"folder": folder if hub.is_repository(folder) else os.path.abspath(folder), **where}
+        batches = map_on_ray(todo, PredictBatch, arguments, batch_size=batch_size)
+    else:
+        batches = (predictor(todo.iloc[start : start + batch_size]) for start in range(0, len(todo), batch_size))
     done = len(journal.done)
     with tqdm(total=len(frame), initial=done, disable=not progress, desc="predicting", unit="case") as bar:
-        if on_ray:
-            arguments = {
-                "folder": folder if hub.is_repository(folder) else os.path.abspath(folder),
-                "images": predictor.images,
-                "root": os.path.abspath(root),
-            }
-            batches = map_on_ray(todo, PredictBatch, arguments, batch_size=batch_size)
-        else:
-            batches = _batches(todo, predictor, batch_size)
         for batch in batches:
-            numbers = batch[_ROW].tolist()
-            cells = batch[predictor.columns].astype(object).where(batch[predictor.columns].notna(), None)
-            journal.add(
-                {"row": number, "cells": row} for number, row in zip(numbers, cells.to_numpy().tolist(), strict=True)
-            )
+            journal.add(_lines(batch, predictor.columns))
             bar.update(len(batch))
 
     rows = read_journal(journal.path)[1]
@@ -206,36 +195,50 @@ def predict_table(
 _ROW = "alignedfusion row"
 
 
-def _batches(frame: pd.DataFrame, predictor: PredictBatch, size: int) -> Iterator[pd.DataFrame]:
-    for start in range(0, len(frame), size):
-        yield predictor(frame.iloc[start : start + size])
+def _lines(batch: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Predicted rows as a journal keeps them."""
+    cells = batch[columns].astype(object)
+    cells = cells.where(cells.notna(), None)
+    return [
+        {"row": number, "cells": row}
+        for number, row in zip(batch[_ROW].tolist(), cells.to_numpy().tolist(), strict=True)
+    ]
 
 
-def _cases(
-    model: AlignedFusionClassifier, paths: Mapping[str, Sequence[Path | None]], codes: Tensor
+def file_cases(
+    model: AlignedFusionClassifier,
+    paths: Mapping[str, Sequence[Path | None]],
+    codes: Tensor,
+    labels: Tensor | None = None,
+    *,
+    is_training: bool = False,
 ) -> FileCases | TensorCases:
-    labels = torch.zeros(len(codes), dtype=torch.int64)
+    """Cases whose images are files, each prepared as its modality's visual module wants it.
+
+    Args:
+        model: The classifier.
+        paths: For each image modality a path per case, None where the case lacks the image.
+        codes: int64 (n, A).
+        labels: int64 (n,); zeros by default.
+        is_training: Whether images are augmented.
+    """
+    labels = torch.zeros(len(codes), dtype=torch.int64) if labels is None else labels
     if not paths:
         return TensorCases(torch.zeros(len(codes), 0), codes, labels)  # an image that the model does not look at
-    visual = model.visual
-    transform, shape = None, None
-    if isinstance(visual, VisualTokenizer):
-        has_images = visual.preprocessing is not None
-        transform = visual.transform() if has_images else None
-        shape = tuple(visual.preprocessing["input_size"]) if visual.preprocessing else (1, visual.num_features)
-    return FileCases(paths, codes, labels, transform, shape=shape)
+    visuals = {m: visual for m, visual in model.visuals.items() if isinstance(visual, VisualTokenizer)}
+    with_images = {m: visual.preprocessing for m, visual in visuals.items() if visual.preprocessing is not None}
+    transforms = {m: visuals[m].transform(is_training=is_training) if m in with_images else None for m in paths}
+    shape = {m: (1, visual.num_features) for m, visual in visuals.items()}
+    shape |= {m: tuple(preprocessing["input_size"]) for m, preprocessing in with_images.items()}
+    return FileCases(paths, codes, labels, transforms, shape=shape)
 
 
 @torch.inference_mode()
 def _answer(model: AlignedFusionClassifier, cases: list[dict[str, Any]]) -> dict[str, Tensor]:
     """What the model says of some cases, by field, on the CPU."""
-    batch = collate(cases)
     device = model.log_prior.device
-    image = (
-        batch["image"] if isinstance(batch["image"], dict) else dict.fromkeys(model.image_modalities, batch["image"])
-    )
-    is_present = {m: each.to(device) for m, each in batch.get("is_present", {}).items()}
-    output = model({m: x.to(device) for m, x in image.items()}, batch["codes"].to(device), is_present=is_present)
+    batch = {name: to_device(value, device) for name, value in collate(cases).items()}
+    output = model(batch["image"], batch["codes"], is_present=batch.get("is_present"))
     return {name: value.float().cpu() for name, value in output.items()}
 
 

@@ -24,12 +24,13 @@ from alignedfusion.attributes import AttributeSchema
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.calibration import calibrate
 from alignedfusion.classifier import AlignedFusionClassifier
-from alignedfusion.datasets.cases import CachedCases, FileCases, TensorCases
+from alignedfusion.datasets.cases import CachedCases
 from alignedfusion.datasets.holdout import held_back
 from alignedfusion.datasets.images import check_images, image_paths, token_width
 from alignedfusion.evaluation import outputs
 from alignedfusion.fusion import REPORT
 from alignedfusion.imputation import examples_of, fill_gaps
+from alignedfusion.prediction import file_cases
 from alignedfusion.presets import standard
 from alignedfusion.reconstruction import MaskedTokenReconstructor
 from alignedfusion.token_cache import TokenCache, backbone_of
@@ -268,18 +269,12 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     def _cases(self, frame: pd.DataFrame, labels: np.ndarray | None = None, *, is_training: bool = False) -> Any:
         codes = self.schema_.encode(frame, unseen="unknown")
         said = torch.zeros(len(frame), dtype=torch.int64) if labels is None else torch.from_numpy(labels)
-        visual = self.model_.visual
-        if not isinstance(visual, VisualTokenizer):
-            return TensorCases(torch.zeros(len(frame), 0), codes, said)  # an image that the model does not look at
         paths = image_paths(frame, self._image_columns(), self.image_root)
-        if visual.preprocessing is None:
-            return FileCases(paths, codes, said, None, shape=(1, visual.num_features))
-        if self.tokens is not None and Path(self.tokens).is_dir():
+        if paths and self.tokens is not None and Path(self.tokens).is_dir():
             cache = TokenCache(self.tokens)
             if not cache.faults(path for column in paths.values() for path in column if path is not None):
                 return CachedCases({m: cache.rows(column) for m, column in paths.items()}, codes, said, cache.file)
-        shape = tuple(visual.preprocessing["input_size"])
-        return FileCases(paths, codes, said, visual.transform(is_training=is_training), shape=shape)
+        return file_cases(self.model_, paths, codes, said, is_training=is_training)
 
     def _outputs(self, frame: pd.DataFrame, field: str) -> Tensor:
         cases = self._cases(frame)

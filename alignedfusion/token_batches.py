@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from alignedfusion.cluster import map_on_ray
-from alignedfusion.datasets.images import read_image
+from alignedfusion.datasets.images import read_ahead, read_image
 from alignedfusion.token_cache import DTYPES, weights_sha256
 from alignedfusion.tokenizers import VisualTokenizer
 
@@ -63,10 +60,8 @@ class TokenBatch:
 
     def compute(self, paths: Sequence[str]) -> Tensor:
         """The tokens (n, N, F) of some images, on the CPU. Threads read the next images while the backbone runs."""
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            images = pool.map(self._read, paths)
-            steps = iter(lambda: list(itertools.islice(images, STEP)), [])
-            return torch.cat([_features(self.visual, torch.stack(step), self.dtype) for step in steps])
+        steps = read_ahead(self._read, paths, STEP)
+        return torch.cat([_features(self.visual, torch.stack(step), self.dtype) for step in steps])
 
     def _read(self, path: str) -> Tensor:
         return self.transform(read_image(self.root / path))

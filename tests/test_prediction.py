@@ -9,8 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema, cli
+from alignedfusion import (
+    AlignedFusionClassifier,
+    Attribute,
+    AttributeSchema,
+    IntermediateTokenFusion,
+    VisualTokenizer,
+    cli,
+)
 from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.datasets.images import read_image
 from alignedfusion.prediction import PredictBatch, predict_case, predict_table
 from alignedfusion.presets import standard
 from alignedfusion.reconstruction import MaskedTokenReconstructor
@@ -167,6 +175,35 @@ def test_a_model_without_images_and_one_that_fills_nothing(tmp_path, frame):
         assert table[["p(0)", "p(1)", "p(2)"]].to_numpy() == pytest.approx(expected.numpy(), abs=2e-6)
         assert ("filled(itch)" in table) is (reconstructor is not None)
         assert len(predict_case(tmp_path / "model", [], {"itch": "present"})["classes"]) == 3
+
+
+def test_each_image_is_prepared_for_the_module_that_reads_it(folder, frame, tmp_path):
+    torch.manual_seed(0)
+    visual = {
+        "photo": VisualTokenizer("test_vit", 64, pretrained=False, image_size=32),
+        "scan": VisualTokenizer("test_resnet", 64, pretrained=False, image_size=64),
+    }
+    fusion = IntermediateTokenFusion(64, modalities=("photo", "scan", "report"), num_heads=2)
+    model = AlignedFusionClassifier(visual, AttributeTokenizer(SCHEMA, 64), fusion, MaskedTokenReconstructor(64), 2)
+    model.eval().save_pretrained(tmp_path / "model")
+    table = predict_table(tmp_path / "model", frame, tmp_path / "t.csv", root=folder, batch_size=7, progress=False)
+
+    row = next(row for row in range(ROWS) if frame[["photo", "scan"]].notna().all(axis=1)[row])
+    images = {m: read_image(folder / frame[m][row]) for m in visual}
+    pixels = {m: visual[m].transform()(image)[None] for m, image in images.items()}
+    assert {tuple(x.shape) for x in pixels.values()} == {(1, 3, 32, 32), (1, 3, 64, 64)}
+    with torch.no_grad():
+        expected = model(pixels, SCHEMA.encode(frame.iloc[[row]])).logits.softmax(-1)[0]
+    assert table.loc[row, ["p(0)", "p(1)"]].tolist() == pytest.approx(expected.tolist(), abs=2e-6)
+    mentioned = {name: frame[name][row] for name in SCHEMA.names if pd.notna(frame[name][row])}
+    alone = predict_case(tmp_path / "model", [folder / frame[m][row] for m in visual], mentioned)
+    assert list(alone["classes"].values()) == pytest.approx(expected.tolist(), abs=2e-6)
+
+
+def test_a_modality_that_no_row_of_a_batch_has(folder, frame, tmp_path):
+    frame = frame.assign(scan=None)
+    table = predict_table(folder / "model", frame, tmp_path / "t.csv", root=folder, batch_size=7, progress=False)
+    assert table["predicted"].notna().all()
 
 
 def test_what_cannot_be_predicted_is_refused(folder, frame, tmp_path):

@@ -54,9 +54,10 @@ class FileCases(Dataset[dict[str, Any]]):
             hold precomputed tokens (N, F).
         codes: int64 (n, A).
         labels: int64 (n,).
-        transform: From a PIL image to a tensor, as `VisualTokenizer.transform` gives it; None for precomputed tokens.
+        transform: From a PIL image to a tensor, as `VisualTokenizer.transform` gives it; None for precomputed tokens; a mapping
+            of such for modalities that differ.
         read: From a path to what `transform` takes; `str` lets the transform read the file itself.
-        shape: Of the zeros that stand for an image which no case has.
+        shape: For each modality, that of the zeros which stand for its image if no case has one.
     """
 
     def __init__(
@@ -64,17 +65,17 @@ class FileCases(Dataset[dict[str, Any]]):
         paths: Mapping[str, Sequence[Path | None]],
         codes: Tensor,
         labels: Tensor,
-        transform: Callable[[Any], Any] | None,
+        transform: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any] | None] | None,
         *,
         read: Callable[[Path], Any] = read_image,
-        shape: tuple[int, ...] | None = None,
+        shape: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         self.paths = {name: list(column) for name, column in paths.items()}
         self.codes = codes
         self.labels = labels
-        self.transform = transform
+        self.transforms = transform if isinstance(transform, Mapping) else dict.fromkeys(self.paths, transform)
         self.read = read
-        self.shape = shape
+        self.shape = shape or {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._is_complete = all(path is not None for column in self.paths.values() for path in column)
 
@@ -97,17 +98,18 @@ class FileCases(Dataset[dict[str, Any]]):
             # A row without this image: zeros of the right shape, which is_present keeps from counting.
             if name not in self._shapes:
                 there = next((path for path in self.paths[name] if path is not None), None)
-                if there is None and self.shape is None:
+                if there is None and name not in self.shape:
                     raise ValueError(
                         f"no case has an image of {name!r}; give the shape of one, or leave the modality out"
                     )
-                self._shapes[name] = tuple(self.shape or () if there is None else self._read(name, there).shape)
+                self._shapes[name] = self.shape[name] if there is None else tuple(self._read(name, there).shape)
             return torch.zeros(self._shapes[name])
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path).astype(np.float32))  # (N, F)
-        if self.transform is None:
+        transform = self.transforms[name]
+        if transform is None:
             raise ValueError(f"{str(path)!r} is an image, but this model takes precomputed tokens (.npy files)")
-        return as_plain_tensor(self.transform(self.read(path)))  # (channels, H, W)
+        return as_plain_tensor(transform(self.read(path)))  # (channels, H, W)
 
 
 def as_plain_tensor(image: Any) -> Tensor:

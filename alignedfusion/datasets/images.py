@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -74,6 +79,14 @@ def token_width(paths: Mapping[str, Sequence[Path | None]]) -> int | None:
     if len(widths) > 1:
         raise ValueError(f"precomputed tokens must have one width, got {sorted(widths)}")
     return int(widths.pop())
+
+
+def read_ahead(read: Callable[[In], Out], items: Iterable[In], size: int) -> Iterator[list[Out]]:
+    """What `read` gives for each item, in order and `size` at a time; threads read the next ones while some are used."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results = pool.map(read, items)
+        while step := list(itertools.islice(results, size)):
+            yield step
 
 
 def check_images(paths: Iterable[Path]) -> None:
