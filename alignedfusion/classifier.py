@@ -14,7 +14,7 @@ from alignedfusion.attributes import UNKNOWN, AttributeSchema
 from alignedfusion.evidence import FUSED, EvidenceHeads, linear_head
 from alignedfusion.fusion import REPORT, FusionOutput, check_mask, mean_of_tokens
 from alignedfusion.image_inputs import Images, blanked, images_by_modality, visual_of
-from alignedfusion.missing import seen_and_hidden
+from alignedfusion.missing import check_probability, seen_and_hidden
 from alignedfusion.outputs import ClassifierOutput
 from alignedfusion.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.tokenizers import AttributeTokenizer
@@ -79,12 +79,8 @@ class AlignedFusionClassifier(nn.Module):
             raise ValueError(
                 f"reconstructor and fusion must have the same width, got dim={reconstructor.dim} and dim={fusion.dim}"
             )
-        for name, value in (
-            ("hide_probability", hide_probability),
-            ("hide_report_probability", hide_report_probability),
-        ):
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        check_probability("hide_probability", hide_probability)
+        check_probability("hide_report_probability", hide_report_probability)
         if reconstructor is not None and hasattr(fusion, "pooled_dim"):
             raise ValueError(
                 f"{type(fusion).__name__} pools its tokens by itself, so reconstructed ones would come too late: pass "

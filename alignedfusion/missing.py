@@ -32,8 +32,8 @@ def hide_attributes(
         The codes with hidden cells set to `UNKNOWN` (B, A), and is_hidden (B, A). Cells that were never mentioned are
         not hidden: there is nothing to name again.
     """
-    _check_probability("p", p)
-    _check_probability("whole", whole)
+    check_probability("p", p)
+    check_probability("whole", whole)
     draw = torch.rand(codes.shape, generator=generator, device=codes.device)
     is_hidden = draw < p
     if whole:
@@ -190,13 +190,13 @@ def _probability(
     codes: Tensor, rate: float | Mapping[str, float], schema: AttributeSchema, mechanism: Mechanism
 ) -> Tensor:
     if not isinstance(rate, Mapping):
-        _check_probability("rate", rate)
+        check_probability("rate", rate)
         return mechanism(codes, rate, schema)
     if mechanism is not per_cell:
         raise ValueError("a rate per attribute takes no mechanism beside it; give one rate for all")
     shares = torch.zeros(len(schema), dtype=torch.float64, device=codes.device)
     for name, share in rate.items():
-        _check_probability(f"rate[{name!r}]", share)
+        check_probability(f"rate[{name!r}]", share)
         shares[_column(name, schema)] = share
     return shares.expand(codes.shape)
 
@@ -211,7 +211,8 @@ def _factor(factors: float | Mapping[str, float], name: str) -> float:
     return factors.get(name, 0.0) if isinstance(factors, Mapping) else factors
 
 
-def _check_probability(name: str, value: float) -> None:
+def check_probability(name: str, value: float) -> None:
+    """Refuse what is no probability."""
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must be between 0 and 1, got {value}")
 
