@@ -6,16 +6,16 @@ candidate values of all attributes together, `C` classes.
 
 from typing import TYPE_CHECKING
 
-from alignedfusion.lazy import lazy_names
+from alignedfusion._lazy import lazy_names
 
 if TYPE_CHECKING:
     from alignedfusion.attributes import UNKNOWN, Attribute, AttributeSchema
-    from alignedfusion.classifier import AlignedFusionClassifier
-    from alignedfusion.fusion import IntermediateTokenFusion
-    from alignedfusion.missing import hide_attributes
-    from alignedfusion.reconstruction import MaskedTokenReconstructor, reconstruction_loss
-    from alignedfusion.text import TextEncoder
-    from alignedfusion.tokenizers import AttributeTokenizer, VisualTokenizer
+    from alignedfusion.datasets.missingness import hide_attributes
+    from alignedfusion.modules.classifier import AlignedFusionClassifier
+    from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
+    from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, reconstruction_loss
+    from alignedfusion.modules.text_encoder import TextEncoder
+    from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
 
 __version__ = "0.1.0"
 
@@ -37,11 +37,11 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "attributes": ("UNKNOWN", "Attribute", "AttributeSchema"),
-        "classifier": ("AlignedFusionClassifier",),
-        "fusion": ("IntermediateTokenFusion",),
-        "missing": ("hide_attributes",),
-        "reconstruction": ("MaskedTokenReconstructor", "reconstruction_loss"),
-        "text": ("TextEncoder",),
-        "tokenizers": ("AttributeTokenizer", "VisualTokenizer"),
+        "modules.classifier": ("AlignedFusionClassifier",),
+        "modules.fusions.intermediate": ("IntermediateTokenFusion",),
+        "datasets.missingness": ("hide_attributes",),
+        "modules.reconstruction": ("MaskedTokenReconstructor", "reconstruction_loss"),
+        "modules.text_encoder": ("TextEncoder",),
+        "modules.tokenizers": ("AttributeTokenizer", "VisualTokenizer"),
     },
 )

@@ -8,11 +8,11 @@ from pathlib import Path
 from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
-from alignedfusion.classifier import AlignedFusionClassifier
-from alignedfusion.fusion import REPORT, IntermediateTokenFusion
-from alignedfusion.reconstruction import MaskedTokenReconstructor
-from alignedfusion.text import TextEncoder
-from alignedfusion.tokenizers import AttributeTokenizer, VisualTokenizer
+from alignedfusion.modules.classifier import AlignedFusionClassifier
+from alignedfusion.modules.fusions.intermediate import REPORT, IntermediateTokenFusion
+from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
+from alignedfusion.modules.text_encoder import TextEncoder
+from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
 
 
 def standard(

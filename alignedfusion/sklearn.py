@@ -22,20 +22,20 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.baselines import JointSelfAttention
-from alignedfusion.calibration import calibrate
-from alignedfusion.classifier import AlignedFusionClassifier
 from alignedfusion.datasets.cases import CachedCases
-from alignedfusion.datasets.holdout import held_back
 from alignedfusion.datasets.images import check_images, image_paths, token_width
-from alignedfusion.evaluation import outputs
-from alignedfusion.fusion import REPORT
-from alignedfusion.imputation import examples_of, fill_gaps
-from alignedfusion.prediction import file_cases
+from alignedfusion.datasets.imputation import examples_of, fill_gaps
+from alignedfusion.datasets.splits import held_back
+from alignedfusion.datasets.token_cache import TokenCache, backbone_of
+from alignedfusion.deployment.prediction import file_cases
+from alignedfusion.evaluation.metrics import outputs
+from alignedfusion.modules.classifier import AlignedFusionClassifier
+from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
+from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
 from alignedfusion.presets import standard
-from alignedfusion.reconstruction import MaskedTokenReconstructor
-from alignedfusion.token_cache import TokenCache, backbone_of
-from alignedfusion.tokenizers import AttributeTokenizer, VisualTokenizer
-from alignedfusion.training import fit
+from alignedfusion.training.calibration import calibrate
+from alignedfusion.training.fitting import fit
 
 if TYPE_CHECKING:
     from torch import Tensor

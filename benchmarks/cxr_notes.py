@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from real_data import CXR_ATTRIBUTES
 
-from alignedfusion.tables import read_table
+from alignedfusion.tables.files import read_table
 
 DIAGNOSES = re.compile(
     r"""\b(?: covid (?:[-\s]?19)? | corona\s?virus\w* | sars (?:[-\s]?cov (?:[-\s]?2)? )? | (?:2019[-\s]?)? ncov | pneumocystis

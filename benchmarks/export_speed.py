@@ -23,7 +23,7 @@ import torch
 
 from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema
 from alignedfusion.datasets import phantom
-from alignedfusion.export import to_onnx
+from alignedfusion.deployment.export import to_onnx
 from alignedfusion.presets import standard
 
 BACKBONES = ("vit_small_patch16_224", "swin_tiny_patch4_window7_224", "efficientnet_lite0")

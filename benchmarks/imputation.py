@@ -26,11 +26,11 @@ from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.baselines.tables import one_hot
 from alignedfusion.datasets import pad_ufes_20
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.evaluation import calibration_error, outputs
-from alignedfusion.fusion import REPORT
-from alignedfusion.missing import drop_attributes
-from alignedfusion.tables import read_table
-from alignedfusion.training import fit
+from alignedfusion.datasets.missingness import drop_attributes
+from alignedfusion.evaluation.metrics import calibration_error, outputs
+from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.tables.files import read_table
+from alignedfusion.training.fitting import fit
 
 OURS = "reconstructor"
 HIDDEN = 0.3

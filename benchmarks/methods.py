@@ -35,11 +35,11 @@ from alignedfusion.baselines import (
     TwoExperts,
     WholeReportTokenizer,
 )
-from alignedfusion.calibration import calibrate
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.fusion import REPORT
-from alignedfusion.missing import drop_attributes
-from alignedfusion.training import fit
+from alignedfusion.datasets.missingness import drop_attributes
+from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.training.calibration import calibrate
+from alignedfusion.training.fitting import fit
 
 OURS = "alignedfusion"
 HEADS = 2

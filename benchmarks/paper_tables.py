@@ -27,9 +27,9 @@ from results import write_table
 from sources import FOLDS, Source, open_source
 from tqdm.auto import tqdm
 
-from alignedfusion.evaluation import RATES, predict
-from alignedfusion.missing import Scenario, by_own_value, drop_attributes, per_cell
-from alignedfusion.text import TextEncoder
+from alignedfusion.datasets.missingness import Scenario, by_own_value, drop_attributes, per_cell
+from alignedfusion.evaluation.metrics import RATES, predict
+from alignedfusion.modules.text_encoder import TextEncoder
 
 MECHANISMS = {
     "cell": per_cell,

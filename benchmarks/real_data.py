@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from alignedfusion import runs
 from alignedfusion.datasets import derm7pt, pad_ufes_20
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.evaluation import table
-from alignedfusion.tables import read_table
+from alignedfusion.evaluation.metrics import table
+from alignedfusion.tables.files import read_table
+from alignedfusion.training import runs
 
 CXR_ATTRIBUTES = [
     "sex",

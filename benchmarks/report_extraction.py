@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from alignedfusion.reports import Lexicon, RuleExtractor, assertion
-from alignedfusion.reports.lexicon import LexiconAttribute
-from alignedfusion.reports.terms import compile_term
+from alignedfusion.reports.rules.lexicon import LexiconAttribute
+from alignedfusion.reports.rules.terms import compile_term
 
 States = dict[str, str | None]
 Engine = Callable[[str], States]

@@ -12,8 +12,8 @@ from methods import OURS
 from reported import REPORTED
 from scipy.stats import ttest_rel
 
-from alignedfusion.evaluation import METRICS, RATES, metrics
-from alignedfusion.plots import accuracy_against_missing
+from alignedfusion.evaluation.metrics import METRICS, RATES, metrics
+from alignedfusion.evaluation.plots import accuracy_against_missing
 
 BY_TRAINING_RATE = ("1a", "2", "4a")
 CONFIDENT = 0.05

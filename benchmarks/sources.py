@@ -124,7 +124,7 @@ def drawn(scratch: Path, cases: int = 1500) -> Source:
     """Drawn lesions, as tokens of a backbone that was trained on other drawn lesions."""
     import pandas as pd
 
-    from alignedfusion import demo
+    from alignedfusion.commands import demo_models as demo
 
     torch.manual_seed(0)
     made = phantom.make(cases, seed=5, image_size=demo.IMAGE_SIZE)

@@ -29,12 +29,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from alignedfusion import presets, token_writer
-from alignedfusion.calibration import calibrate
+from alignedfusion import presets
 from alignedfusion.datasets.cases import collate
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.token_cache import TokenCache
-from alignedfusion.training import fit, parameter_groups
+from alignedfusion.datasets.token_cache import TokenCache
+from alignedfusion.training import token_writer
+from alignedfusion.training.calibration import calibrate
+from alignedfusion.training.fitting import fit, parameter_groups
 
 ATTRIBUTES = 14
 

@@ -29,8 +29,8 @@ from alignedfusion.baselines import Concatenation, CrossAttention, ElementwiseSu
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.cases import TensorCases, collate
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.evaluation import missing_sweep
-from alignedfusion.training import fit
+from alignedfusion.evaluation.metrics import missing_sweep
+from alignedfusion.training.fitting import fit
 
 RATES = (0.0, 0.25, 0.5)
 DIM, NUM_HEADS, BATCH_SIZE, LEARNING_RATE = 96, 4, 64, 1e-3

@@ -26,7 +26,7 @@ from alignedfusion import (
     reconstruction_loss,
 )
 from alignedfusion.datasets import phantom
-from alignedfusion.missing import drop_attributes
+from alignedfusion.datasets.missingness import drop_attributes
 
 TRAINING_CASES, TEST_CASES = 1000, 500
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 12, 64, 2e-3

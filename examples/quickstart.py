@@ -14,7 +14,7 @@ import torch
 
 from alignedfusion import UNKNOWN
 from alignedfusion.datasets import phantom
-from alignedfusion.missing import drop_attributes
+from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.presets import standard
 
 TRAINING_CASES, TEST_CASES = 1000, 500

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from alignedfusion import AttributeTokenizer
-from alignedfusion.datasets import deeplesion
-from alignedfusion.datasets.deeplesion_synthetic import make_synthetic
+from alignedfusion.datasets.deeplesion import cases as deeplesion
+from alignedfusion.datasets.deeplesion.synthetic import make_synthetic
 from alignedfusion.detection import FeatureMapFusion, FusedDetector, a3d_detector, froc, plot_froc
 
 RATE, MOMENTUM, DECAY, CLIP = 0.02, 0.9, 1e-4, 35.0  # of the public A3D code, for a batch of 16; scaled to yours

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 from alignedfusion import AlignedFusionClassifier
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.evaluation import missing_sweep, table
+from alignedfusion.evaluation.metrics import missing_sweep, table
 from alignedfusion.presets import standard
-from alignedfusion.processes import is_main_process, loss_over_processes, must_use_cpu
-from alignedfusion.training import fit, parameter_groups
+from alignedfusion.training.distributed import is_main_process, loss_over_processes, must_use_cpu
+from alignedfusion.training.fitting import fit, parameter_groups
 
 BACKBONE = "test_vit"  # a toy; on real images take vit_small_patch16_224 with pretrained=True
 IMAGE_SIZE = 64

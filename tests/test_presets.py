@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from alignedfusion import AlignedFusionClassifier, VisualTokenizer, presets
-from alignedfusion.fusion import IntermediateTokenFusion
+from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
 
 CLASSES = ("nevus", "melanoma", "basal cell carcinoma", "keratosis", "miscellaneous")
 

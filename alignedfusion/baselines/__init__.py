@@ -4,10 +4,10 @@ All are called like an `AlignedFusionClassifier`, or go into one in the place of
 """
 
 from alignedfusion.baselines.combined import SecondStageSVM, TwoExperts
-from alignedfusion.baselines.fusions import Concatenation, CrossAttention, ElementwiseSum, JointSelfAttention
-from alignedfusion.baselines.published import MSMAFusion, RemixFormerFusion
 from alignedfusion.baselines.tables import GradientBoosting, MajorityClass, NaiveBayes
 from alignedfusion.baselines.whole_report import WholeReportTokenizer
+from alignedfusion.modules.fusions.published import MSMAFusion, RemixFormerFusion
+from alignedfusion.modules.fusions.simple import Concatenation, CrossAttention, ElementwiseSum, JointSelfAttention
 
 __all__ = [
     "Concatenation",

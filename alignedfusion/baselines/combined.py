@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
 from alignedfusion.baselines.tables import one_hot
-from alignedfusion.evaluation import predict
-from alignedfusion.fusion import REPORT
-from alignedfusion.outputs import ClassifierOutput
+from alignedfusion.evaluation.metrics import predict
+from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.modules.outputs import ClassifierOutput
 
 
 def _of_images(masks: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.missing import hide_attributes
-from alignedfusion.outputs import ClassifierOutput
+from alignedfusion.datasets.missingness import hide_attributes
+from alignedfusion.modules.outputs import ClassifierOutput
 
 
 class TableClassifier(nn.Module):

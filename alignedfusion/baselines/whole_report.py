@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.text import TextEncoder
+from alignedfusion.modules.text_encoder import TextEncoder
 
 
 class WholeReportTokenizer(nn.Module):

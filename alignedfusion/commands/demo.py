@@ -15,7 +15,7 @@ def add_demo(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from alignedfusion import demo
+    from alignedfusion.commands import demo_models as demo
 
     results = demo.run(options.output, seeds=options.seeds)
     folder = Path(options.output)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from alignedfusion.commands.tables import add_manifest, add_table_options, read_cases
+from alignedfusion.commands.table_options import add_manifest, add_table_options, read_cases
 
 
 def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -25,8 +25,8 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from alignedfusion import runs
-    from alignedfusion.evaluation import table
+    from alignedfusion.evaluation.metrics import table
+    from alignedfusion.training import runs
 
     frame, root = read_cases(options.manifest, options)
     rows, counts = runs.evaluate(options.run_folder, frame, root=root)

@@ -24,8 +24,8 @@ def add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from alignedfusion.classifier import AlignedFusionClassifier
-    from alignedfusion.export import to_onnx
+    from alignedfusion.deployment.export import to_onnx
+    from alignedfusion.modules.classifier import AlignedFusionClassifier
 
     to_onnx(AlignedFusionClassifier.from_pretrained(options.run_folder), options.output, quantize=options.int8)
     print(f"{options.output}: {Path(options.output).stat().st_size / 1e6:.0f} MB")

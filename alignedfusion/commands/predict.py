@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from alignedfusion.commands.tables import add_table_options, read_cases
+from alignedfusion.commands.table_options import add_table_options, read_cases
 
 _PREDICT = """\
 Predict one case, and print class probabilities, and for each attribute that is not mentioned what it probably is, as JSON.
@@ -44,7 +44,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _predict_case(options: argparse.Namespace) -> None:
-    from alignedfusion.prediction import predict_case
+    from alignedfusion.deployment.prediction import predict_case
 
     try:
         attributes = json.loads(options.attributes or "{}")
@@ -56,7 +56,7 @@ def _predict_case(options: argparse.Namespace) -> None:
 
 
 def _predict_table(options: argparse.Namespace) -> None:
-    from alignedfusion.prediction import predict_table
+    from alignedfusion.deployment.prediction import predict_table
 
     if not options.table or not options.output:
         raise ValueError("--table and -o belong together: which table, and where to write it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from alignedfusion.commands.tables import add_manifest, add_table_options, read_cases
+from alignedfusion.commands.table_options import add_manifest, add_table_options, read_cases
 
 _TOKENS = """\
 Run a frozen backbone once over all images of a table, and keep its tokens for `train --tokens`. An image needs
@@ -35,9 +35,9 @@ def add_tokens(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _tokens(options: argparse.Namespace) -> None:
-    from alignedfusion import token_writer
     from alignedfusion.datasets.images import image_paths
-    from alignedfusion.tables import check_columns
+    from alignedfusion.tables.files import check_columns
+    from alignedfusion.training import token_writer
 
     frame, root = read_cases(options.manifest, options)
     check_columns(frame, options.image)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alignedfusion.commands.tables import add_manifest, add_table_options
+from alignedfusion.commands.table_options import add_manifest, add_table_options
 
 _TRAIN = """\
 Train a classifier on your own images and a table that may have gaps, and test it.
@@ -73,11 +73,11 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from alignedfusion import runs
     from alignedfusion.datasets.manifest import Manifest
-    from alignedfusion.evaluation import table
-    from alignedfusion.processes import is_main_process
-    from alignedfusion.token_cache import TokenCache
+    from alignedfusion.datasets.token_cache import TokenCache
+    from alignedfusion.evaluation.metrics import table
+    from alignedfusion.training import runs
+    from alignedfusion.training.distributed import is_main_process
 
     manifest = Manifest.read(
         options.manifest,

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 from alignedfusion.datasets.images import read_image
 
 if TYPE_CHECKING:
-    from alignedfusion.token_cache import TokenFile
+    from alignedfusion.datasets.token_cache import TokenFile
 
 collate = default_collate
 """Batches of nested mappings, which transformers' own collator does not make."""

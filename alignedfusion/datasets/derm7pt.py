@@ -15,7 +15,7 @@ from torch import Tensor
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.tables import read_table
+from alignedfusion.tables.files import read_table
 
 if TYPE_CHECKING:
     import pandas as pd

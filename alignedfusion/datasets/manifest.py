@@ -14,14 +14,14 @@ from torch import Tensor
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.cases import CachedCases, FileCases
 from alignedfusion.datasets.images import check_images, image_modalities, image_paths
-from alignedfusion.fusion import REPORT
-from alignedfusion.reports.cells import FAILED
-from alignedfusion.tables import check_columns, read_table
+from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.reports.types import FAILED
+from alignedfusion.tables.files import check_columns, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from alignedfusion.token_cache import TokenCache
+    from alignedfusion.datasets.token_cache import TokenCache
 
 PARTS = ("train", "valid", "test")
 _PART_NAMES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.tables import read_table
+from alignedfusion.tables.files import read_table
 
 ATTRIBUTES = (
     "smoke",

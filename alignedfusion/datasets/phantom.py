@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alignedfusion.attributes import Attribute, AttributeSchema
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.missing import drop_attributes
+from alignedfusion.datasets.missingness import drop_attributes
 
 CLASS_NAMES = ("nevus", "keratosis", "carcinoma", "melanoma")
 

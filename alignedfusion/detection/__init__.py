@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from alignedfusion.lazy import lazy_names
+from alignedfusion._lazy import lazy_names
 
 if TYPE_CHECKING:
     from alignedfusion.detection.a3d import A3DBackbone, A3DConv, a3d_detector
-    from alignedfusion.detection.evaluation import FROC, average_precision, froc, plot_froc
     from alignedfusion.detection.feature_maps import FeatureMapFusion, FeatureMapOutput
     from alignedfusion.detection.fused_detector import FusedDetector
+    from alignedfusion.detection.metrics import FROC, average_precision, froc, plot_froc
 
 __all__ = [
     "FROC",
@@ -27,7 +27,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "a3d": ("A3DBackbone", "A3DConv", "a3d_detector"),
-        "evaluation": ("FROC", "average_precision", "froc", "plot_froc"),
+        "metrics": ("FROC", "average_precision", "froc", "plot_froc"),
         "feature_maps": ("FeatureMapFusion", "FeatureMapOutput"),
         "fused_detector": ("FusedDetector",),
     },

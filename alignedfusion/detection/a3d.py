@@ -19,7 +19,7 @@ from torchvision.models.detection import (  # type: ignore[import-untyped]
 )
 from torchvision.ops import MultiScaleRoIAlign  # type: ignore[import-untyped]
 
-from alignedfusion.backbones import create_backbone
+from alignedfusion.modules.backbones import create_backbone
 
 ANCHOR_SIZES = (16, 24, 32, 48, 96, 192)
 """Sides of the square anchors in pixels; each also comes half and twice as high as wide."""

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from alignedfusion.attention import SelfAttentionBlock
 from alignedfusion.attributes import UNKNOWN
+from alignedfusion.datasets.missingness import seen_and_hidden
 from alignedfusion.detection.global_read import GlobalRead, NormedMap, PointwiseWrite
-from alignedfusion.fusion import REPORT, IntermediateTokenFusion
-from alignedfusion.missing import seen_and_hidden
-from alignedfusion.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
-from alignedfusion.tokenizers import AttributeTokenizer
+from alignedfusion.modules.attention import SelfAttentionBlock
+from alignedfusion.modules.fusions.intermediate import REPORT, IntermediateTokenFusion
+from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
+from alignedfusion.modules.tokenizers import AttributeTokenizer
 
 READS = ("global", "pooled", "full")
 MAX_POSITIONS = 4096

@@ -2,18 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from alignedfusion.lazy import lazy_names
+from alignedfusion._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from alignedfusion.reports.assertions import assertion
-    from alignedfusion.reports.cells import Cell, Evidence, Extractor, ReportFailedError, ServerError
-    from alignedfusion.reports.chat import ChatExtractor
-    from alignedfusion.reports.lexicon import Lexicon
+    from alignedfusion.reports.chat.client import ChatServer
+    from alignedfusion.reports.chat.extractor import ChatExtractor
     from alignedfusion.reports.mapping import ExtractBatch
-    from alignedfusion.reports.rules import RuleExtractor
+    from alignedfusion.reports.rules.assertions import assertion
+    from alignedfusion.reports.rules.extractor import RuleExtractor
+    from alignedfusion.reports.rules.lexicon import Lexicon
     from alignedfusion.reports.selection import select_attributes
-    from alignedfusion.reports.server import ChatServer
     from alignedfusion.reports.table import extract_table
+    from alignedfusion.reports.types import Cell, Evidence, Extractor, ReportFailedError, ServerError
 
 __all__ = [
     "Cell",
@@ -34,14 +34,14 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "assertions": ("assertion",),
-        "cells": ("Cell", "Evidence", "Extractor", "ReportFailedError", "ServerError"),
-        "chat": ("ChatExtractor",),
-        "lexicon": ("Lexicon",),
+        "rules.assertions": ("assertion",),
+        "types": ("Cell", "Evidence", "Extractor", "ReportFailedError", "ServerError"),
+        "chat.extractor": ("ChatExtractor",),
+        "rules.lexicon": ("Lexicon",),
         "mapping": ("ExtractBatch",),
-        "rules": ("RuleExtractor",),
+        "rules.extractor": ("RuleExtractor",),
         "selection": ("select_attributes",),
-        "server": ("ChatServer",),
+        "chat.client": ("ChatServer",),
         "table": ("extract_table",),
     },
 )

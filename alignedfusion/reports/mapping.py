@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alignedfusion.reports.cells import ReportFailedError, Row
-from alignedfusion.reports.lexicon import Lexicon
-from alignedfusion.reports.rules import RuleExtractor
+from alignedfusion.reports.rules.extractor import RuleExtractor
+from alignedfusion.reports.rules.lexicon import Lexicon
 from alignedfusion.reports.table import join_texts, shown
+from alignedfusion.reports.types import ReportFailedError, Row
 
 if TYPE_CHECKING:
     import pandas as pd

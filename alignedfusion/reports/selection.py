@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from alignedfusion.reports.cells import ReportFailedError
-from alignedfusion.reports.lexicon import Lexicon, LexiconAttribute
-from alignedfusion.reports.phrases import MAX_WORDS, frequent_phrases
-from alignedfusion.reports.rules import RuleExtractor
-from alignedfusion.reports.terms import compile_term
+from alignedfusion.reports.rules.extractor import RuleExtractor
+from alignedfusion.reports.rules.lexicon import Lexicon, LexiconAttribute
+from alignedfusion.reports.rules.phrases import MAX_WORDS, frequent_phrases
+from alignedfusion.reports.rules.terms import compile_term
+from alignedfusion.reports.types import ReportFailedError
 
 if TYPE_CHECKING:
     from alignedfusion.attributes import AttributeSchema
-    from alignedfusion.reports.server import ChatServer
+    from alignedfusion.reports.chat.client import ChatServer
 
 MAX_NAME = 40
 """Characters of an attribute's name; a longer one is a sentence, and none of ours."""
@@ -199,7 +199,7 @@ def _chunks(reports: Sequence[str]) -> list[list[str]]:
 
 
 def _messages(chunk: Sequence[str], task: str) -> list[dict[str, str]]:
-    from alignedfusion.reports.server import as_data
+    from alignedfusion.reports.chat.client import as_data
 
     rules = (
         f"Please list all mentioned attributes which are important for {task}.\n"  # the paper's prompt

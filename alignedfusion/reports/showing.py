@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignedfusion.journal import read_journal
-from alignedfusion.reports.cells import NEGATIVE, POSITIVE, UNCERTAIN, UNVERIFIED, Row, from_json
 from alignedfusion.reports.table import digest_of, evidence_file, join_texts, read_reports
+from alignedfusion.reports.types import NEGATIVE, POSITIVE, UNCERTAIN, UNVERIFIED, Row, from_json
+from alignedfusion.tables.journal import read_journal
 
 _COLORS = {POSITIVE: "\033[1;32m", NEGATIVE: "\033[1;31m", UNCERTAIN: "\033[1;33m", UNVERIFIED: "\033[1;35m"}
 _CUE, _PLAIN = "\033[4m", "\033[0m"

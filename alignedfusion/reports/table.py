@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignedfusion.journal import Journal, read_journal
-from alignedfusion.reports.cells import FAILED, NEGATIVE, POSITIVE, UN, UNCERTAIN, UNVERIFIED, Extractor, Row
-from alignedfusion.reports.reading import read_all
-from alignedfusion.tables import check_columns, check_name, write_table
+from alignedfusion.reports.types import FAILED, NEGATIVE, POSITIVE, UN, UNCERTAIN, UNVERIFIED, Extractor, Row
+from alignedfusion.reports.workers import read_all
+from alignedfusion.tables.files import check_columns, check_name, write_table
+from alignedfusion.tables.journal import Journal, read_journal
 
 if TYPE_CHECKING:
     import pandas as pd

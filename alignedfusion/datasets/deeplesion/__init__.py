@@ -1,0 +1,1 @@
+"""DeepLesion: key slices with boxes and attributes, in the public layout or synthetic."""

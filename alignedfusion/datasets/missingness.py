@@ -1,0 +1,228 @@
+"""Missing attributes: hidden at random in training (eq. 9), and dropped reproducibly in experiments."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.modules.fusions.intermediate import check_mask
+
+DENIALS = frozenset({"absent", "no", "none", "false", "negative", "denied"})
+"""Values that deny an attribute."""
+
+
+def hide_attributes(
+    codes: Tensor, p: float = 0.3, *, whole: float = 0.0, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hide each mentioned attribute with probability `p` (eq. 9), and whole reports now and then.
+
+    Args:
+        codes: (B, A), `UNKNOWN` where unmentioned.
+        p: Probability, 0 to 1. The paper's is 0.3.
+        whole: Probability of hiding all attributes of a row. With p alone an empty report is never met in training.
+        generator: Source of randomness; the global one by default.
+
+    Returns:
+        The codes with hidden cells set to `UNKNOWN` (B, A), and is_hidden (B, A). Cells that were never mentioned are
+        not hidden: there is nothing to name again.
+    """
+    check_probability("p", p)
+    check_probability("whole", whole)
+    draw = torch.rand(codes.shape, generator=generator, device=codes.device)
+    is_hidden = draw < p
+    if whole:
+        is_hidden |= torch.rand((len(codes), 1), generator=generator, device=codes.device) < whole
+    is_hidden &= codes != UNKNOWN
+    return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
+
+
+def seen_and_hidden(
+    codes: Tensor, is_hidden: Tensor | None, p: float, *, whole: float = 0.0, training: bool
+) -> tuple[Tensor, Tensor]:
+    """What a model sees of its codes (B, A), and which cells were hidden: those it was told, or some drawn in training.
+
+    Args:
+        codes: `UNKNOWN` where unmentioned.
+        is_hidden: bool (B, A), cells to hide; None to draw them.
+        p: As in `hide_attributes`, like `whole`.
+        whole: See there.
+        training: Whether to draw any.
+
+    Raises:
+        ValueError: For a mask of another type or shape.
+    """
+    if is_hidden is not None:
+        check_mask("is_hidden", is_hidden, tuple(codes.shape))
+        is_hidden = is_hidden & (codes != UNKNOWN)
+        return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
+    if not training:
+        return codes, torch.zeros_like(codes, dtype=torch.bool)
+    return hide_attributes(codes, p, whole=whole)
+
+
+Mechanism = Callable[[Tensor, float, AttributeSchema], Tensor]
+"""From codes (B, A) and a rate to each cell's probability (B, A) of going missing. It must not fall as the rate grows."""
+
+
+def per_cell(codes: Tensor, rate: float, schema: AttributeSchema) -> Tensor:
+    """Every cell alike: missing completely at random."""
+    return torch.full(codes.shape, rate, dtype=torch.float64, device=codes.device)
+
+
+def by_other_value(driver: str) -> Mechanism:
+    """What is missing depends on another value: nothing at the first value of `driver`, up to twice the rate at its last.
+
+    The driver itself is always kept; where it is unmentioned, the other cells go missing at the rate.
+    """
+
+    def mechanism(codes: Tensor, rate: float, schema: AttributeSchema) -> Tensor:
+        column = _column(driver, schema)
+        position = codes[:, column].double() / max(schema.num_values[column] - 1, 1)  # 0 to 1 along the driver's values
+        factor = torch.where(codes[:, column] == UNKNOWN, 1.0, 2.0 * position)
+        probability = (rate * factor)[:, None].repeat(1, codes.shape[1]).clamp(max=1.0)
+        probability[:, column] = 0.0
+        return probability
+
+    return mechanism
+
+
+def by_own_value(
+    *, denials: float | Mapping[str, float], others: float | Mapping[str, float], names: Collection[str] = DENIALS
+) -> Mechanism:
+    """What is missing depends on the value itself, as in real reports.
+
+    `by_own_value(denials=0, others=1)` keeps every denial and is silent elsewhere; `by_own_value(denials=1, others=0)`
+    omits only what was looked for and not found. In chest X-ray reports, a finding that is not there goes unmentioned in
+    24 % (pleural effusion), 30 % (pneumothorax) and 100 % (cardiomegaly) of the cases, and one that is there hardly ever.
+
+    Args:
+        denials: Factor on the rate for cells that deny, one for all attributes or one each; an attribute without one is kept.
+        others: The same for all other cells.
+        names: The values that deny, in lower case.
+    """
+
+    def mechanism(codes: Tensor, rate: float, schema: AttributeSchema) -> Tensor:
+        for factors in (denials, others):
+            for name in factors if isinstance(factors, Mapping) else ():
+                _column(name, schema)
+        columns = []
+        for name, attribute, column in zip(schema.names, schema, codes.unbind(1), strict=True):
+            factor = [_factor(denials if label.lower() in names else others, name) for label in attribute.values]
+            table = torch.tensor([*factor, 0.0], dtype=torch.float64, device=codes.device)  # the last for UNKNOWN = -1
+            columns.append((rate * table[column]).clamp(max=1.0))
+        return torch.stack(columns, dim=1)
+
+    return mechanism
+
+
+def drop_attributes(
+    codes: Tensor,
+    rate: float | Mapping[str, float],
+    schema: AttributeSchema,
+    *,
+    mechanism: Mechanism = per_cell,
+    cases: Iterable[object] | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Let attributes go missing, the same cells whoever asks.
+
+    The draw of a cell depends on seed, case and attribute name alone: it stays the same over epochs, methods, row orders
+    and column orders, and what is missing at a low rate is missing at every higher one.
+
+    Args:
+        codes: (B, A), one column per attribute of `schema`.
+        rate: Share of cells that goes missing, 0 to 1; or a share per attribute, those not named being kept.
+        schema: Names the columns.
+        mechanism: What the probability of a cell depends on; with a rate per attribute, only on that.
+        cases: A name or number per row; its position by default.
+        seed: Another seed, other cells.
+
+    Returns:
+        (B, A) codes, `UNKNOWN` where dropped.
+    """
+    schema.check_codes(codes)
+    rows = list(range(len(codes))) if cases is None else list(cases)
+    if len(rows) != len(codes):
+        raise ValueError(f"cases must name every row: got {len(rows)} names for {len(codes)} rows")
+    case_keys = np.array([_key(f"{seed}/{case}") for case in rows], dtype=np.uint64)
+    name_keys = np.array([_key(name) for name in schema.names], dtype=np.uint64)
+    draw = _mix(case_keys[:, None] ^ name_keys[None, :]).astype(np.float64) / 2.0**64  # (B, A), uniform
+    probability = _probability(codes, rate, schema, mechanism)
+    return codes.masked_fill(torch.from_numpy(draw).to(codes.device) < probability, UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """How much is missing in each part of the data.
+
+    `Scenario(train=0.2)` is the paper's M-Tr+C-Te at 20 %, `Scenario(test=0.2)` its C-Tr+M-Te, and
+    `Scenario(train=0.5, test=0.2)` its M-Tr+M-Te. Its C-Tr rows keep the validation cases complete, "Miss Val." does not.
+
+    Args:
+        train: Rate in the training cases.
+        valid: Rate in the validation cases.
+        test: Rate in the test cases.
+        mechanism: What the probability of a cell depends on.
+        seed: Another seed, other cells.
+    """
+
+    train: float = 0.0
+    valid: float = 0.0
+    test: float = 0.0
+    mechanism: Mechanism = per_cell
+    seed: int = 0
+
+    def apply(self, part: str, codes: Tensor, schema: AttributeSchema, cases: Iterable[object]) -> Tensor:
+        """The codes (B, A) of the part "train", "valid" or "test" with what this scenario lets go missing."""
+        rates = {"train": self.train, "valid": self.valid, "test": self.test}
+        if part not in rates:
+            raise ValueError(f"part must be one of {sorted(rates)}, got {part!r}")
+        return drop_attributes(codes, rates[part], schema, mechanism=self.mechanism, cases=cases, seed=self.seed)
+
+
+def _probability(
+    codes: Tensor, rate: float | Mapping[str, float], schema: AttributeSchema, mechanism: Mechanism
+) -> Tensor:
+    if not isinstance(rate, Mapping):
+        check_probability("rate", rate)
+        return mechanism(codes, rate, schema)
+    if mechanism is not per_cell:
+        raise ValueError("a rate per attribute takes no mechanism beside it; give one rate for all")
+    shares = torch.zeros(len(schema), dtype=torch.float64, device=codes.device)
+    for name, share in rate.items():
+        check_probability(f"rate[{name!r}]", share)
+        shares[_column(name, schema)] = share
+    return shares.expand(codes.shape)
+
+
+def _column(name: str, schema: AttributeSchema) -> int:
+    if name not in schema.names:
+        raise ValueError(f"no attribute {name!r} in the schema; it has {list(schema.names)}")
+    return list(schema.names).index(name)
+
+
+def _factor(factors: float | Mapping[str, float], name: str) -> float:
+    return factors.get(name, 0.0) if isinstance(factors, Mapping) else factors
+
+
+def check_probability(name: str, value: float) -> None:
+    """Refuse what is no probability."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be between 0 and 1, got {value}")
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _mix(keys: np.ndarray) -> np.ndarray:
+    # The finaliser of SplitMix64: after it, keys that differ in one bit have nothing in common.
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))

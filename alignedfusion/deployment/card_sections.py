@@ -1,0 +1,179 @@
+"""The sections of a model card, each a piece of Markdown; empty where nothing is known."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from alignedfusion import __version__
+from alignedfusion.deployment.markdown import names, table
+from alignedfusion.modules import checkpoint
+from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.modules.tokenizers import VisualTokenizer
+
+if TYPE_CHECKING:
+    from alignedfusion.attributes import Attribute
+    from alignedfusion.modules.classifier import AlignedFusionClassifier
+
+LOAD = "model = AlignedFusionClassifier.from_pretrained"
+FOLDER = '"."'  # the card's own
+_SHOWN = 12  # values of an attribute; config.json has the rest
+
+
+def title(model: AlignedFusionClassifier, settings: Mapping[str, Any]) -> str:
+    """The name of the model, one line."""
+    reads = ["images"] * bool(model.image_modalities) + ["incomplete reports"] * (REPORT in model.modalities)
+    subject = f"{' '.join(str(settings['label']).split())} from" if settings.get("label") else "Classifier of"
+    return f"{subject} {' and '.join(reads)}"
+
+
+def what_it_is(model: AlignedFusionClassifier, settings: Mapping[str, Any]) -> str:
+    """The classes, what they are told from, and what the model is made of."""
+    count = len(model.schema)
+    images = model.image_modalities
+    reads = ["an image"] if len(images) == 1 else [f"{len(images)} images ({names(images)})"] if images else []
+    if REPORT in model.modalities:
+        reads.append(f"{count} attribute{'s' * (count != 1)} of a report, any of which may be unmentioned")
+    guesses = "; it also says what an unmentioned attribute probably is" if model.reconstructor is not None else ""
+    lines = [f"- Images: {text}." for text in dict.fromkeys(map(_describe, model.visuals.values()))]
+    lines.append(f"- Fusion: `{type(model.fusion).__name__}`, tokens of width {model.tokenizer.dim}.")
+    lines.append(f"- Parameters: {sum(p.numel() for p in model.parameters()):,}.")
+    if (trained := settings.get("training")) is not None:
+        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in trained.items())
+        lines.append(f"- Training: {told}.")
+    has_backbone = any(getattr(visual, "backbone", None) is not None for visual in model.visuals.values())
+    if has_backbone and (start := settings.get("model", {}).get("pretrained")) is not None:
+        known = {"True": "timm's pretrained weights", "False": "random weights"}
+        lines.append(f"- The backbone started from {known.get(start, 'weights of a file')}.")
+    return (
+        f"Tells {model.num_classes} classes apart ({names(model.class_names)}) from {' and '.join(reads)}{guesses}. Made with "
+        f"alignedfusion, which fuses medical images with what a report says about them.\n\n" + "\n".join(lines)
+    )
+
+
+def intended_use() -> str:
+    """What it is for, and what not."""
+    return (
+        "## Intended use\n\n"
+        "Research, on cases like those it was trained on: the same kind of images, made and prepared the same way, and reports "
+        "whose attributes mean the same.\n\n"
+        "Out of scope:\n\n"
+        "- Diagnosis, triage or treatment of a patient: this is not a medical device.\n"
+        "- Other populations, scanners or ways of reporting, unless it was tested there first.\n"
+        "- Cases of no class named above: it always answers with one of them.\n"
+        "- Finding out what a report left out, as a fact: a reconstructed attribute is a guess from the rest of the case."
+    )
+
+
+def how_to_use(model: AlignedFusionClassifier) -> str:
+    """Code that runs beside the weights, on an image of noise."""
+    visuals = dict.fromkeys(model.visuals.values())
+    own = [f"visual={type(visual).__name__}(...)" for visual in visuals if type(visual) is not VisualTokenizer]
+    own += [] if checkpoint.is_rebuilt(model.fusion) else [f"fusion={type(model.fusion).__name__}(...)"]
+    example = dict(_example(attribute) for attribute in list(model.schema)[:2])
+    lines = [
+        "import torch",
+        "from alignedfusion import AlignedFusionClassifier",
+        "",
+        f"{LOAD}({', '.join([FOLDER, *own])})",
+        f"codes = model.schema.encode([{example!r}])  # what the report says; the rest is unmentioned",
+        f"image = {_image(model)}",
+        "with torch.inference_mode():",
+        "    output = model(image, codes)",
+        "dict(zip(model.class_names, output.logits[0].softmax(-1).tolist()))  # probability of each class",
+    ]
+    if model.reconstructor is not None:
+        lines.append("output.reconstruction  # logits over the values of each attribute, mentioned or not")
+    note = "\n\nIt was built with modules of its owner's, of which only the weights are here: pass modules like them."
+    code = "\n".join(lines)
+    fence = "```" if "```" not in code else "~~~"
+    return f"## How to use\n\n{fence}python\n{code}\n{fence}" + (note if own else "")
+
+
+def attributes(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> str:
+    """The schema as a table."""
+    mentioned = report.get("training_data", {}).get("mentioned")
+    rows = []
+    for attribute in model.schema:
+        row = [attribute.name, _values(attribute), attribute.units]
+        rows.append(row if mentioned is None else [*row, f"{100 * mentioned[attribute.name]:.0f} %"])
+    head = ["attribute", "values", "unit", *(["training cases that mention it"] if mentioned is not None else [])]
+    return (
+        "## Attributes\n\nAn empty cell, or `UN`, means that the report does not say. It never means absent: an absence that "
+        f"was reported is a value of its own.\n\n{table(head, rows)}"
+    )
+
+
+def limits() -> str:
+    """What must not be read into an answer."""
+    lines = [
+        "Not a medical device; not validated for clinical use.",
+        "`UN` (unmentioned) is all that is known of an empty cell. Reports leave out by habit, negatives above all: figures "
+        "for attributes that are missing at random need not hold for attributes that are missing for a reason.",
+        "A value that was not among the training cases cannot be encoded; it counts as an error or as unmentioned.",
+        "An attribute that is written down after the diagnosis, or follows from it, makes figures better than they will be.",
+    ]
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def versions() -> str:
+    """What it was saved with."""
+    found = [f"alignedfusion {__version__}", f"Python {platform.python_version()}"]
+    for package in ("torch", "timm", "transformers"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return f"## Versions\n\n{', '.join(found)}"
+
+
+def _describe(visual: nn.Module) -> str:
+    if type(visual) is not VisualTokenizer:
+        return f"read by `{type(visual).__name__}`, a module of the owner's"
+    if visual.preprocessing is None:
+        return f"tokens of width {visual.num_features}, computed before"
+    size = " x ".join(map(str, visual.preprocessing["input_size"]))
+    return f"read by `{visual.backbone_name}`{' (frozen)' if visual.frozen else ''}, input {size}"
+
+
+def _image(model: AlignedFusionClassifier) -> str:
+    """Code of one case's image or images: noise, and in a comment what stands there in use."""
+    if not model.image_modalities:
+        return "None  # this model reads reports alone"
+    code, comments = zip(*(_noise(visual, f"model.visuals[{m!r}]") for m, visual in model.visuals.items()), strict=True)
+    if len(code) == 1:
+        return f"{code[0]}  # {comments[0]}"
+    entries = [f"{m!r}: {tensor}" for m, tensor in zip(model.visuals, code, strict=True)]
+    return f"{{{', '.join(entries)}}}  # {comments[0]}"
+
+
+def _noise(visual: Any, where: str) -> tuple[str, str]:
+    if type(visual) is not VisualTokenizer:
+        return "torch.rand(...)", f"whatever its {type(visual).__name__} takes"
+    if visual.preprocessing is None:
+        return f"torch.rand(1, 49, {visual.num_features})", "in use: the tokens (1, N, F) of an image"
+    channels, height, width = visual.preprocessing["input_size"]
+    mode = "L" if channels == 1 else "RGB"
+    return (
+        f"torch.rand(1, {channels}, {height}, {width})",
+        f'in use: {where}.transform()(Image.open("case.png").convert("{mode}"))[None]',
+    )
+
+
+def _example(attribute: Attribute) -> tuple[str, str | float]:
+    """A value of an attribute, as a report's table holds it."""
+    if attribute.kind == "categorical":
+        return attribute.name, attribute.values[0]
+    return attribute.name, attribute.edges[0] if attribute.edges else 1.0
+
+
+def _values(attribute: Attribute) -> str:
+    if attribute.kind == "numeric":
+        edges = ", ".join(f"{edge:g}" for edge in attribute.edges)
+        return f"a number, divided at {edges}" if edges else "a number, recorded or not"
+    more = len(attribute.values) - _SHOWN
+    return ", ".join(attribute.values[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

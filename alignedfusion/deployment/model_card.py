@@ -1,0 +1,156 @@
+"""The card of a saved model, README.md beside its weights: what is known about it, and nothing that is not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from alignedfusion.attributes import UNKNOWN
+from alignedfusion.deployment import card_sections as sections
+from alignedfusion.deployment import figures
+from alignedfusion.deployment.markdown import plain
+
+if TYPE_CHECKING:
+    from alignedfusion.attributes import AttributeSchema
+    from alignedfusion.datasets.manifest import Manifest
+    from alignedfusion.modules.classifier import AlignedFusionClassifier
+
+CARD = "README.md"
+
+# By the digest of what stands above it, a card that somebody edited is told from one as it was written.
+_SEAL = re.compile(
+    r"(.*)<!-- Written by alignedfusion; once edited it is never overwritten\. ([0-9a-f]{64}) -->\n", re.DOTALL
+)
+_METRICS = {
+    "accuracy": ("accuracy", "Accuracy"),
+    "balanced_accuracy": ("balanced_accuracy", "Balanced accuracy"),
+    "macro_auc": ("roc_auc", "Macro AUC"),
+    "calibration_error": ("expected_calibration_error", "Expected calibration error"),
+}
+
+
+def write(
+    model: AlignedFusionClassifier,
+    folder: str | Path,
+    *,
+    report: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the card of a model into its folder; one that is there and was written or edited by somebody stays as it is.
+
+    Args:
+        model: The model.
+        folder: Where it is saved.
+        report: What was measured, as a run's `metrics.json` holds it; figures that are not there are left out.
+        settings: How it was trained, as a run's `settings.json` holds it.
+
+    Returns:
+        The card's path.
+    """
+    path = Path(folder) / CARD
+    if not path.is_file() or is_generated(path.read_text(encoding="utf-8")):
+        path.write_text(render(model, report=report, settings=settings), encoding="utf-8")
+    return path
+
+
+def render(
+    model: AlignedFusionClassifier,
+    *,
+    report: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """The text of a card: YAML that a model hub reads, then Markdown. Arguments as in `write`."""
+    report, settings = report or {}, settings or {}
+    title = sections.title(model, settings)
+    head = {
+        "library_name": "alignedfusion",
+        "pipeline_tag": "image-classification" if model.image_modalities else "tabular-classification",
+        "tags": ["medical", "multimodal", "missing-data"],
+        **_model_index(title, report),
+    }
+    body = [
+        f"# {plain(title)}",
+        sections.what_it_is(model, settings),
+        sections.intended_use(),
+        sections.how_to_use(model),
+        sections.attributes(model, report),
+        figures.training_data(report, settings),
+        figures.metrics(report),
+        figures.calibration(model, report),
+        sections.limits(),
+        sections.versions(),
+    ]
+    front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=120)
+    licence = "# The licence is for the model's owner to name: add a line such as `license: apache-2.0`.\n"
+    return _seal(f"---\n{front}{licence}---\n\n" + "\n\n".join(part for part in body if part) + "\n\n")
+
+
+def is_generated(text: str) -> bool:
+    """Whether a card is still as it was written here, to the letter."""
+    found = _SEAL.fullmatch(text)
+    return found is not None and _digest(found[1]) == found[2]
+
+
+def with_name(text: str, name: str) -> str:
+    """A card whose code loads the model by this name; one that somebody edited stays as it is."""
+    found = _SEAL.fullmatch(text)
+    if found is None or not is_generated(text):
+        return text
+    line = f"{sections.LOAD}({json.dumps(name)}"
+    return _seal(re.sub(rf'^{re.escape(sections.LOAD)}\("[^"\n]*"', lambda _: line, found[1], flags=re.MULTILINE))
+
+
+def training_data(manifest: Manifest, schema: AttributeSchema) -> dict[str, Any]:
+    """What a card says about a table of cases: numbers only, no case of it.
+
+    Returns:
+        `source`, the name of its file if it came from one; `classes`, cases per part and class; `mentioned`, the share of
+        training cases that mention each attribute.
+    """
+    is_mentioned = schema.encode(manifest.rows("train"), unseen="unknown") != UNKNOWN  # (n, A)
+    counts = {}
+    for part in ("train", "valid", "test"):
+        labels = manifest.rows(part)[manifest.label].astype(str)
+        counts[part] = {name: int((labels == name).sum()) for name in manifest.class_names}
+    return {
+        "source": manifest.source,
+        "classes": counts,
+        "mentioned": dict(zip(schema.names, is_mentioned.double().mean(0).tolist(), strict=True)),
+    }
+
+
+def _model_index(title: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    if not report.get("missing"):
+        return {}
+    source = report.get("training_data", {}).get("source") or "a table of cases"
+    task = {"type": "image-classification", "name": "Classification of images with incomplete reports"}
+    results = []
+    for row in report["missing"]:
+        dataset = {
+            "type": re.sub(r"[^\w.-]+", "-", source, flags=re.ASCII).strip("-.")
+            or "table",  # hubs take no other letters
+            "name": f"Test cases of {source}",
+            "config": f"{100 * row['missing']:.0f} % of the attributes missing",
+            "split": "test",
+        }
+        values = [
+            {"type": kind, "name": label, "value": round(row[key], 4)}
+            for key, (kind, label) in _METRICS.items()
+            if row.get(key) is not None and row[key] == row[key]
+        ]
+        results.append({"task": dict(task), "dataset": dataset, "metrics": values})
+    return {"model-index": [{"name": title, "results": results}]}
+
+
+def _seal(body: str) -> str:
+    return f"{body}<!-- Written by alignedfusion; once edited it is never overwritten. {_digest(body)} -->\n"
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()

@@ -1,0 +1,259 @@
+"""What a saved model says of one case, or of every row of a table."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from alignedfusion.attributes import UNKNOWN
+from alignedfusion.datasets.cases import FileCases, TensorCases, collate
+from alignedfusion.datasets.images import check_images, image_paths, read_ahead
+from alignedfusion.deployment import hub
+from alignedfusion.evaluation.metrics import to_device
+from alignedfusion.modules.checkpoint import WEIGHTS
+from alignedfusion.modules.classifier import AlignedFusionClassifier
+from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.tables.cluster import map_on_ray
+from alignedfusion.tables.files import check_columns, check_name, write_table
+from alignedfusion.tables.journal import Journal, read_journal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STEP = 64
+"""Cases that the model sees at a time, within a larger batch."""
+
+
+def predict_case(
+    folder: str | Path, images: Sequence[str | Path], attributes: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Predict one case.
+
+    Args:
+        folder: A saved model.
+        images: One path per image of the model, in its order.
+        attributes: What the report mentions; the rest is unmentioned.
+
+    Returns:
+        A mapping with `classes`, probability by class name, and `attributes`, probability by value for each unmentioned one.
+    """
+    model = AlignedFusionClassifier.from_pretrained(folder)
+    if len(images) != len(model.image_modalities):
+        raise ValueError(f"this model takes one image each of {list(model.image_modalities)}, got {len(images)}")
+    codes = model.schema.encode([dict(attributes)])
+    paths = {m: [Path(path)] for m, path in zip(model.image_modalities, images, strict=True)}
+    if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:
+        raise FileNotFoundError(f"there is no image at {absent}")
+    output = _answer(model, [file_cases(model, paths, codes)[0]])
+    classes = output["logits"][0].softmax(-1).tolist()
+    return {
+        "classes": dict(zip(model.class_names, classes, strict=True)),
+        "attributes": {} if "reconstruction" not in output else _named(model, codes[0], output["reconstruction"][0]),
+    }
+
+
+class PredictBatch:
+    """Adds to a batch of a table what a model says of each row: a map for engines that spread a million rows over machines.
+
+    For Ray Data: `dataset.map_batches(PredictBatch, fn_constructor_args=("runs/first",), batch_format="pandas",
+    batch_size=256, concurrency=8)`, with `num_gpus=1` where there are GPUs. Anything else that maps a function over DataFrames
+    takes an instance.
+
+    Args:
+        folder: A saved model, or the name of its repository on a model hub.
+        images: The columns of its images, in its order; None if they are called as its modalities are.
+        root: Folder that relative image paths start from.
+
+    Attributes:
+        columns: What a batch gets: `predicted`, `p(CLASS)` for each class, and, if the model reconstructs, for each attribute
+            `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of a cell that is not mentioned, and its
+            probability; both empty where it is.
+    """
+
+    def __init__(self, folder: str | Path, *, images: Sequence[str] | None = None, root: str | Path = ".") -> None:
+        self.model = AlignedFusionClassifier.from_pretrained(folder)
+        self.images = list(self.model.image_modalities if images is None else images)
+        self.root = Path(root)
+        if len(self.images) != len(self.model.image_modalities):
+            raise ValueError(
+                f"this model takes one image each of {list(self.model.image_modalities)}; got the columns {self.images}"
+            )
+        filled = self.model.schema.names if self.model.reconstructor is not None else ()
+        self.columns = [
+            "predicted",
+            *(f"p({name})" for name in self.model.class_names),
+            *(column for name in filled for column in (f"filled({name})", f"p(filled({name}))")),
+        ]
+
+    def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
+        """The batch with the new columns."""
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        codes = self.model.schema.encode(batch, unseen="unknown")
+        columns = image_paths(batch, self.images, self.root).values()
+        cases = file_cases(self.model, dict(zip(self.model.image_modalities, columns, strict=True)), codes)
+        steps = read_ahead(cases.__getitem__, range(len(cases)), STEP)
+        rows = itertools.chain.from_iterable(map(self._step, steps))
+        return batch.assign(**dict(zip(self.columns, map(list, zip(*rows, strict=True)), strict=True)))
+
+    def _step(self, cases: list[dict[str, Any]]) -> list[list[Any]]:
+        """The cells of the new columns, row by row."""
+        output = _answer(self.model, cases)
+        chances = output["logits"].softmax(-1)
+        rows = [
+            [self.model.class_names[best], *map(_rounded, row)]
+            for best, row in zip(chances.argmax(1).tolist(), chances.tolist(), strict=True)
+        ]
+        if "reconstruction" in output:
+            share, best_value = output["reconstruction"].softmax(-1).max(-1)  # (n, A) each
+            for row, case, p, code in zip(rows, cases, share.tolist(), best_value.tolist(), strict=True):
+                for attribute, mentioned, each, value in zip(
+                    self.model.schema, case["codes"].tolist(), p, code, strict=True
+                ):
+                    row += [attribute.values[value], _rounded(each)] if mentioned == UNKNOWN else [None, None]
+        return rows
+
+
+def predict_table(
+    folder: str | Path,
+    frame: pd.DataFrame,
+    output: str | Path,
+    *,
+    images: Sequence[str] | None = None,
+    root: str | Path = ".",
+    batch_size: int = 256,
+    on_ray: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Predict every row of a table, and write it with the columns of `PredictBatch`.
+
+    Rows that are finished are kept beside the output; the same call after an interruption goes on from there. A value that
+    the model has not seen counts as unmentioned.
+
+    Args:
+        folder: A saved model, or the name of its repository on a model hub.
+        frame: One row per case.
+        output: The table to write, .csv or .parquet.
+        images: See `PredictBatch`, as for the next.
+        root: See there.
+        batch_size: Rows at a time.
+        on_ray: Predict on a Ray cluster instead, see `cluster.map_on_ray`; all machines need the images and the model.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: For a column that is not there, or would be there twice, images that cannot be read, or an output that was
+            begun with another model or table.
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    output = check_name(output)
+    predictor = PredictBatch(folder, images=images, root=root)
+    wanted = [*predictor.images, *predictor.model.schema.names]
+    check_columns(frame, wanted)
+    if twice := [name for name in predictor.columns if name in frame.columns]:
+        raise ValueError(f"the table has columns {twice} already; rename or drop them")
+    paths = image_paths(frame, predictor.images, root)
+    check_images(path for column in paths.values() for path in column if path is not None)
+
+    where = {"images": predictor.images, "root": os.path.abspath(root)}
+    journal = Journal(
+        output.with_name(output.name + ".rows.jsonl"),
+        {
+            "model": _sha256(predictor.model.saved_in),
+            "table": hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest(),
+            **where,
+        },
+    )
+    todo = frame.reset_index(drop=True)[wanted].assign(**{_ROW: range(len(frame))})
+    todo = todo[~todo[_ROW].isin(journal.done)]
+    if on_ray:
+        arguments = {"folder": folder if hub.is_repository(folder) else os.path.abspath(folder), **where}
+        batches = map_on_ray(todo, PredictBatch, arguments, batch_size=batch_size)
+    else:
+        batches = (predictor(todo.iloc[start : start + batch_size]) for start in range(0, len(todo), batch_size))
+    done = len(journal.done)
+    with tqdm(total=len(frame), initial=done, disable=not progress, desc="predicting", unit="case") as bar:
+        for batch in batches:
+            journal.add(_lines(batch, predictor.columns))
+            bar.update(len(batch))
+
+    rows = read_journal(journal.path)[1]
+    said = pd.DataFrame([rows[i]["cells"] for i in range(len(frame))], columns=predictor.columns, index=frame.index)
+    table = pd.concat([frame, said], axis=1)
+    write_table(table, output)
+    journal.path.unlink()
+    return table
+
+
+_ROW = "alignedfusion row"
+
+
+def _lines(batch: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Predicted rows as a journal keeps them."""
+    cells = batch[columns].astype(object)
+    cells = cells.where(cells.notna(), None)
+    return [
+        {"row": number, "cells": row}
+        for number, row in zip(batch[_ROW].tolist(), cells.to_numpy().tolist(), strict=True)
+    ]
+
+
+def file_cases(
+    model: AlignedFusionClassifier,
+    paths: Mapping[str, Sequence[Path | None]],
+    codes: Tensor,
+    labels: Tensor | None = None,
+    *,
+    is_training: bool = False,
+) -> FileCases | TensorCases:
+    """Cases whose images are files, each prepared as its modality's visual module wants it.
+
+    Args:
+        model: The classifier.
+        paths: For each image modality a path per case, None where the case lacks the image.
+        codes: int64 (n, A).
+        labels: int64 (n,); zeros by default.
+        is_training: Whether images are augmented.
+    """
+    labels = torch.zeros(len(codes), dtype=torch.int64) if labels is None else labels
+    if not paths:
+        return TensorCases(torch.zeros(len(codes), 0), codes, labels)  # an image that the model does not look at
+    visuals = {m: visual for m, visual in model.visuals.items() if isinstance(visual, VisualTokenizer)}
+    with_images = {m: visual.preprocessing for m, visual in visuals.items() if visual.preprocessing is not None}
+    transforms = {m: visuals[m].transform(is_training=is_training) if m in with_images else None for m in paths}
+    shape = {m: (1, visual.num_features) for m, visual in visuals.items()}
+    shape |= {m: tuple(preprocessing["input_size"]) for m, preprocessing in with_images.items()}
+    return FileCases(paths, codes, labels, transforms, shape=shape)
+
+
+@torch.inference_mode()
+def _answer(model: AlignedFusionClassifier, cases: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """What the model says of some cases, by field, on the CPU."""
+    device = model.log_prior.device
+    batch = {name: to_device(value, device) for name, value in collate(cases).items()}
+    output = model(batch["image"], batch["codes"], is_present=batch.get("is_present"))
+    return {name: value.float().cpu() for name, value in output.items()}
+
+
+def _named(model: AlignedFusionClassifier, codes: Tensor, logits: Tensor) -> dict[str, dict[str, float]]:
+    return {
+        attribute.name: dict(zip(attribute.values, row.softmax(-1).tolist(), strict=False))
+        for attribute, code, row in zip(model.schema, codes.tolist(), logits, strict=True)
+        if code == UNKNOWN
+    }
+
+
+def _rounded(share: float) -> float:
+    return round(share, 6)
+
+
+def _sha256(folder: Path | None) -> str:
+    assert folder is not None
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()

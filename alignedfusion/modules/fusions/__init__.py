@@ -1,0 +1,1 @@
+"""Fusions of several modalities' tokens, all called like `IntermediateTokenFusion`."""

@@ -1,0 +1,66 @@
+"""What a classifier answers with: named fields, in training and evaluation alike."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree
+
+
+class ClassifierOutput(OrderedDict[str, Tensor | None]):
+    """What `AlignedFusionClassifier` returns, in training and evaluation alike.
+
+    A field is had by attribute, by name (`out["logits"]`) or, among those that are not None, by position (`out[0]`): what
+    `transformers.Trainer` expects, without the need of transformers.
+
+    Attributes:
+        loss: Classification plus reconstruction loss (l_all); None without labels.
+        logits: (B, C).
+        reconstruction: (B, A, V_max) logits over each attribute's values, -inf beyond the last; None if the model does not
+            reconstruct.
+        intermediate: (B, K, D).
+        evidence: (B, P, C), how much each of the model's `parts` adds to the log prior of each class; the logits are their sum.
+    """
+
+    # An OrderedDict that is built by OrderedDict's own __init__: of all dictionaries, torch.compile has always known these.
+    loss: Tensor | None
+    logits: Tensor | None
+    reconstruction: Tensor | None
+    intermediate: Tensor | None
+    evidence: Tensor | None
+
+    def __getattr__(self, name: str) -> Tensor | None:
+        _check_field(name)
+        return self.get(name)
+
+    def __setattr__(self, name: str, value: Tensor | None) -> None:
+        self[name] = value
+
+    def __getitem__(self, key: Any) -> Any:
+        return dict(self.items())[key] if isinstance(key, str) else tuple(self.values())[key]
+
+    def __setitem__(self, name: str, value: Tensor | None) -> None:
+        _check_field(name)
+        if value is not None:
+            super().__setitem__(name, value)
+        elif name in self:
+            del self[name]
+
+
+_FIELDS = tuple(ClassifierOutput.__annotations__)
+
+
+def _check_field(name: str) -> None:
+    if name not in _FIELDS:
+        raise AttributeError(f"ClassifierOutput has no field {name!r}; it has {list(_FIELDS)}")
+
+
+# DistributedDataParallel with a static graph looks for the tensors in it, and torch.export takes it apart.
+_pytree.register_pytree_node(
+    ClassifierOutput,
+    lambda out: (list(out.values()), list(out)),
+    lambda values, names: ClassifierOutput(zip(names, values, strict=True)),
+    serialized_type_name="alignedfusion.modules.outputs.ClassifierOutput",
+)

@@ -1,0 +1,238 @@
+"""Tokens: one per attribute (eq. 5), and patch tokens of an image (eq. 3)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.modules.backbones import create_backbone, preprocessing_of
+from alignedfusion.modules.text_encoder import TextEncoder
+
+
+class AttributeTokenizer(nn.Module):
+    """One token per attribute: that of its value, or a learned UN token where it is unmentioned (eq. 5).
+
+    Every token also carries a learned identity of its attribute; without it two unmentioned attributes would be the same
+    token, and nothing could tell which value to reconstruct.
+
+    Args:
+        schema: The attributes and their candidate values.
+        dim: Token width D.
+        text_encoder: None learns one vector per value. A `TextEncoder` encodes each value's prompt here, once; a tensor
+            (V, H) brings vectors encoded elsewhere. They stay frozen, a linear layer learns to use them.
+    """
+
+    offsets: Tensor
+    attribute_of_value: Tensor
+    value_vectors: Tensor
+
+    def __init__(self, schema: AttributeSchema, dim: int, *, text_encoder: TextEncoder | Tensor | None = None) -> None:
+        super().__init__()
+        self.schema = schema
+        self.dim = dim
+        num_values = torch.tensor(schema.num_values)
+        total = int(num_values.sum())
+        self.register_buffer("offsets", num_values.cumsum(0) - num_values, persistent=False)
+        self.register_buffer(
+            "attribute_of_value", torch.arange(len(schema)).repeat_interleave(num_values), persistent=False
+        )
+        self.identity = nn.Parameter(torch.randn(len(schema), dim) * 0.02)
+        self.unknown = nn.Parameter(torch.randn(dim) * 0.02)
+
+        if text_encoder is None:
+            self.value_vectors = nn.Parameter(torch.randn(total, dim) * 0.02)
+            self.project: nn.Module = nn.Identity()
+        else:
+            if isinstance(text_encoder, Tensor):
+                vectors = text_encoder.float()
+            else:
+                vectors = text_encoder.encode([prompt for attribute in schema for prompt in attribute.prompts()])
+            if vectors.ndim != 2 or len(vectors) != total:
+                raise ValueError(f"text_encoder must give ({total}, H), one row per value; got {tuple(vectors.shape)}")
+            # [CLS] vectors of short prompts are nearly parallel: what they share says nothing, so only the rest is kept.
+            vectors = vectors - vectors.mean(0)
+            self.register_buffer("value_vectors", vectors / vectors.std().clamp(min=1e-6))
+            self.project = nn.Linear(vectors.shape[1], dim)
+
+    def value_tokens(self) -> Tensor:
+        """One token per candidate value of all attributes, (V, D); a mentioned cell's token is its row here."""
+        return self.project(self.value_vectors) + self.identity[self.attribute_of_value]  # (V, D)
+
+    def forward(self, codes: Tensor, *, values: Tensor | None = None) -> Tensor:
+        """Turn codes (B, A) into tokens (B, A, D).
+
+        Args:
+            codes: int64 (B, A), `UNKNOWN` where unmentioned.
+            values: What `value_tokens` gave, if the caller has it already.
+
+        Raises:
+            ValueError: If codes have another type or shape, or are out of range.
+        """
+        self.schema.check_codes(codes)
+        values = self.value_tokens() if values is None else values
+        mentioned = values[self.offsets + codes.clamp(min=0)]  # (B, A, D)
+        # Both branches are always computed, so that no parameter is ever without a gradient.
+        return torch.where((codes == UNKNOWN)[..., None], self.unknown + self.identity, mentioned)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings that rebuild this module; the weights travel in the state dict."""
+        text_dim = self.project.in_features if isinstance(self.project, nn.Linear) else None
+        return {"schema": self.schema.to_dict(), "dim": self.dim, "text_dim": text_dim}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> AttributeTokenizer:
+        """An untrained module with the settings of `to_dict`."""
+        schema = AttributeSchema.from_dict(data["schema"])
+        vectors = None if data["text_dim"] is None else torch.zeros(sum(schema.num_values), data["text_dim"])
+        return cls(schema, data["dim"], text_encoder=vectors)
+
+    # The schema is part of the state dict: with other attributes of the same number, weights would load without a word.
+    def get_extra_state(self) -> Tensor:
+        """The schema as JSON bytes."""
+        return torch.frombuffer(bytearray(json.dumps(self.schema.to_dict()).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse a state dict that was trained with another schema."""
+        theirs = AttributeSchema.from_dict(json.loads(bytes(state.cpu().tolist())))
+        if theirs != self.schema:
+            raise ValueError(
+                f"the checkpoint was trained with another schema: {theirs.difference(self.schema)} here; build the model "
+                f"with the checkpoint's schema, or train it anew"
+            )
+
+    def extra_repr(self) -> str:
+        """Settings that no child module shows."""
+        return f"attributes={len(self.schema)}, values={sum(self.schema.num_values)}, dim={self.dim}"
+
+
+class VisualTokenizer(nn.Module):
+    """Patch tokens of an image from any timm model (eq. 3), projected to width D.
+
+    Args:
+        backbone: Name of a timm model: vision transformers, Swin and CNNs alike. None if tokens always come precomputed.
+        dim: Token width D.
+        pretrained: True takes timm's weights from the hub, a path takes those of a local file, False starts at random.
+        frozen: Keep the backbone's weights and statistics as they are; only the projection learns.
+        keep_prefix_tokens: Keep class and register tokens of a vision transformer beside its patch tokens.
+        image_size: Side of the square input in pixels; the model's own by default.
+        num_features: Width of precomputed tokens; follows from the backbone if there is one.
+    """
+
+    def __init__(
+        self,
+        backbone: str | None,
+        dim: int,
+        *,
+        pretrained: bool | str | Path = True,
+        frozen: bool = False,
+        keep_prefix_tokens: bool = False,
+        image_size: int | None = None,
+        num_features: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone_name = backbone
+        self.dim = dim
+        self.frozen = frozen
+        self.keep_prefix_tokens = keep_prefix_tokens
+        self.preprocessing: dict[str, Any] | None = None
+        self.backbone: Any = None
+        if backbone is not None:
+            if num_features is not None:
+                raise ValueError("num_features follows from the backbone; give it only with backbone=None")
+            self.backbone = create_backbone(backbone, pretrained, image_size)
+            self.backbone.requires_grad_(not frozen)
+            self.preprocessing = preprocessing_of(self.backbone, image_size)
+            num_features = int(self.backbone.num_features)
+        elif num_features is None:
+            raise ValueError("without a backbone, num_features must say how wide the precomputed tokens are")
+        self.num_features = num_features
+        self.norm = nn.LayerNorm(num_features)
+        self.project = nn.Linear(num_features, dim)
+        self.train()
+
+    def features(self, image: Tensor) -> Tensor:
+        """Tokens of the backbone itself, (B, N, F): what to store when the backbone is frozen."""
+        if self.backbone is None:
+            raise ValueError(
+                f"this VisualTokenizer has no backbone: give it tokens (B, N, {self.num_features}), not images"
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.backbone.forward_features(image)
+        if not isinstance(features, Tensor):
+            raise ValueError(
+                f"{self.backbone_name!r} gives {type(features).__name__}, not one map of tokens; take another model"
+            )
+        if features.ndim == 3:
+            return (
+                features if self.keep_prefix_tokens else features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+            )
+        pattern = "b h w f" if getattr(self.backbone, "output_fmt", "") == "NHWC" else "b f h w"
+        return rearrange(features, f"{pattern} -> b (h w) f")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Turn images into tokens (B, N, D).
+
+        Args:
+            image: Images (B, channels, H, W), prepared by `transform`; or tokens (B, N, F) that `features` gave before.
+
+        Raises:
+            ValueError: For another shape.
+        """
+        if image.ndim == 3 and image.shape[-1] == self.num_features:
+            return self.project(self.norm(image.to(self.project.weight.dtype)))  # (B, N, D)
+        if image.ndim != 4:
+            raise ValueError(
+                f"expected images (B, channels, height, width) or precomputed tokens (B, N, {self.num_features}), "
+                f"got a tensor of shape {tuple(image.shape)}"
+            )
+        return self.project(self.norm(self.features(image)))  # (B, N, D)
+
+    def transform(self, *, is_training: bool = False) -> Any:
+        """The torchvision transform from a PIL image to what the backbone expects, (channels, H, W)."""
+        if self.preprocessing is None:
+            raise ValueError(
+                "a VisualTokenizer without a backbone takes precomputed tokens; there are no images to transform"
+            )
+        from timm.data import create_transform
+
+        # Lesions and organs must not be cropped away or repainted: small changes of view only.
+        augmentation = {"scale": (0.7, 1.0), "color_jitter": 0.2} if is_training else {}
+        return create_transform(**self.preprocessing, **augmentation, is_training=is_training)
+
+    def train(self, mode: bool = True) -> VisualTokenizer:
+        """Set training mode; a frozen backbone stays in evaluation mode, so its statistics never move."""
+        super().train(mode)
+        if self.backbone is not None and self.frozen:
+            self.backbone.eval()
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings that rebuild this module; the weights travel in the state dict."""
+        return {
+            "backbone": self.backbone_name,
+            "dim": self.dim,
+            "frozen": self.frozen,
+            "keep_prefix_tokens": self.keep_prefix_tokens,
+            "image_size": None if self.preprocessing is None else self.preprocessing["input_size"][-1],
+            "num_features": self.num_features if self.backbone is None else None,
+            "preprocessing": self.preprocessing,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> VisualTokenizer:
+        """A module with the settings of `to_dict` and random weights."""
+        settings = {name: value for name, value in data.items() if name != "preprocessing"}
+        visual = cls(**settings, pretrained=False)
+        # The checkpoint's own, for timm may change a model's defaults from release to release.
+        visual.preprocessing = data["preprocessing"]
+        return visual
+
+    def extra_repr(self) -> str:
+        """Settings that no child module shows."""
+        return f"backbone={self.backbone_name!r}, dim={self.dim}, frozen={self.frozen}"

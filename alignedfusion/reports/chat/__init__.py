@@ -1,0 +1,1 @@
+"""Report text read by a chat model behind an OpenAI-compatible server."""

@@ -1,0 +1,1 @@
+"""Report text read by rules: terms of a lexicon, assertion cues, normal statements."""

@@ -1,0 +1,1 @@
+"""Training, calibration and runs; token caches written before training."""

@@ -1,0 +1,127 @@
+"""Image tokens of a frozen backbone, batch by batch: in this process, or on a cluster."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from alignedfusion.datasets.images import read_ahead, read_image
+from alignedfusion.datasets.token_cache import DTYPES, weights_sha256
+from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.tables.cluster import map_on_ray
+
+STEP = 64
+"""Images that the backbone sees at a time, within a larger batch."""
+
+
+class TokenBatch:
+    """Adds tokens to a batch that has image paths: a map for engines that spread a million images over machines.
+
+    For Ray Data: `dataset.map_batches(TokenBatch, fn_constructor_kwargs={"image": "file"}, batch_size=256, concurrency=8)`,
+    with `num_gpus=1` where there are GPUs. For what `train --tokens` reads, see `token_writer.write` and its `on_ray`.
+
+    Args:
+        image: The column of paths.
+        backbone: See `token_writer.write`, as for the next three.
+        weights: See there.
+        image_size: See there.
+        dtype: See there. Arrays have no bfloat16: its numbers are given as float32.
+        root: Folder that relative paths start from.
+    """
+
+    def __init__(
+        self,
+        image: str,
+        *,
+        backbone: str = "vit_small_patch16_224",
+        weights: str | Path | None = None,
+        image_size: int | None = None,
+        dtype: str = "float16",
+        root: str | Path = ".",
+    ) -> None:
+        self.image = image
+        self.root = Path(root)
+        self.dtype = DTYPES[dtype]
+        self.visual = VisualTokenizer(backbone, 1, pretrained=weights or True, frozen=True, image_size=image_size)
+        self.visual.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.transform = self.visual.transform()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The batch, arrays by column, with a column `tokens` (n, N, F)."""
+        tokens = self.compute(batch[self.image].tolist())
+        return {**batch, "tokens": (tokens.float() if tokens.dtype == torch.bfloat16 else tokens).numpy()}
+
+    def compute(self, paths: Sequence[str]) -> Tensor:
+        """The tokens (n, N, F) of some images, on the CPU. Threads read the next images while the backbone runs."""
+        steps = read_ahead(self._read, paths, STEP)
+        return torch.cat([_features(self.visual, torch.stack(step), self.dtype) for step in steps])
+
+    def _read(self, path: str) -> Tensor:
+        return self.transform(read_image(self.root / path))
+
+
+class _BitsBatch(TokenBatch):
+    """Tokens as a `TokenCache` with these settings stores them, for arrays have no bfloat16."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__("path", **{name: settings[name] for name in ("backbone", "weights", "image_size", "dtype")})
+        if weights_sha256(self.visual.backbone) != settings["weights_sha256"]:
+            raise ValueError(
+                f"{socket.gethostname()} has other weights of {settings['backbone']!r} than the machine that writes; put one "
+                f"file where all machines find it, and give it as weights"
+            )
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        bits = self.compute(batch[self.image].tolist()).view(torch.int16)
+        return {"number": batch["number"], "bits": bits.numpy()}
+
+
+class _Images(Dataset[Tensor]):
+    def __init__(self, paths: Sequence[str], transform: Any) -> None:
+        self.paths = paths
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(read_image(self.paths[index]))
+
+
+def tokens_of(
+    visual: VisualTokenizer, paths: Sequence[str], dtype: torch.dtype, batch_size: int, workers: int
+) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """Tokens (n, N, F) of images on the CPU, batch by batch, with the images' numbers; `workers` processes read images."""
+    on_gpu = torch.cuda.is_available()
+    visual.to("cuda" if on_gpu else "cpu")
+    images = _Images(paths, visual.transform())
+    done = 0
+    for batch in DataLoader(images, batch_size, num_workers=workers, pin_memory=on_gpu):
+        yield range(done, done + len(batch)), _features(visual, batch, dtype)
+        done += len(batch)
+
+
+def tokens_from_ray(
+    paths: Sequence[str], settings: Mapping[str, Any], batch_size: int
+) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """The same from a cluster, in no order; `settings` are those of the `TokenCache` that they are for."""
+    import pandas as pd
+
+    frame = pd.DataFrame({"number": range(len(paths)), "path": list(paths)})
+    for batch in map_on_ray(frame, _BitsBatch, {"settings": settings}, batch_size=batch_size, batch_format="numpy"):
+        yield batch["number"].tolist(), torch.from_numpy(batch["bits"].copy()).view(DTYPES[settings["dtype"]])
+
+
+@torch.inference_mode()
+def _features(visual: VisualTokenizer, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Tokens (n, N, F) of images (n, channels, H, W), on the CPU; a GPU computes in `dtype`, too."""
+    device = visual.norm.weight.device
+    with torch.autocast(device.type, dtype, enabled=device.type != "cpu"):
+        return visual.features(images.to(device, non_blocking=True)).to(dtype).cpu()

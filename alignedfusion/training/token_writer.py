@@ -1,0 +1,192 @@
+"""Compute the image tokens of a frozen backbone once, into a folder that `token_cache.TokenCache` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from alignedfusion.datasets.images import check_images
+from alignedfusion.datasets.token_cache import (
+    DATA,
+    DTYPES,
+    FORMAT,
+    INDEX,
+    SETTINGS,
+    TokenCache,
+    complete_lines,
+    key,
+    weights_sha256,
+)
+from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.training.token_batches import tokens_from_ray, tokens_of
+
+COMMIT_SECONDS = 1.0
+"""How often rows are flushed to disk and then counted: what an interruption costs at most, if a batch is quicker."""
+
+
+def write(
+    paths: Iterable[str | Path],
+    folder: str | Path,
+    *,
+    backbone: str = "vit_small_patch16_224",
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    dtype: str = "bfloat16",
+    batch_size: int = 64,
+    workers: int = 0,
+    on_ray: bool = False,
+    progress: bool = True,
+) -> TokenCache:
+    """Run a backbone once over every distinct image, and keep what `VisualTokenizer.features` gives.
+
+    The same call on an interrupted folder goes on; with more images it adds theirs; images that have changed since (in size
+    or time of change) are computed again, and their old rows are left behind. On a GPU the backbone runs in `dtype`, too.
+
+    Args:
+        paths: Image files.
+        folder: Where the tokens lie.
+        backbone: A timm model.
+        weights: Local file of its weights; None takes timm's from its hub. Random weights would make tokens that no model
+            could ever be built for.
+        image_size: Side of the input in pixels; the backbone's own by default.
+        dtype: "bfloat16", which has float32's range, or "float16", which has three bits more of precision.
+        batch_size: Images per step.
+        workers: Processes that read images.
+        on_ray: Compute on a Ray cluster instead, see `cluster.map_on_ray`; this process writes.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If the folder holds tokens computed otherwise, another process is writing there, images cannot be read, or
+            tokens do not fit the dtype.
+    """
+    from tqdm.auto import tqdm
+
+    folder = Path(folder)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
+    distinct = list(dict.fromkeys(map(key, paths)))
+    if tokens := [path for path in distinct if path.endswith(".npy")]:
+        raise ValueError(f"{tokens[0]!r} holds tokens already: .npy files go into training as they are")
+    visual = VisualTokenizer(backbone, 1, pretrained=weights or True, frozen=True, image_size=image_size).eval()
+    _start(folder, _settings(visual, weights, image_size, dtype))
+    with open(folder / DATA, "ab") as data, open(folder / INDEX, "ab") as index:
+        _lock(data, folder)
+        _drop_uncounted(folder, data, index)
+        cache = TokenCache(folder)
+        wanted = [path for path in distinct if cache.faults([path])]
+        check_images(map(Path, wanted))
+        # An image that is changed while this runs must count as changed: its state is taken before it is read.
+        lines = [_line(path) for path in wanted]
+        if on_ray:
+            computed = tokens_from_ray(wanted, cache.settings, batch_size)
+        else:
+            computed = tokens_of(visual, wanted, DTYPES[dtype], batch_size, workers)
+        writer = _Writer(data, index)
+        done = len(distinct) - len(wanted)
+        with tqdm(total=len(distinct), initial=done, disable=not progress, desc="tokens", unit="image") as bar:
+            try:
+                for numbers, rows in computed:
+                    _check_finite(rows, [wanted[number] for number in numbers])
+                    writer.add(rows, [lines[number] for number in numbers])
+                    bar.update(len(rows))
+            finally:
+                writer.commit()
+    return TokenCache(folder)
+
+
+class _Writer:
+    """Rows first, then the lines that count them; what is not committed does not exist."""
+
+    def __init__(self, data: IO[bytes], index: IO[bytes]) -> None:
+        self.data = data
+        self.index = index
+        self.lines: list[bytes] = []
+        self.committed = time.monotonic()
+
+    def add(self, rows: Tensor, lines: list[bytes]) -> None:
+        self.data.write(rows.contiguous().view(torch.int16).numpy().data)
+        self.lines += lines
+        if time.monotonic() - self.committed > COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        # Taken out first: an interruption in here may lose lines, and must not write them twice.
+        lines, self.lines = self.lines, []
+        _flush(self.data)
+        self.index.write(b"".join(lines))
+        _flush(self.index)
+        self.committed = time.monotonic()
+
+
+def _check_finite(rows: Tensor, paths: list[str]) -> None:
+    is_finite = rows.flatten(1).isfinite().all(1)
+    if not is_finite.all():
+        first = paths[int((~is_finite).nonzero()[0])]
+        raise ValueError(f"the tokens of {first!r} are not finite in {rows.dtype}; bfloat16 holds larger numbers")
+
+
+def _line(path: str) -> bytes:
+    state = os.stat(path)
+    return json.dumps([path, state.st_size, state.st_mtime_ns]).encode() + b"\n"
+
+
+def _settings(
+    visual: VisualTokenizer, weights: str | Path | None, image_size: int | None, dtype: str
+) -> dict[str, Any]:
+    assert visual.preprocessing is not None
+    with torch.inference_mode():
+        shape = visual.features(torch.zeros(1, *visual.preprocessing["input_size"])).shape[1:]
+    return {
+        "format": FORMAT,
+        "backbone": visual.backbone_name,
+        "weights": None if weights is None else key(weights),
+        "weights_sha256": weights_sha256(visual.backbone),
+        "image_size": image_size,
+        "preprocessing": visual.preprocessing,
+        "dtype": dtype,
+        "shape": list(shape),
+    }
+
+
+def _start(folder: Path, settings: dict[str, Any]) -> None:
+    """Keep the settings, or refuse those that would mix two kinds of tokens. The weights may lie elsewhere by now."""
+    if (folder / SETTINGS).is_file():
+        before = TokenCache(folder).settings
+        if changed := [name for name in settings if name != "weights" and before.get(name) != settings[name]]:
+            says = "; ".join(f"{name} {before.get(name)} before, {settings[name]} now" for name in changed)
+            raise ValueError(f"{str(folder)!r} holds tokens computed otherwise ({says}); choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f"{SETTINGS}.part"
+    draft.write_text(json.dumps(settings, indent=2) + "\n")
+    os.replace(draft, folder / SETTINGS)
+
+
+def _drop_uncounted(folder: Path, data: IO[bytes], index: IO[bytes]) -> None:
+    """Cut off what an interrupted call left behind the last complete line."""
+    lines = complete_lines(folder / INDEX)
+    index.truncate(sum(len(line) + 1 for line in lines))
+    data.truncate(len(lines) * TokenCache(folder).file.row_bytes)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _lock(data: IO[bytes], folder: Path) -> None:
+    """Refuse a second writer; the lock ends with the process."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(f"another process is writing tokens to {str(folder)!r}; wait until it is done") from error

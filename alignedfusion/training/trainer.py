@@ -1,0 +1,71 @@
+"""`transformers.Trainer` for our models: learning rates by what a weight sees, and several processes that train as one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
+
+from alignedfusion.training.distributed import loss_over_processes
+
+Groups = Callable[[nn.Module], list[dict[str, Any]]]
+
+
+class CaseTrainer(Trainer):  # type: ignore[misc]
+    """Trains with groups of weights that each have their own rate.
+
+    Args:
+        model: The model. Under FSDP a copy of it is trained, for sharding cannot be undone; `finish` brings the weights back.
+        groups: From the model to groups of weights, as AdamW takes them.
+        settings: Those of `Trainer`.
+    """
+
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(self, model: nn.Module, *, groups: Groups, **settings: Any) -> None:
+        super().__init__(model=model, **settings)
+        self._whole = model
+        self._groups = groups
+        if self.is_fsdp_enabled:
+            self.model = self.model_wrapped = copy.deepcopy(model)
+        if self.args.disable_tqdm:
+            self.remove_callback(PrinterCallback)
+        self.add_callback(OwnRandomness())
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW on the groups."""
+        if self.optimizer is None:
+            self.optimizer = torch.optim.AdamW(self._groups(self.model))
+        return self.optimizer
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of all processes' cases in training, of this one's otherwise."""
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs)
+        loss, outputs = loss_over_processes(self.accelerator, model, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def finish(self) -> None:
+        """Wait for all processes, and bring sharded weights back into the model."""
+        self.accelerator.wait_for_everyone()
+        if self.is_fsdp_enabled:
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+            state = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True))
+            self._whole.load_state_dict(state)
+            self._whole.to(self.accelerator.device)
+
+
+class OwnRandomness(TrainerCallback):  # type: ignore[misc]
+    """Lets every process hide other cells: equal seeds would hide the same ones in all of them."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Seed the other processes anew, once the order of cases, which all must share, is settled."""
+        if args.process_index > 0:
+            set_seed(args.seed + args.process_index)

@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from alignedfusion import Attribute, AttributeSchema
+from alignedfusion.baselines import JointSelfAttention, NaiveBayes, SecondStageSVM, TwoExperts
+from alignedfusion.datasets.cases import TensorCases
+from alignedfusion.evaluation.metrics import predict
+from alignedfusion.modules.outputs import ClassifierOutput
+
+COLOURS = AttributeSchema([Attribute("colour", values=range(3)), Attribute("noise", values=range(5))])
+
+
+class Says(nn.Module):
+    """A model whose logits are its image, and that writes down what it was asked."""
+
+    visual = None
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("device", torch.zeros(1))
+        self.asked = []
+
+    def forward(self, image, codes, **masks):
+        self.asked.append((image, codes, masks))
+        return ClassifierOutput(logits=image)
+
+
+class Knows(Says):
+    """The same of fixed logits, for it gets no image."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, image, codes, **masks):
+        super().forward(image, codes, **masks)
+        return ClassifierOutput(logits=self.logits)
+
+
+def test_two_experts_multiply_their_probabilities_by_hand():
+    image = torch.tensor([[0.5, 0.25, 0.25]]).log() + 5.0  # logits know no sum
+    model = TwoExperts(Says(), Knows(torch.tensor([[0.2, 0.6, 0.2]]).log() - 3.0))
+    logits = model(image, torch.zeros(1, 2, dtype=torch.int64)).logits
+    torch.testing.assert_close(logits.exp(), torch.tensor([[0.1, 0.15, 0.05]]))
+    torch.testing.assert_close(logits.softmax(-1), torch.tensor([[1 / 3, 1 / 2, 1 / 6]]))
+
+
+def test_images_and_their_masks_go_to_the_image_model_alone():
+    image, codes = torch.randn(7, 3), torch.zeros(7, 2, dtype=torch.int64)
+    model = TwoExperts(Says(), Knows(torch.zeros(7, 3)))
+    is_present = {"image": torch.arange(7) < 5}
+    model(image, codes, is_present=is_present)
+    (seen, _, masks), (told, heard, others) = model.image_model.asked[0], model.attribute_model.asked[0]
+    assert torch.equal(seen, image)
+    assert masks == {"is_present": is_present}
+    assert told is None
+    assert torch.equal(heard, codes)
+    assert others == {}
+
+
+def test_a_trained_classifier_and_a_table_are_two_experts(schema, build, batch):
+    image, codes, labels = batch(schema)
+    cases = TensorCases(image, codes, labels)
+    fusion = JointSelfAttention(38, modalities=("image",), num_heads=2)
+    sees, knows = build(schema, fusion=fusion, evidence=False), NaiveBayes(schema, 17).fit(cases)
+    model = TwoExperts(sees, knows)
+    assert model.visual is sees.visual
+    found, first, second = (predict(each, cases, [codes], progress=False)[0] for each in (model, sees, knows))
+    product = first * second
+    np.testing.assert_allclose(found, product / product.sum(1, keepdims=True), atol=1e-6)
+
+
+def heard(labels, *, image, colour, seed, classes=3):
+    """Cases whose image model is right with a small margin or guesses, and whose colour tells the class or does not."""
+    generator = torch.Generator().manual_seed(seed)
+    count = len(labels)
+    guess = torch.randn(count, classes, generator=generator)
+    logits = 0.5 * nn.functional.one_hot(labels, classes) if image else guess
+    shade = labels if colour else torch.randint(3, (count,), generator=generator)
+    noise = torch.randint(5, (count,), generator=generator)
+    return TensorCases(logits, torch.stack([shade, noise], dim=1), labels)
+
+
+def draw(count, seed, classes=3):
+    return torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def accuracy(model, cases, weight=None):
+    if weight is not None:
+        model.weight = weight
+    return (model(cases.image, cases.codes).logits.argmax(1) == cases.labels).double().mean().item()
+
+
+def in_tenths(weight):
+    return any(weight == pytest.approx(tenth / 10) for tenth in range(11))
+
+
+def test_the_svm_is_not_heard_where_only_the_image_model_is_right():
+    # In training neither knows anything, so the SVM learns noise; in validation the image model is always right.
+    train = heard(draw(83, 1), image=False, colour=False, seed=3)
+    valid = heard(draw(61, 2), image=True, colour=False, seed=4)
+    model = SecondStageSVM(Says(), COLOURS).fit(train, valid)
+    assert in_tenths(model.weight)
+    assert model.weight > 0.5
+    assert accuracy(model, valid) == 1.0
+    assert accuracy(model, valid, weight=0.0) < 0.7
+
+
+def test_the_svm_is_heard_where_the_metadata_decide_and_the_image_model_guesses():
+    train = heard(draw(83, 1), image=False, colour=True, seed=3)
+    valid = heard(draw(61, 2), image=False, colour=True, seed=4)
+    model = SecondStageSVM(Says(), COLOURS).fit(train, valid)
+    assert in_tenths(model.weight)
+    assert model.weight < 0.5
+    assert accuracy(model, valid) == 1.0
+    assert accuracy(model, valid, weight=1.0) < 0.5
+
+
+def test_no_other_weight_is_better_on_the_validation_cases():
+    train = heard(draw(83, 1), image=False, colour=True, seed=3)
+    valid = heard(draw(61, 2), image=False, colour=True, seed=4)
+    # Some colours are wrong, so that neither is always right.
+    valid.codes[::3, 0] = (valid.codes[::3, 0] + 1) % 3
+    model = SecondStageSVM(Says(), COLOURS).fit(train, valid)
+    chosen, best = model.weight, accuracy(model, valid)
+    every = [accuracy(model, valid, weight=tenth / 10) for tenth in range(11)]
+    assert best == max(every) > min(every)
+    assert round(chosen * 10) == every.index(best)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_results_are_probabilities_and_the_svm_s_own_classes(classes):
+    train = heard(draw(83, 1, classes), image=False, colour=True, seed=3, classes=classes)
+    valid = heard(draw(61, 2, classes), image=False, colour=True, seed=4, classes=classes)
+    model = SecondStageSVM(Says(), COLOURS).fit(train, valid)
+    for weight in (0.0, 0.3, 1.0):
+        model.weight = weight
+        logits = model(valid.image, valid.codes).logits
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits.exp().sum(1), torch.ones(61))
+    torch.testing.assert_close(logits.exp(), valid.image.softmax(-1))
+    model.weight = 0.0
+    assert accuracy(model, valid) == 1.0
+
+
+def test_a_class_that_the_svm_never_met_is_the_image_model_s_alone():
+    train = heard(draw(83, 1) * 2, image=False, colour=False, seed=3, classes=5)  # classes 0, 2 and 4
+    model = SecondStageSVM(Says(), COLOURS).fit(train, train)
+    model.weight = 0.3
+    found = model(train.image, train.codes).logits
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.exp()[:, [1, 3]], 0.3 * train.image.softmax(-1)[:, [1, 3]])
+
+
+def test_the_second_stage_is_called_like_a_model_and_leaves_the_first_as_it_is(schema, build, batch):
+    image, codes, labels = batch(schema, rows=53)
+    cases = TensorCases(image, codes, labels % 3)
+    fusion = JointSelfAttention(38, modalities=("image",), num_heads=2)
+    first = build(schema, fusion=fusion, evidence=False)
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    model = SecondStageSVM(first, schema).fit(cases, cases)
+    assert model.visual is first.visual
+    assert all(torch.equal(value, before[name]) for name, value in first.state_dict().items())
+    found = predict(model, cases, [codes, torch.full_like(codes, -1)], progress=False)
+    assert found.shape == (2, 53, 17)
+    np.testing.assert_allclose(found.sum(2), 1, atol=1e-6)

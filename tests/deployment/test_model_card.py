@@ -1,0 +1,235 @@
+import html
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema, IntermediateTokenFusion, VisualTokenizer
+from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.datasets.manifest import Manifest
+from alignedfusion.deployment import markdown, model_card
+from alignedfusion.training import runs
+
+ROW = {"missing": 0.0, "accuracy": 0.8, "balanced_accuracy": 0.75, "macro_auc": 0.9, "calibration_error": 0.04}
+REPORT = {
+    "missing": [ROW, {**ROW, "missing": 0.5, "accuracy": 0.6, "macro_auc": float("nan")}],
+    "most_frequent_class": 0.4,
+    "cases": {"test": 100},
+}
+
+
+class OwnVisual(nn.Linear):
+    pass
+
+
+class OwnFusion(IntermediateTokenFusion):
+    pass
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on 60 cases of token files; a quarter of its `sign` cells is empty."""
+    folder = tmp_path_factory.mktemp("private")
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(60):
+        np.save(folder / f"{i}.npy", random.normal(0, 1, (5, 7)).astype(np.float16))
+        part = ("train", "train", "train", "valid", "test", "test")[i // 10]
+        sign = ("+", "-", None, "-")[i % 4]
+        rows.append({"file": f"{i}.npy", "kind": "ab"[i % 3 == 0], "sign": sign, "age": 20.0 + i, "part_of": part})
+    pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
+    manifest = Manifest.read(folder / "cases.csv", images="file", label="kind", split="part_of", units={"age": "years"})
+    runs.train(manifest, folder / "run", dim=64, epochs=2, progress=False)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def card(run):
+    return (run / "README.md").read_text()
+
+
+def section(card, name):
+    return re.search(rf"^## {name}\n\n(.*?)(?=^## |^<!--)", card, flags=re.DOTALL | re.MULTILINE)[1]
+
+
+def cells(text):
+    """The cells of a Markdown table, as they are shown."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    found = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return [[html.unescape(re.sub(r"\\(.)", r"\1", cell)) for cell in row] for row in found if set(row) != {"---"}]
+
+
+def code(card):
+    return re.search(r"```python\n(.*?)```", card, flags=re.DOTALL)[1]
+
+
+def test_a_run_counts_its_cases_by_part_and_class(card):
+    text = section(card, "Training data")
+    assert text.startswith(
+        "30 training, 10 validation, 20 test cases of the table `cases.csv`, labelled by the column `kind`."
+    )
+    assert cells(text) == [
+        ["class", "training", "validation", "test"],
+        ["a", "20", "6", "14"],
+        ["b", "10", "4", "6"],  # rows whose number three divides: 0 to 27, 30 to 39, 42 to 57
+    ]
+
+
+def test_the_attributes_of_a_run_are_a_table(card):
+    edges = ", ".join(f"{edge:g}" for edge in np.quantile(np.arange(20, 50), [0.25, 0.5, 0.75]))
+    assert cells(section(card, "Attributes")) == [
+        ["attribute", "values", "unit", "training cases that mention it"],
+        ["sign", "+, -", "", "77 %"],  # seven of thirty rows have none
+        ["age", f"a number, divided at {edges}", "years", "100 %"],
+    ]
+
+
+def test_the_metrics_are_those_of_the_run(card, run):
+    report = json.loads((run / "metrics.json").read_text())
+    head, *rows = cells(section(card, "Metrics by missing attributes"))
+    names = ["missing", *(name.replace(" ", "_").removeprefix("expected_").lower() for name in head[1:])]
+    for row, measured in zip(rows, report["missing"], strict=True):
+        expected = [measured[name] if name == "macro_auc" else 100 * measured[name] for name in names]
+        assert [float(cell.rstrip(" %")) for cell in row] == pytest.approx(expected, abs=0.0501)
+    assert f"the most frequent class is {100 * report['most_frequent_class']:.1f} % of the test cases" in card
+
+
+def test_a_hub_reads_the_head_of_a_card(card, run):
+    report = json.loads((run / "metrics.json").read_text())
+    data = ModelCard(card).data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("alignedfusion", "image-classification", None)
+    assert data.model_name == "kind from images and incomplete reports"
+    assert len(data.eval_results) == 4 * len(report["missing"])
+    found = {(e.dataset_config, e.metric_type): e.metric_value for e in data.eval_results}
+    for row in report["missing"]:
+        config = f"{100 * row['missing']:.0f} % of the attributes missing"
+        assert found[config, "accuracy"] == pytest.approx(row["accuracy"], abs=1e-4)
+        assert found[config, "roc_auc"] == pytest.approx(row["macro_auc"], abs=1e-4)
+    assert {(e.dataset_type, e.dataset_split) for e in data.eval_results} == {("cases.csv", "test")}
+
+
+def test_no_case_and_no_path_of_this_machine_is_in_a_card(card, run):
+    assert str(run.parent) not in card
+    assert "/" not in card
+    assert not re.search(r"\d+\.npy", card)
+
+
+def test_weights_that_stood_in_a_file_are_not_named(schema, build):
+    visual = VisualTokenizer("test_vit", 38, pretrained=False)
+    settings = {"label": "kind", "model": {"pretrained": "/home/somebody/weights.pth"}}
+    card = model_card.render(build(schema, visual=visual), settings=settings)
+    assert "The backbone started from weights of a file." in card
+    assert "somebody" not in card
+
+
+def test_the_same_run_writes_the_same_card(run, card):
+    model = AlignedFusionClassifier.from_pretrained(run)
+    report, settings = (json.loads((run / name).read_text()) for name in ("metrics.json", "settings.json"))
+    assert model_card.render(model, report=report, settings=settings) == card
+
+
+def test_what_is_unknown_is_left_out(schema, build):
+    card = model_card.render(build(schema))
+    assert not re.search(r"^## (Training data|Metrics)|model-index|mention it|None|nan", card, flags=re.MULTILINE)
+    assert "not fitted to any cases): image 0.67, report 0.67, fused 0.33" in section(card, "Calibration")
+    assert "## Calibration" not in model_card.render(build(schema, evidence=False))
+
+
+def test_figures_without_a_run_are_those_that_were_given(schema, build):
+    card = model_card.render(build(schema), report=REPORT)
+    text = section(card, "Metrics by missing attributes")
+    assert text.startswith(
+        "100 test cases: one standard error of the first accuracy is 4.0 points."
+    )  # sqrt(.8 * .2 / 100)
+    assert cells(text)[2] == ["50 %", "60.0 %", "75.0 %", "4.0 %", "-"]
+    assert "## Training data" not in card
+    metrics = [e.metric_type for e in ModelCard(card).data.eval_results]
+    assert (metrics.count("accuracy"), metrics.count("roc_auc")) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "image", "one for all", "one for each", "report", "plain"])
+def test_the_code_of_a_card_runs_beside_the_weights(kind, schema, build, tmp_path, monkeypatch):
+    backbone = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
+    both = {"clinical": VisualTokenizer(None, 38, num_features=13), "dermoscopy": backbone}
+    model = {
+        "tokens": lambda: build(schema),
+        "image": lambda: build(schema, visual=backbone),
+        "one for all": lambda: build(schema, visual=backbone, modalities=("clinical", "dermoscopy", "report")),
+        "one for each": lambda: build(schema, visual=both, modalities=("clinical", "dermoscopy", "report")),
+        "report": lambda: build(schema, fusion=JointSelfAttention(38, modalities=("report",), num_heads=2)),
+        "plain": lambda: build(schema, reconstructs=False, evidence=False),
+    }[kind]()
+    model.save_pretrained(tmp_path)
+    card = model_card.write(model, tmp_path).read_text()
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code(card), "README.md", "exec"), names)  # we wrote it
+    assert names["output"].logits.shape == (1, 17)
+    assert names["codes"].tolist() == [[0, 0, -1]]
+    assert torch.equal(names["model"].state_dict()["head.2.weight"], model.state_dict()["head.2.weight"])
+    assert ModelCard(card).data.pipeline_tag == ("tabular" if kind == "report" else "image") + "-classification"
+
+
+def test_a_comment_says_what_stands_for_the_noise(schema, build):
+    visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
+    assert 'model.visuals[\'image\'].transform()(Image.open("case.png").convert("RGB"))[None]' in code(
+        model_card.render(build(schema, visual=visual))
+    )
+
+
+def test_modules_of_ones_own_must_be_passed(schema, build):
+    card = model_card.render(build(schema, visual=OwnVisual(13, 38), fusion=OwnFusion(38, num_heads=2)))
+    assert 'from_pretrained(".", visual=OwnVisual(...), fusion=OwnFusion(...))' in code(card)
+    assert "modules of its owner's" in section(card, "How to use")
+
+
+def test_an_edited_card_stays_and_another_is_written_anew(schema, build, tmp_path):
+    path = model_card.write(build(schema), tmp_path)
+    assert model_card.is_generated(path.read_text())
+    model_card.write(build(schema), tmp_path, report=REPORT)
+    assert "80.0 %" in path.read_text()
+    edited = path.read_text().replace("80.0 %", "99.9 %")
+    for text in (edited, "", "Mine.\n", path.read_text().partition("<!--")[0]):
+        path.write_text(text)
+        assert not model_card.is_generated(text)
+        model_card.write(build(schema), tmp_path, report=REPORT)
+        assert path.read_text() == text
+        assert model_card.with_name(text, "clinic/skin") == text
+
+
+def test_a_card_is_given_the_name_its_model_goes_by(schema, build):
+    card = model_card.render(build(schema))
+    named = model_card.with_name(card, "clinic/skin")
+    assert code(named) == code(card).replace('from_pretrained(".")', 'from_pretrained("clinic/skin")') != code(card)
+    assert model_card.is_generated(named)
+    assert model_card.with_name(named, ".") == card
+
+
+words = st.text(min_size=1, max_size=12).filter(lambda text: text.strip() and text != "UN")
+
+
+@given(name=words, values=st.lists(words, min_size=1, max_size=4, unique_by=lambda text: " ".join(text.split())))
+def test_names_of_any_characters_keep_the_card_whole(name, values, build):
+    schema = AttributeSchema([Attribute(name, values=values), Attribute("last", values=("seen", "not seen"))])
+    card = model_card.render(build(schema, class_names=[name] * 17), settings={"label": name}, report=REPORT)
+    assert model_card.is_generated(card)
+    assert ModelCard(card).data.model_name == f"{' '.join(name.split())} from images and incomplete reports"
+    _, first, last = cells(section(card, "Attributes"))
+    assert first == [" ".join(name.split()), " ".join(", ".join(schema.attributes[0].values).split()), ""]
+    assert last[:2] == ["last", "seen, not seen"]
+
+
+def test_only_the_first_values_of_many_are_listed(build):
+    schema = AttributeSchema([Attribute("site", values=[f"s{i}" for i in range(50)])])
+    assert cells(section(model_card.render(build(schema)), "Attributes"))[1][1].endswith("s10, s11 and 38 more")
+
+
+def test_inline_code_holds_any_text():
+    assert markdown.code("a `b`\n c.csv") == "`a 'b' c.csv`"

@@ -1,0 +1,187 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema, IntermediateTokenFusion, VisualTokenizer
+from alignedfusion.baselines import JointSelfAttention
+
+read = AlignedFusionClassifier.from_pretrained
+
+
+class OwnVisual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(13, 38)
+
+    def forward(self, image):
+        return self.project(image)
+
+
+class OwnFusion(IntermediateTokenFusion):
+    pass
+
+
+class DoublingVisual(VisualTokenizer):
+    def forward(self, image):
+        return 2 * super().forward(image)
+
+
+@pytest.mark.parametrize("reconstruct", ["once", "two_pass", "none"])
+@pytest.mark.parametrize("evidence", [True, False])
+def test_a_reloaded_model_answers_bit_for_bit(evidence, reconstruct, schema, build, batch, tmp_path):
+    names = [f"class {c}" for c in range(17)]
+    model = build(schema, reconstruct=reconstruct, hide_probability=0.5, class_names=names, evidence=evidence)
+    model.set_class_counts(range(17))
+    model.weights.copy_(torch.rand(len(model.parts)))
+    model.save_pretrained(tmp_path / "new" / "folder")
+    again = read(tmp_path / "new" / "folder", schema=schema)
+    image, codes, labels = batch(schema)
+    expected, out = model.eval()(image, codes, labels), again(image, codes, labels)
+    assert not again.training
+    assert all(torch.equal(out[field], expected[field]) for field in expected)
+    assert list(expected) == ["loss", "logits", "reconstruction", "intermediate", "evidence"]
+    assert torch.equal(again.log_prior, model.log_prior)
+    assert torch.equal(again.weights, model.weights)
+    assert again.parts == (("image", "report", "fused") if evidence else ("fused",))
+    assert (again.class_names, again.hide_probability, again.reconstruct) == (model.class_names, 0.5, reconstruct)
+    assert again.schema == schema
+
+
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        JointSelfAttention(38, num_heads=2, dropout=0.25),
+        JointSelfAttention(38, modalities=("report",), num_heads=2),
+        IntermediateTokenFusion(38, depth=3, num_heads=19, topology="shared", num_tokens=5, share_weights=True),
+    ],
+)
+def test_every_fusion_of_the_library_is_rebuilt(fusion, schema, build, batch, tmp_path):
+    model = build(schema, fusion=fusion).eval()
+    model.save_pretrained(tmp_path)
+    image, codes, _ = batch(schema)
+    assert torch.equal(read(tmp_path)(image, codes).logits, model(image, codes).logits)
+
+
+def test_backbones_are_rebuilt_one_for_all_or_one_for_each(schema, build, tmp_path):
+    one = VisualTokenizer("test_vit", 38, pretrained=False, image_size=96, frozen=True)
+    each = {"clinical": VisualTokenizer("test_convnext", 38, pretrained=False), "dermoscopy": one}
+    image = {m: torch.randn(2, 3, 96, 96) for m in each}
+    codes = torch.tensor([[0, 1, -1], [2, -1, 4]])
+    for visual in (one, each):
+        model = build(schema, visual=visual, modalities=(*each, "report")).eval()
+        model.save_pretrained(tmp_path)
+        assert torch.equal(read(tmp_path)(image, codes).logits, model(image, codes).logits)
+
+
+def test_settings_are_plain_json_and_nothing_is_pickled(schema, build, tmp_path):
+    build(schema, visual=VisualTokenizer("test_convnext", 38, pretrained=False)).save_pretrained(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert settings["tokenizer"]["schema"] == schema.to_dict()
+    assert settings["visual"]["backbone"] == "test_convnext"
+    assert settings["visual"]["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    assert settings["class_names"] == [str(c) for c in range(17)]
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as weights:
+        assert "tokenizer.identity" in weights.keys()  # noqa: SIM118
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_come_back_in_the_type_they_had(dtype, schema, build, batch, tmp_path):
+    model = build(schema).to(dtype).eval()
+    model.save_pretrained(tmp_path)
+    image, codes, _ = batch(schema)
+    expected, logits = model(image, codes).logits, read(tmp_path)(image, codes).logits
+    assert logits.dtype == dtype
+    assert torch.equal(logits, expected)
+
+
+def test_modules_of_your_own_must_be_passed_again(schema, build, batch, tmp_path):
+    model = build(schema, visual=OwnVisual(), fusion=OwnFusion(38, num_heads=2)).eval()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"a visual module of your own \(OwnVisual\): pass one like it as visual="):
+        read(tmp_path)
+    with pytest.raises(ValueError, match=r"a fusion of your own \(OwnFusion\): pass one like it as fusion="):
+        read(tmp_path, visual=OwnVisual())
+    image, codes, _ = batch(schema)
+    again = read(tmp_path, visual=OwnVisual(), fusion=OwnFusion(38, num_heads=2))
+    assert torch.equal(again(image, codes).logits, model(image, codes).logits)
+
+
+def test_a_subclass_of_the_visual_tokenizer_is_a_module_of_your_own(schema, build, batch, tmp_path):
+    model = build(schema, visual=DoublingVisual(None, 38, num_features=13)).eval()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"a visual module of your own \(DoublingVisual\)"):
+        read(tmp_path)
+    image, codes, _ = batch(schema)
+    again = read(tmp_path, visual=DoublingVisual(None, 38, num_features=13))
+    assert torch.equal(again(image, codes).logits, model(image, codes).logits)
+
+
+def test_another_schema_of_the_same_shape_is_refused(schema, build, tmp_path):
+    swapped = AttributeSchema(
+        [schema.attributes[0], Attribute("ulceration", values=("present", "absent")), schema.attributes[2]]
+    )
+    model = build(schema)
+    model.save_pretrained(tmp_path)
+    message = (
+        r"has another schema: attribute 'ulceration' has values \['absent', 'present'\] against \['present', 'absent'\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, schema=swapped)
+    with pytest.raises(ValueError, match="trained with another schema: attribute 'ulceration'"):
+        build(swapped).load_state_dict(model.state_dict())
+    build(schema).load_state_dict(model.state_dict())
+
+
+def test_a_failing_write_leaves_the_previous_checkpoint(schema, build, tmp_path, monkeypatch):
+    build(schema, hide_probability=0.2).save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(model, path):
+        with open(path, "wb") as file:
+            file.write(b"half of the weights")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("alignedfusion.modules.checkpoint.save_model", fail)
+    with pytest.raises(OSError, match="no space left on device"):
+        build(schema).save_pretrained(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert read(tmp_path).hide_probability == 0.2
+
+
+def test_settings_that_cannot_be_written_leave_the_previous_checkpoint(schema, build, tmp_path):
+    build(schema).save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = build(schema, depth=1)
+    other.hide_probability = object()  # nothing that JSON knows
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        other.save_pretrained(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_class_names_of_numpy_can_be_saved(schema, build, tmp_path):
+    build(schema, class_names=np.arange(17)).save_pretrained(tmp_path)
+    assert read(tmp_path).class_names == tuple(str(c) for c in range(17))
+
+
+def test_a_folder_without_a_model_is_named(schema, build, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"no saved model in '.*none': config.json and model.safetensors not there"
+    ):
+        read(tmp_path / "none")
+    build(schema).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    for number, cure in ((1, "train the model anew"), (3, "update alignedfusion")):
+        (tmp_path / "config.json").write_text(json.dumps({**settings, "format": number}))
+        with pytest.raises(ValueError, match=f"has format {number}, this release reads 2: {cure}"):
+            read(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"config\.json' was not written by alignedfusion"):
+        read(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no saved model in '.*': model.safetensors not there"):
+        read(tmp_path)

@@ -1,0 +1,167 @@
+import pytest
+import torch
+
+from alignedfusion import UNKNOWN
+from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.modules.heads import EvidenceHeads
+
+IMAGES = ("clinical", "dermoscopy")
+
+
+def tokens_of(model, image, codes):
+    """Tokens of every modality before fusion."""
+    return {"image": model.visual(image), "report": model.tokenizer(codes)}
+
+
+def test_attributes_add_up_and_patches_are_a_mean_by_hand(schema, build, batch):
+    image, codes, _ = batch(schema)
+    model = build(schema).eval()
+    model.weights.copy_(torch.tensor([2.0, 0.25, 0.5]))
+    is_valid = torch.arange(11).expand(7, -1) < torch.tensor([[1], [2], [3], [5], [7], [11], [11]])
+    each = model.evidence.of_tokens(tokens_of(model, image, codes))
+    assert each["image"].shape == (7, 11, 17)
+    assert each["report"].shape == (7, 3, 17)
+
+    said = model(image, codes, is_valid={"image": is_valid}).evidence
+    mean = torch.stack([row[:n].mean(0) for row, n in zip(each["image"], (1, 2, 3, 5, 7, 11, 11), strict=True)])
+    torch.testing.assert_close(said[:, 0], 2.0 * mean)
+    torch.testing.assert_close(said[:, 1], 0.25 * (each["report"][:, 0] + each["report"][:, 1] + each["report"][:, 2]))
+
+
+@pytest.mark.parametrize(("absent", "part"), [("image", 0), ("report", 1)])
+def test_who_is_absent_says_exactly_nothing(absent, part, schema, build, batch):
+    image, codes, _ = batch(schema)
+    model, is_present = build(schema).eval(), torch.arange(7) < 5
+    everyone, out = model(image, codes), model(image, codes, is_present={absent: is_present})
+    assert not out.evidence[5:, part].any()
+    assert out.evidence[5:, 1 - part].any(-1).all()
+    assert torch.equal(out.evidence[:5], everyone.evidence[:5])
+    image[5:] = torch.nan
+    spoilt = model(image, codes, is_present={"image": is_present, absent: is_present})
+    assert not spoilt.evidence[5:, part].any()
+
+
+def test_padding_says_nothing(schema, build, batch):
+    image, codes, _ = batch(schema)
+    model = build(schema).eval()
+    expected = model(image[:, :5], codes).evidence
+    image[:, 5:] = torch.nan
+    padded = model(image, codes, is_valid={"image": torch.arange(11).expand(7, -1) < 5}).evidence
+    torch.testing.assert_close(padded, expected)
+    nothing = model(image, codes, is_valid={"image": torch.zeros(7, 11, dtype=torch.bool)}).evidence
+    assert not nothing[:, 0].any()
+
+
+def test_several_images_are_one_part_and_the_sum_of_their_means(schema, build, batch):
+    first, codes, _ = batch(schema)
+    image = {"clinical": first, "dermoscopy": torch.randn(7, 5, 13)}
+    model = build(schema, modalities=(*IMAGES, "report")).eval()
+    out = model(image, codes)
+    assert model.parts == ("image", "report", "fused")
+    assert out.evidence.shape == (7, 3, 17)
+    each = model.evidence.of_tokens(
+        {**{m: model.visual(x) for m, x in image.items()}, "report": model.tokenizer(codes)}
+    )
+    torch.testing.assert_close(out.evidence[:, 0], 2 / 3 * (each["clinical"].mean(1) + each["dermoscopy"].mean(1)))
+    # With one of two absent, the other still speaks.
+    one = model(image, codes, is_present={"dermoscopy": torch.arange(7) < 0}).evidence
+    torch.testing.assert_close(one[:, 0], 2 / 3 * each["clinical"].mean(1))
+
+
+@pytest.mark.parametrize(("modality", "parts"), [("image", ("image", "fused")), ("report", ("report", "fused"))])
+def test_a_model_of_one_modality_has_its_part_alone(modality, parts, schema, build, batch):
+    image, codes, _ = batch(schema)
+    model = build(schema, fusion=JointSelfAttention(38, modalities=(modality,), num_heads=2))
+    assert model.parts == parts
+    assert model(image if modality == "image" else None, codes).evidence.shape == (7, 2, 17)
+    torch.testing.assert_close(model.weights, torch.tensor([2 / 3, 1 / 3]))
+
+
+@pytest.mark.parametrize("evidence", [True, False])
+def test_logits_are_the_prior_and_the_sum_of_what_the_parts_say(evidence, schema, build, batch):
+    image, codes, _ = batch(schema)
+    model = build(schema, evidence=evidence).eval()
+    model.set_class_counts(range(17))
+    out = model(image, codes)
+    torch.testing.assert_close(out.logits, model.log_prior + out.evidence.sum(1))
+    # A weight scales what its part says, and nothing else.
+    model.weights[-1] *= 5
+    louder = model(image, codes)
+    torch.testing.assert_close(louder.evidence[:, -1], 5 * out.evidence[:, -1])
+    assert torch.equal(louder.evidence[:, :-1], out.evidence[:, :-1])
+    torch.testing.assert_close(louder.logits, model.log_prior + louder.evidence.sum(1))
+
+
+def test_neither_modality_changes_what_the_other_says(schema, build, batch):
+    image, codes, _ = batch(schema)
+    model = build(schema).eval()
+    out, other = model(image, codes).evidence, model(torch.randn(7, 11, 13), codes).evidence
+    assert torch.equal(out[:, 1], other[:, 1])
+    assert (out[:, [0, 2]] != other[:, [0, 2]]).any(-1).all()
+    silent = model(image, torch.full_like(codes, -1)).evidence
+    told = (codes != -1).any(1)
+    assert torch.equal(out[:, 0], silent[:, 0])
+    assert (out[told][:, [1, 2]] != silent[told][:, [1, 2]]).any(-1).all()
+    assert told.any()
+
+
+def test_what_a_modality_says_teaches_its_own_weights_alone(schema, build, batch):
+    image, codes, _ = batch(schema)
+    of_image, of_report = ("visual.", "evidence.heads.image."), ("tokenizer.", "evidence.heads.report.")
+    for part, own, others in ((0, of_image, of_report), (1, of_report, of_image)):
+        model = build(schema)
+        model(image, codes).evidence[:, part].square().sum().backward()
+        learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        assert all(any(name.startswith(prefix) for name in learned) for prefix in own)
+        assert not any(name.startswith((*others, "fusion.", "head.", "reconstructor.")) for name in learned)
+
+
+def test_the_prior_is_of_smoothed_counts(schema, build):
+    model = build(schema)
+    assert not model.log_prior.any()
+    model.set_class_counts([0, 1, 2, 5, *[7] * 13])
+    counts = torch.tensor([1.0, 2.0, 3.0, 6.0, *[8.0] * 13])  # each one more
+    torch.testing.assert_close(model.log_prior, (counts / 116).log())  # 12 + 13 * 8 = 116
+    model.set_class_counts(torch.full((17,), 3))
+    torch.testing.assert_close(model.log_prior.exp(), torch.full((17,), 1 / 17))
+    for counts in ([1, 2, 3, 4, 5], torch.ones(5)):
+        with pytest.raises(ValueError, match=r"counts must hold one number per class \(17\), got \(5,\)"):
+            model.set_class_counts(counts)
+    with pytest.raises(ValueError, match=r"counts must hold one number per class \(17\), got \(17, 1\)"):
+        model.set_class_counts(torch.ones(17, 1))
+
+
+def test_without_evidence_the_fused_tokens_speak_alone(schema, build, batch):
+    image, codes, _ = batch(schema)
+    model = build(schema, evidence=False).eval()
+    assert model.parts == ("fused",)
+    assert model.evidence is None
+    assert torch.equal(model.weights, torch.ones(1))
+    assert torch.equal(model.log_prior.softmax(-1), torch.full((17,), 1 / 17))
+    out = model(image, codes)
+    assert out.evidence.shape == (7, 1, 17)
+    assert torch.equal(out.logits, out.evidence[:, 0])
+
+
+def test_heads_drop_out_in_training_only_and_know_their_parts():
+    heads = EvidenceHeads(38, (*IMAGES, "report"), 17, dropout=0.5)
+    tokens = {"clinical": torch.randn(7, 11, 38), "dermoscopy": torch.randn(7, 5, 38), "report": torch.randn(7, 3, 38)}
+    assert heads.parts == ("image", "report")
+    assert not torch.equal(heads(tokens, {}, {})["report"], heads(tokens, {}, {})["report"])
+    heads.eval()
+    said = heads(tokens, {}, {})
+    assert set(said) == {"image", "report"}
+    assert all(torch.equal(said[part], heads(tokens, {}, {})[part]) for part in said)
+
+
+def test_a_report_that_mentions_nothing_is_no_evidence(schema, build, batch):
+    image, codes, _ = batch(schema)
+    codes = codes.clone()
+    codes[:, 0], codes[2] = 1, UNKNOWN
+    model = build(schema).eval()
+    report = model.parts.index("report")
+    evidence = model(image, codes).evidence[:, report]
+    assert (evidence != 0).all(1).tolist() == [True, True, False, True, True, True, True]
+    assert (evidence[2] == 0).all()
+    everything = torch.ones_like(codes, dtype=torch.bool)
+    assert (model(image, codes, is_hidden=everything).evidence[:, report] == 0).all()

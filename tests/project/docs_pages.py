@@ -1,0 +1,84 @@
+"""What pages of docs/ take for granted (files that lie there, names of the reader's own code), and what holds after them."""
+
+import gc
+import warnings
+from functools import partial
+from types import SimpleNamespace
+
+import datasets
+import pandas as pd
+import torch
+from PIL import Image
+
+from alignedfusion import VisualTokenizer
+from alignedfusion.datasets import phantom
+from alignedfusion.modules import tokenizers
+from alignedfusion.modules.backbones import create_backbone
+from alignedfusion.presets import standard
+from alignedfusion.reports.showing import mark
+from alignedfusion.reports.workers import read_all
+from alignedfusion.sklearn import AlignedFusionEstimator
+from alignedfusion.training.fitting import fit
+
+
+def some_cases(names, monkeypatch):
+    """cases.csv with pictures, the same as a data set; trainings of one epoch, a toy for the backbone that a hub would send."""
+    warnings.filterwarnings("ignore", "pretrained=False")  # until the test ends
+    drawn = phantom.make(40, image_size=32, missing=0.2)
+    table = pd.DataFrame(phantom.SCHEMA.decode(drawn.codes))[["border", "growth"]]
+    table = table.assign(file=[f"{i}.png" for i in range(40)], patient=[i // 2 for i in range(40)])
+    table.assign(diagnosis=["nevus", "melanoma"] * 20).to_csv("cases.csv", index=False)
+    for name, pixels in zip(table["file"], drawn.images, strict=True):
+        Image.fromarray(pixels).save(name)
+    quick = {"epochs": 1, "pretrained": False, "image_size": 32, "verbose": False}
+    for name, value in quick.items():
+        monkeypatch.setitem(AlignedFusionEstimator.__init__.__kwdefaults__, name, value)
+    monkeypatch.setattr(
+        gc, "collect", lambda *_: 0
+    )  # each training ends with one, which takes longer than it does here
+    monkeypatch.setattr(tokenizers, "create_backbone", lambda name, *rest: create_backbone("test_vit", *rest))
+
+    frame = pd.DataFrame({"age": [20, 30], "sex": ["f", None], "file": ["0.png", "1.png"], "label": ["x", "y"]})
+    features = datasets.Features(
+        {
+            "age": datasets.Value("int64"),
+            "sex": datasets.Value("string"),
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["x", "y"]),
+        }
+    )
+    rows = frame.rename(columns={"file": "image"}).to_dict("list")
+    names.update(frame=frame, names=["x", "y"], train=datasets.Dataset.from_dict(rows, features=features))
+    names["model"] = SimpleNamespace(visual=VisualTokenizer("test_vit", 38, pretrained=False, image_size=224))
+    names.update(mean=[0.5] * 3, std=[0.5] * 3)
+
+
+def a_loop(names, monkeypatch):
+    """A model and what trains it."""
+    names["model"] = standard(
+        phantom.SCHEMA, phantom.CLASS_NAMES, backbone="test_vit", pretrained=False, image_size=32, dim=64
+    )
+    names["train"], names["valid"] = (
+        phantom.make(n, image_size=32).cases(mean=[0.5] * 3, std=[0.5] * 3) for n in (16, 8)
+    )
+    names["fit"] = partial(fit, epochs=1, progress=False)
+    names["optimizer"] = torch.optim.AdamW(names["model"].parameters())
+    names["loader"] = torch.utils.data.DataLoader(names["train"], batch_size=8)
+
+
+def nothing_has_changed(names):
+    """A detector that was just fused answers as it did alone."""
+    alone = names["fusion"].eval() and names["detector"].eval()(names["images"])
+    for said, expected in zip(names["boxes"], alone, strict=True):
+        assert all(torch.equal(said[key], expected[key]) for key in expected)
+
+
+def one_word_is_read(names):
+    """The extractor of one's own extracts."""
+    rows = read_all(["An effusion.", "Nothing."], names["OneWord"](), progress=False)
+    assert [row["effusion"].value for row in rows] == ["positive", None]
+    assert mark("An effusion.", rows[0]) == "An [effusion]{effusion: positive}."
+
+
+BEFORE = {"scikit-learn.md": some_cases, "several-machines.md": a_loop}
+AFTER = {"detection.md": nothing_has_changed, "reports.md": one_word_is_read}

@@ -1,0 +1,53 @@
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_of_the_readme_gives_the_shapes_it_names():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)  # the README is ours
+    assert names["codes"].tolist() == [[2, -1, 3], [-1, 0, -1]]
+    out = names["out"]
+    assert out.loss.ndim == 0
+    for field, shape in re.findall(r"out\.(\w+)\s+# \(([\d, ]+)\)", code):
+        assert str(tuple(out[field].shape)) == f"({shape})"
+    assert len(re.findall(r"out\.(\w+)\s+# \(([\d, ]+)\)", code)) == 4
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert len(links) >= 3
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_option_that_the_readme_prints_is_one():
+    import alignedfusion.commands.main as cli
+
+    parser = cli._parser()
+    for line in re.findall(r"^alignedfusion (?:train|evaluate|predict|extract|show) .*$", README, flags=re.MULTILINE):
+        import shlex
+
+        assert parser.parse_args(shlex.split(line)[1:]).command in line
+
+
+@pytest.mark.parametrize("loop", ["trainer", "plain"])
+def test_the_example_runs(loop, monkeypatch, capsys, tmp_path):
+    arguments = ["train_classifier.py", "--loop", loop, "--epochs", "1", "--cases", "128", "-o", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(ROOT / "examples" / "train_classifier.py"), run_name="__main__")
+    assert "balanced accuracy" in capsys.readouterr().out
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_examples_explain_themselves():
+    for path in (ROOT / "examples").glob("*.py"):
+        out = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, check=True).stdout
+        assert "usage:" in out

@@ -1,0 +1,308 @@
+"""Work on a Ray cluster of two nodes gives what one process gives, and goes on where either stopped."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from alignedfusion import AttributeSchema
+from alignedfusion.commands import main as cli
+from alignedfusion.datasets.token_cache import TokenCache
+from alignedfusion.deployment.prediction import PredictBatch, predict_table
+from alignedfusion.presets import standard
+from alignedfusion.reports import ChatExtractor, Lexicon, RuleExtractor, extract_table
+from alignedfusion.reports.table import evidence_file
+from alignedfusion.tables import cluster
+from alignedfusion.tables.journal import Journal, read_journal
+from alignedfusion.training import token_writer
+from alignedfusion.training.token_batches import TokenBatch
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+CASES = 37
+SMALL = {"backbone": "test_vit", "image_size": 48, "batch_size": 8, "progress": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_nodes():
+    """A cluster of two nodes with a core each, both on this machine."""
+    import ray.data
+    from ray.cluster_utils import Cluster
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            nodes.add_node(num_cpus=1)
+            ray.init(address=nodes.address, log_to_driver=False, configure_logging=False)
+            ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its nodes do not find the tests
+            yield nodes
+        finally:
+            ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+            ray.shutdown()
+            nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images, a table of them with attributes and reports, weights of a backbone, and a saved model."""
+    folder = tmp_path_factory.mktemp("cases")
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(CASES):
+        Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        effusion, nodule = ("No", "Small", "Possible")[number % 3], ("", "No nodule.", "A nodule.")[number // 3 % 3]
+        rows.append(
+            {
+                "id": number,
+                "file": f"{number}.png",
+                "itch": ("present", None, "absent")[number % 3],
+                "text": f"{effusion} pleural effusion. {nodule}",
+            }
+        )
+    frame = pd.DataFrame(rows)
+    frame.to_parquet(folder / "cases.parquet")
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit").state_dict(), folder / "weights.pth")
+    schema = AttributeSchema.from_table(frame, ["itch"])
+    model = standard(schema, ("a", "b"), backbone="test_vit", pretrained=False, image_size=48, dim=64)
+    model.save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def frame(folder):
+    return pd.read_parquet(folder / "cases.parquet").rename(columns={"file": "image"})
+
+
+def test_the_cluster_has_two_nodes_and_both_work():
+    import ray.data
+
+    assert len({node["NodeID"] for node in ray.nodes() if node["Alive"]}) == 2
+    parts = list(cluster.map_on_ray(pd.DataFrame({"x": range(50)}), Where, {"add": 3}, batch_size=2))
+    found = pd.concat(parts)
+    assert sorted(found["y"]) == list(range(3, 53))
+    assert all(len(part) == 2 for part in parts)
+    assert found["node"].nunique() == 2
+    assert list(cluster.map_on_ray(pd.DataFrame({"x": []}), Where, {"add": 3}, batch_size=2)) == []
+
+
+@pytest.mark.parametrize("when", ["made", "called"])
+def test_a_worker_that_fails_says_why(when):
+    message = rf"a worker of the Ray cluster failed \(ValueError: not an image, when {when}\); what was finished before is kept"
+    with pytest.raises(ValueError, match=message):
+        list(cluster.map_on_ray(pd.DataFrame({"x": range(4)}), Fails, {"when": when}, batch_size=2))
+
+
+class Fails:
+    def __init__(self, when):
+        self.when = when
+        if when == "made":
+            raise ValueError(f"not an image, when {when}")
+
+    def __call__(self, batch):
+        raise ValueError(f"not an image, when {self.when}")
+
+
+class Where:
+    """Says on which node it is."""
+
+    def __init__(self, add):
+        self.add = add
+
+    def __call__(self, batch):
+        import time
+
+        time.sleep(0.2)  # long enough for the second node to be asked
+        return batch.assign(y=batch["x"] + self.add, node=ray.get_runtime_context().get_node_id())
+
+
+def test_extraction_gives_the_same_table_and_evidence(folder, tmp_path):
+    tables = [
+        extract_table(
+            folder / "cases.parquet",
+            RuleExtractor("chest_xray"),
+            tmp_path / f"{on_ray}.parquet",
+            on_ray=on_ray,
+            progress=False,
+        )
+        for on_ray in (False, True)
+    ]
+    pd.testing.assert_frame_equal(*tables)
+    assert set(tables[0]["pleural_effusion"]) == {"negative", "positive", "uncertain"}
+    (_, here, _), (_, there, _) = (read_journal(evidence_file(tmp_path / f"{each}.parquet")) for each in (False, True))
+    assert here == there
+
+
+def test_a_chat_model_is_not_asked_from_a_cluster(folder, tmp_path):
+    with (
+        ChatExtractor(Lexicon.load("dermoscopy"), base_url="http://127.0.0.1:9/v1", model="m") as extractor,
+        pytest.raises(ValueError, match="ChatExtractor asks a server, which is the bottleneck"),
+    ):
+        extract_table(folder / "cases.parquet", extractor, tmp_path / "t.csv", on_ray=True, progress=False)
+
+
+def test_tokens_are_the_same_and_those_of_one_engine_serve_the_other(folder, tmp_path):
+    paths = sorted(folder.glob("*.png"))
+    settings = {**SMALL, "weights": folder / "weights.pth"}
+    token_writer.write(paths[:10], tmp_path / "there", **settings)
+    there = token_writer.write(paths, tmp_path / "there", on_ray=True, **settings)
+    here = token_writer.write(paths, tmp_path / "here", **settings)
+    assert there.settings == here.settings
+    assert there.faults(paths) == []
+    mine, theirs = (cache.file.read(cache.rows(paths).tolist()).float() for cache in (here, there))
+    assert mine.shape == (CASES, 9, here.settings["shape"][1])
+    assert (mine - theirs).abs().max() <= 2**-6 * mine.abs().max()  # a few units of bfloat16's last place
+
+
+def test_other_weights_on_another_machine_are_refused(folder, tmp_path):
+    from alignedfusion.training.token_batches import _BitsBatch
+
+    cache = token_writer.write([], tmp_path / "tokens", **{**SMALL, "weights": folder / "weights.pth"})
+    _BitsBatch(cache.settings)
+    with pytest.raises(ValueError, match=r"has other weights of 'test_vit' than the machine that writes"):
+        _BitsBatch({**cache.settings, "weights_sha256": "0" * 64})
+
+
+def test_tokens_go_into_parquet_files(folder, tmp_path):
+    import ray.data
+
+    arguments = {"image": "file", "root": folder, "weights": folder / "weights.pth"}
+    ray.data.read_parquet(str(folder / "cases.parquet")).map_batches(
+        TokenBatch,
+        fn_constructor_kwargs={**arguments, "backbone": "test_vit", "image_size": 48},
+        batch_size=8,
+        concurrency=1,
+    ).write_parquet(str(tmp_path / "tokens"))
+    rows = ray.data.read_parquet(str(tmp_path / "tokens")).take_all()
+    cache = token_writer.write(
+        [folder / row["file"] for row in rows],
+        tmp_path / "cache",
+        **{**SMALL, "weights": folder / "weights.pth", "dtype": "float16"},
+    )
+    expected = cache.file.read(range(CASES))
+    found = torch.from_numpy(np.stack([row["tokens"] for row in rows]))
+    assert found.dtype == expected.dtype == torch.float16
+    assert (found - expected).abs().max() <= 2**-9 * expected.abs().max()
+    assert {row["id"] for row in rows} == set(range(CASES))
+
+
+def test_predictions_are_the_same(folder, frame, tmp_path):
+    here, there = (
+        predict_table(
+            folder / "model",
+            frame,
+            tmp_path / f"{on_ray}.parquet",
+            root=folder,
+            batch_size=8,
+            on_ray=on_ray,
+            progress=False,
+        )
+        for on_ray in (False, True)
+    )
+    pd.testing.assert_frame_equal(here, there, atol=2e-6, check_dtype=False)
+
+
+def test_a_cluster_goes_on_where_one_process_stopped(folder, frame, tmp_path, monkeypatch):
+    arguments = {"root": folder, "batch_size": 8, "progress": False}
+    whole = predict_table(folder / "model", frame, tmp_path / "a.csv", **arguments)
+    add = Journal.add
+
+    def full_disk(self, lines):
+        add(self, lines)
+        if "row" in lines[0]:
+            raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", full_disk)
+        with pytest.raises(OSError, match="no space left"):
+            predict_table(folder / "model", frame, tmp_path / "b.csv", **arguments)
+    assert len(read_journal(tmp_path / "b.csv.rows.jsonl")[1]) == 8
+    again = predict_table(folder / "model", frame, tmp_path / "b.csv", on_ray=True, **arguments)
+    pd.testing.assert_frame_equal(again, whole, atol=2e-6, check_dtype=False)
+
+
+def test_predictions_are_a_map_of_ones_own(folder, frame, tmp_path):
+    import ray.data
+
+    mapped = ray.data.from_pandas(frame).map_batches(
+        PredictBatch,
+        fn_constructor_args=(str(folder / "model"),),
+        fn_constructor_kwargs={"root": folder},
+        batch_format="pandas",
+        batch_size=8,
+        concurrency=1,
+    )
+    found = pd.DataFrame(mapped.take_all()).sort_values("id", ignore_index=True)
+    expected = predict_table(folder / "model", frame, tmp_path / "t.csv", root=folder, progress=False)
+    pd.testing.assert_frame_equal(found, expected, atol=2e-6, check_dtype=False)
+
+
+def test_without_an_address_a_cluster_of_its_own_is_started():
+    """Not the one that runs on this machine, which may be of another release or another user's."""
+    script = "from alignedfusion import cluster\nwith cluster._connected() as ray: print(len(ray.nodes()))"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    line = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["1"]
+
+
+def test_a_cluster_that_is_not_there_is_named(folder, tmp_path):
+    command = ["predict", folder / "model", "--table", folder / "cases.parquet", "--image", "file", "--ray"]
+    done = subprocess.run(
+        [sys.executable, "-m", "alignedfusion", *map(str, command), "-o", str(tmp_path / "p.csv")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
+        check=False,
+    )
+    assert done.returncode == 2
+    assert (
+        "alignedfusion predict: cannot work on the Ray cluster at '127.0.0.1:1' (from RAY_ADDRESS): [Errno 111]"
+        in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_the_commands_use_the_cluster(folder, tmp_path):
+    weights = ["--backbone", "test_vit", "--image-size", "48", "--weights", folder / "weights.pth"]
+    table = folder / "cases.parquet"
+    for command in (
+        ["extract", table, "--lexicon", "chest_xray", "-o", tmp_path / "table.parquet", "--ray"],
+        ["tokens", table, "--image", "file", *weights, "-o", tmp_path / "tokens", "--ray"],
+    ):
+        assert cli.main(list(map(str, command))) == 0
+    assert len(pd.read_parquet(tmp_path / "table.parquet")) == CASES
+    assert len(TokenCache(tmp_path / "tokens")) == CASES
+
+
+def test_a_command_finds_the_cluster_by_its_address(two_nodes, folder, tmp_path):
+    """In a process of its own, which leaves the cluster running."""
+    line = [
+        sys.executable,
+        "-m",
+        "alignedfusion",
+        "predict",
+        str(folder / "model"),
+        "--image",
+        "file",
+        "--ray",
+    ]
+    done = subprocess.run(
+        [*line, "--table", str(folder / "cases.parquet"), "-o", str(tmp_path / "p.parquet")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RAY_ADDRESS": two_nodes.address},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "100%" in done.stderr
+    assert len(pd.read_parquet(tmp_path / "p.parquet")) == CASES
+    assert len([node for node in ray.nodes() if node["Alive"]]) == 2

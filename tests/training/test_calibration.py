@@ -1,0 +1,137 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alignedfusion.datasets.cases import TensorCases
+from alignedfusion.datasets.missingness import drop_attributes
+from alignedfusion.modules.outputs import ClassifierOutput
+from alignedfusion.training.calibration import SPREAD, calibrate
+from alignedfusion.training.fitting import fit
+
+RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
+"""Shares of missing attributes that a model is calibrated for."""
+
+
+class Speaking(nn.Module):
+    """A model whose parts say what stands in the place of the image, (B, P, C)."""
+
+    def __init__(self, schema, initial):
+        super().__init__()
+        self.schema = schema
+        self.initial = torch.tensor(initial)
+        self.register_buffer("weights", self.initial.clone())
+        self.register_buffer("log_prior", torch.tensor([0.5, 0.3, 0.2]).log())
+
+    def initial_weights(self):
+        return self.initial.clone()
+
+    def forward(self, image, codes, is_present=None):
+        return ClassifierOutput(evidence=image * self.weights[:, None])
+
+
+def heard(loudness, rows=499):
+    """Cases of three classes of which each part says what it knows, exaggerated so many times; a negative one only guesses."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), rows, replacement=True, generator=generator)
+    others = labels[torch.randperm(rows, generator=generator)]
+    said = []
+    for times in loudness:
+        known = F.one_hot(labels if times > 0 else others, 3) + torch.randn(rows, 3, generator=generator)
+        said.append(abs(times) * known)  # at 1: the log-likelihood of each class, up to what all have in common
+    return TensorCases(torch.stack(said, dim=1), torch.zeros(rows, 3, dtype=torch.int64), labels)
+
+
+def test_an_overconfident_part_is_turned_down_and_an_honest_one_up(schema):
+    model = Speaking(schema, [2 / 3, 2 / 3])
+    calibrate(model, heard([5.0, 1.0]), progress=False)
+    assert model.weights[0] == pytest.approx(1 / 5, rel=0.15)
+    assert model.weights[1] == pytest.approx(1.0, rel=0.15)
+
+
+def test_a_part_that_only_guesses_is_not_turned_up(schema):
+    model = Speaking(schema, [2 / 3, 2 / 3, 1 / 3])
+    calibrate(model, heard([1.0, -1.0, -0.5]), progress=False)
+    assert model.weights[0] > 2 / 3
+    assert model.weights[1] < 0.3
+    assert model.weights[2] < 0.3
+
+
+@pytest.mark.parametrize(("loudness", "temperature"), [(5.0, 5.0), (0.5, 0.5), (1.0, 1.0)])
+def test_with_one_part_the_weight_is_one_over_a_temperature(loudness, temperature, schema):
+    model = Speaking(schema, [1.0])
+    calibrate(model, heard([loudness]), progress=False)
+    assert 1 / model.weights.item() == pytest.approx(temperature, rel=0.15)
+
+
+def test_few_cases_move_the_weights_less_than_many(schema):
+    few, many = Speaking(schema, [1.0]), Speaking(schema, [1.0])
+    calibrate(few, heard([5.0], rows=5), progress=False)
+    calibrate(many, heard([5.0]), progress=False)
+    assert many.weights < few.weights < 1.0
+
+
+@pytest.fixture
+def cases(schema, batch):
+    image, codes, labels = batch(schema, rows=53)
+    return TensorCases(image, codes, labels)
+
+
+@pytest.fixture(params=[True, False])
+def model(request, schema, build):
+    model = build(schema, evidence=request.param).eval()
+    model.set_class_counts(range(17))
+    for head in [model.head, *(model.evidence.heads.values() if request.param else ())]:
+        nn.init.normal_(head[2].weight, std=0.3)  # so that it has something to say
+    return model
+
+
+@torch.no_grad()
+def objective(model, cases, weights):
+    """Negative log posterior of weights, worked out from the logits that the model itself gives with them."""
+    model.weights.copy_(weights)
+    fit = 0.0
+    for rate in RATES:
+        logits = model(cases.image, drop_attributes(cases.codes, rate, model.schema)).logits.double()
+        fit -= logits.log_softmax(-1)[torch.arange(53), cases.labels].sum().item() / len(RATES)
+    shifts = [math.log(w / start) for w, start in zip(weights.tolist(), model.initial_weights().tolist(), strict=True)]
+    return fit + sum(shift**2 for shift in shifts) / (2 * SPREAD**2)
+
+
+def test_the_weights_found_are_the_most_probable(model, cases):
+    calibrate(model, cases, progress=False)
+    found = model.weights.clone()
+    least = objective(model, cases, found)
+    assert least < objective(model, cases, model.initial_weights()) - 0.1
+    for part in range(len(found)):
+        for factor in (0.99, 1.01):
+            moved = found.clone()
+            moved[part] *= factor
+            assert objective(model, cases, moved) > least
+
+
+def test_nothing_but_the_weights_changes_and_twice_is_as_good_as_once(model, cases):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    calibrate(model.train(), cases, progress=False)
+    assert not model.training
+    once = model.weights.clone()
+    for weights in (once, torch.full_like(once, 7.0)):  # it starts from the initial weights, whatever they are now
+        model.weights.copy_(weights)
+        with torch.no_grad():
+            calibrate(model, cases, progress=False)
+        torch.testing.assert_close(model.weights, once, rtol=1e-4, atol=0)
+    assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == ["weights"]
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("evidence", [True, False])
+def test_training_calibrates_on_validation_cases_if_there_are_any(evidence, schema, build, cases, tmp_path):
+    for valid in (cases, None):
+        model = build(schema, evidence=evidence)
+        fit(model, cases, valid, tmp_path, epochs=1, batch_size=16, progress=False)
+        assert torch.equal(model.weights, model.initial_weights()) == (valid is None)
+        found = model.weights.clone()
+        calibrate(model, cases, progress=False)
+        assert torch.allclose(found, model.weights, rtol=1e-4) == (valid is not None)

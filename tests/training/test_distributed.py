@@ -1,0 +1,239 @@
+"""Two processes train as one does with batches of twice the size. `train_in_processes.py` has the trainings."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import train_in_processes as trainings
+import transformers
+from torch.utils.data import default_collate
+
+from alignedfusion import AlignedFusionClassifier, VisualTokenizer
+from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.training.fitting import _may_skip_weights, find_checkpoints, fit
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = str(Path(__file__).parent / "train_in_processes.py")
+TORCHRUN = [
+    "torch.distributed.run",
+    "--nproc_per_node",
+    "2",
+    "--rdzv-backend",
+    "c10d",
+    "--rdzv-endpoint",
+    "localhost:0",
+]
+DDP, FSDP = (
+    ["accelerate.commands.launch", "--config_file", str(ROOT / "examples" / "accelerate" / f"{name}.yaml")]
+    for name in ("ddp", "fsdp")
+)
+LOOPS = ["step_by_step", "nothing_hidden", "absent_images_and_reports", "fewer_cases_than_processes"]
+
+
+def goes_on_on_cpus():
+    """Whether torch restores tensors to "cpu:0", as accelerate calls the device of a process: 2.8 does not."""
+    file = io.BytesIO()
+    torch.save(torch.ones(1), file)
+    file.seek(0)
+    try:
+        torch.load(file, map_location=torch.device("cpu", 0))
+    except RuntimeError:
+        return False
+    return True
+
+
+GOES_ON = goes_on_on_cpus()
+
+
+def launch(*arguments, timeout=300):
+    """What a launcher and its processes print; one thread each."""
+    command = [sys.executable, "-m", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def results(folder, job):
+    """What both processes returned for a job, the main one first."""
+    return [json.loads((folder / f"{job}-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder of all jobs in two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    launch(*TORCHRUN, SCRIPT, str(folder), *LOOPS, "trainer", "drawn", *(["interrupted"] if GOES_ON else []))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """`fit` in this process."""
+    return trainings.trainer(tmp_path_factory.mktemp("alone"))
+
+
+def close(found, expected, *, rtol=1e-5, atol=0.0):
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=rtol, atol=atol)
+
+
+def assert_trained_alike(found, expected):
+    for name in ("loss", "rate", "norm", "accuracy", "cross_entropy"):
+        assert len(expected[name]) == 3
+        close(found[name], expected[name])
+    # A weight that nothing depends on goes where rounding errors send it, so outputs are compared, not weights.
+    close(found["logits"], expected["logits"], rtol=0.0, atol=2e-3)
+    close(found["weights"], expected["weights"], rtol=1e-3)
+    assert found["left"] == expected["left"] == []
+
+
+@pytest.mark.parametrize("job", LOOPS)
+def test_each_step_of_a_loop_has_the_loss_and_gradient_of_the_double_batch(job, two):
+    expected = getattr(trainings, job)(None)["steps"]
+    main, other = results(two, job)
+    assert main == other
+    close(main["steps"], expected)
+
+
+def test_the_mean_of_each_process_s_means_is_another_number():
+    cases = trainings.Cases(53)
+    model = trainings.build().train()
+
+    def loss(rows):
+        return model(**default_collate([cases[i] for i in rows])).loss.item()
+
+    # The second batch hides cells in its second half only; the last has five rows, and three more to fill up.
+    for first, second in ((range(16, 24), range(24, 32)), (range(48, 53), range(48, 50))):
+        whole = loss(sorted({*first, *second}))
+        assert abs((loss(first) + loss(second)) / 2 - whole) > 0.01 * whole
+
+
+def test_fit_trains_alike(two, alone):
+    main, other = results(two, "trainer")
+    assert main == other
+    assert_trained_alike(main, alone)
+    assert main["held"] == 1.0
+
+
+@pytest.mark.skipif(not GOES_ON, reason="this torch restores nothing to the device 'cpu:0'")
+def test_an_interrupted_fit_goes_on_in_both(two, alone):
+    for result in results(two, "interrupted"):
+        assert result["checkpoints"] == 1
+        close(result["loss"], alone["loss"])
+
+
+def test_processes_share_the_cases_and_hide_different_cells(two, tmp_path):
+    main, other = results(two, "drawn")
+    assert main["labels"] + other["labels"] == trainings.drawn(tmp_path)["labels"]
+    hidden = torch.tensor([main["hidden"], other["hidden"]])
+    assert hidden.any(dim=(1, 2)).all()
+    assert not torch.equal(hidden[0], hidden[1])
+
+
+def test_sharded_weights_train_alike_and_are_saved_whole(alone, tmp_path):
+    launch(*FSDP, SCRIPT, str(tmp_path), "sharded")
+    main, other = results(tmp_path, "sharded")
+    if int(transformers.__version__.split(".")[0]) < 5:  # each process logs the norm of its own part of the gradient
+        main["norm"] = other["norm"] = alone["norm"]
+    assert main == other
+    assert 0.5 < main["held"] < 0.6  # matrices with an odd number of rows are not halved evenly
+    assert_trained_alike(main, alone)
+    model = AlignedFusionClassifier.from_pretrained(tmp_path / "model-0")
+    close(trainings.logits(model), main["logits"])
+
+
+def test_sharding_of_the_first_version_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    for version in ("1", None):
+        monkeypatch.setenv("FSDP_VERSION", version) if version else monkeypatch.delenv("FSDP_VERSION")
+        with pytest.raises(ValueError, match=r"asks for FSDP version 1; write `fsdp_version: 2`"):
+            fit(trainings.build(), trainings.Cases(16), None, tmp_path, epochs=1)
+
+
+def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
+    for step in (8, 12, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step != 100:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["checkpoint-8", "checkpoint-12"]
+
+
+def test_only_models_that_may_leave_weights_without_a_gradient_look_for_them(schema, build):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project, self.unused = torch.nn.Linear(13, 38), torch.nn.Linear(2, 3)
+
+    def backbone(frozen):
+        return VisualTokenizer("test_vit", 38, pretrained=False, frozen=frozen, image_size=32)
+
+    image_only = JointSelfAttention(38, modalities=("image",), num_heads=2)
+    found = [
+        _may_skip_weights(model)
+        for model in (
+            build(schema),
+            build(schema, visual=backbone(True)),
+            build(schema, visual=backbone(False)),
+            build(schema, visual=Own()),
+            build(schema, fusion=image_only),
+            Own(),
+        )
+    ]
+    assert found == [False, False, True, True, True, True]
+
+
+def test_the_command_writes_and_prints_once(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(61):
+        tokens = rng.normal(0, 0.1, (5, 7))
+        tokens[:, i % 2] += 1
+        np.save(tmp_path / f"{i}.npy", tokens.astype(np.float16))
+        rows.append({"file": f"{i}.npy", "kind": "ab"[i % 2], "sign": ["+", "-", ""][i % 3]})
+    pd.DataFrame(rows).to_csv(tmp_path / "cases.csv", index=False)
+    run = tmp_path / "run"
+    columns = ["--image", "file", "--label", "kind", "--dim", "64", "--batch-size", "8", "--learning-rate", "3e-3"]
+    command = [
+        "alignedfusion",
+        "train",
+        str(tmp_path / "cases.csv"),
+        *columns,
+        "--epochs",
+        "8",
+        "-o",
+        str(run),
+    ]
+    printed = launch(*DDP, "-m", *command)
+    assert printed.count("cases: 39 train, 10 valid, 12 test") == 1
+    assert printed.count("12 test cases; most frequent class") == 1
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "config.json",
+        "metrics.json",
+        "missing.png",
+        "model.safetensors",
+        "predictions.csv",
+        "trained_on.csv",
+    }
+    assert not [name for name in names if name.endswith(".part") or name == "checkpoints"]
+    assert json.loads((run / "metrics.json").read_text())["test"]["accuracy"] == 1.0
+    assert json.loads((run / "settings.json").read_text())["training"]["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["plain", "trainer"])
+def test_the_example_trains_in_two_processes(loop, tmp_path):
+    example = str(ROOT / "examples" / "train_classifier.py")
+    options = ["--loop", loop, "--cases", "600", "--epochs", "6", "-o", str(tmp_path)]
+    printed = launch(*TORCHRUN, example, *options, timeout=600)
+    assert printed.count("balanced accuracy") == 1
+    share = float(printed.split(" 0.0 %")[1].split("%")[0])
+    assert share > 50  # of four classes
+    assert AlignedFusionClassifier.from_pretrained(tmp_path).num_classes == 4
