@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import REPORT, AttributeSchema
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT, IntermediateTokenFusion
+from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer

@@ -21,14 +21,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from alignedfusion import AlignedFusionClassifier, AttributeTokenizer, MaskedTokenReconstructor, hide_attributes
-from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.baselines.tables import one_hot
 from alignedfusion.datasets import pad_ufes_20
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.evaluation.metrics import calibration_error, outputs
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.tables.files import read_table
 from alignedfusion.training.fitting import fit
 

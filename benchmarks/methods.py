@@ -20,7 +20,7 @@ from alignedfusion import (
     MaskedTokenReconstructor,
     VisualTokenizer,
 )
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import REPORT, AttributeSchema
 from alignedfusion.baselines import (
     Concatenation,
     CrossAttention,
@@ -37,7 +37,6 @@ from alignedfusion.baselines import (
 )
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.training.calibration import calibrate
 from alignedfusion.training.fitting import fit
 

@@ -27,14 +27,14 @@ from results import write_table
 from sources import FOLDS, Source, open_source
 from tqdm.auto import tqdm
 
-from alignedfusion.datasets.missingness import Scenario, by_own_value, drop_attributes, per_cell
+from alignedfusion.datasets.missingness import Scenario, drop_attributes, mcar, mnar
 from alignedfusion.evaluation.metrics import RATES, predict
 from alignedfusion.modules.text_encoder import TextEncoder
 
 MECHANISMS = {
-    "cell": per_cell,
-    "denials kept": by_own_value(denials=0.0, others=1.0),
-    "denials omitted": by_own_value(denials=1.0, others=0.0),
+    "cell": mcar,
+    "denials kept": mnar(denials=0.0, others=1.0),
+    "denials omitted": mnar(denials=1.0, others=0.0),
 }
 MAIN = (*tuple(list(METHODS)[: list(METHODS).index("whole report as one text")]), "the paper's model", OURS)
 OF_THE_PAPER = (

@@ -13,7 +13,7 @@ from alignedfusion import (
     MaskedTokenReconstructor,
     VisualTokenizer,
 )
-from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.attributes import REPORT
 
 settings.register_profile("alignedfusion", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("alignedfusion")

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from alignedfusion.attributes import REPORT
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.evaluation import plots
 from alignedfusion.evaluation.metrics import missing_sweep
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT, IntermediateTokenFusion
+from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
 from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
 from alignedfusion.training.fitting import fit

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from alignedfusion import __version__
+from alignedfusion.attributes import REPORT
 from alignedfusion.deployment.markdown import names, table
 from alignedfusion.modules import checkpoint
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.modules.tokenizers import VisualTokenizer
 
 if TYPE_CHECKING:

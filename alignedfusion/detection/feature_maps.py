@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from alignedfusion.attributes import UNKNOWN
-from alignedfusion.datasets.missingness import seen_and_hidden
+from alignedfusion.attributes import REPORT, UNKNOWN
 from alignedfusion.detection.global_read import GlobalRead, NormedMap, PointwiseWrite
 from alignedfusion.modules.attention import SelfAttentionBlock
-from alignedfusion.modules.fusions.intermediate import REPORT, IntermediateTokenFusion
+from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
+from alignedfusion.modules.masking import apply_hiding
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
 
@@ -139,7 +139,7 @@ class FeatureMapFusion(nn.Module):
         places = [i for i, leaf in enumerate(leaves) if is_map(leaf)]
         levels = [leaves[i] for i in places]
         codes = self._codes(levels, codes)
-        seen, is_hidden = seen_and_hidden(codes, is_hidden, self.hide_probability, training=self.training)
+        seen, is_hidden = apply_hiding(codes, is_hidden, self.hide_probability, training=self.training)
 
         values = self.tokenizer.value_tokens()  # (V, D)
         report = self.tokenizer(seen, values=values)  # (B, A, D)

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.datasets.missingness import check_probability, seen_and_hidden
+from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema, check_probability
 from alignedfusion.modules import checkpoint
-from alignedfusion.modules.fusions.intermediate import REPORT, FusionOutput, check_mask, mean_of_tokens
+from alignedfusion.modules.fusions.intermediate import FusionOutput, check_mask, mean_of_tokens
 from alignedfusion.modules.heads import FUSED, EvidenceHeads, linear_head
 from alignedfusion.modules.images import Images, blanked, images_by_modality, visual_of
+from alignedfusion.modules.masking import apply_hiding
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
@@ -146,7 +146,7 @@ class AlignedFusionClassifier(nn.Module):
             check_mask(f"is_present[{m!r}]", mask, (codes.shape[0],))
         if is_present and REPORT in is_present:
             codes = codes.masked_fill(~is_present[REPORT][:, None], UNKNOWN)
-        seen, is_hidden = seen_and_hidden(
+        seen, is_hidden = apply_hiding(
             codes, is_hidden, self.hide_probability, whole=self.hide_report_probability, training=self.training
         )
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from alignedfusion.modules.fusions.intermediate import REPORT, mean_of_tokens
+from alignedfusion.attributes import REPORT
+from alignedfusion.modules.fusions.intermediate import mean_of_tokens
 
 IMAGE, FUSED = "image", "fused"
 """Names of parts of the evidence beside "report": all images of a case together, and the fused tokens."""

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignedfusion.attributes import UNKNOWN
-from alignedfusion.datasets.missingness import seen_and_hidden
+from alignedfusion.attributes import REPORT, UNKNOWN
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.modules.masking import apply_hiding
 from alignedfusion.modules.reconstruction import reconstruction_loss
 
 
@@ -103,7 +102,7 @@ def _told_and_hidden(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor
     if REPORT in is_present:
         codes = codes.masked_fill(~is_present[REPORT][:, None], UNKNOWN)
     # Drawn here and not in the model: their number must be known to all before the loss.
-    _, is_hidden = seen_and_hidden(
+    _, is_hidden = apply_hiding(
         codes,
         batch.get("is_hidden"),
         model.hide_probability,

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
+from alignedfusion.attributes import REPORT
 from alignedfusion.datasets.cases import collate
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.training.calibration import calibrate
 from alignedfusion.training.distributed import check_sharding, is_main_process, must_use_cpu, num_processes

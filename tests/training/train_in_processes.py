@@ -22,7 +22,7 @@ from alignedfusion import (
     VisualTokenizer,
 )
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.datasets.missingness import hide_attributes
+from alignedfusion.modules.masking import hide_attributes
 from alignedfusion.training.distributed import loss_over_processes, must_use_cpu, num_processes
 from alignedfusion.training.fitting import fit, parameter_groups
 

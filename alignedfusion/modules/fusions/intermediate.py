@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from alignedfusion.attributes import REPORT
 from alignedfusion.modules.attention import SelfAttentionBlock
-
-REPORT = "report"
-"""The modality whose tokens are attributes; every other modality is an image."""
 
 
 class FusionOutput(NamedTuple):

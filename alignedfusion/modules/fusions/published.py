@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignedfusion.attributes import REPORT
 from alignedfusion.modules.attention import CrossAttentionBlock
-from alignedfusion.modules.fusions.intermediate import REPORT, FusionOutput, mean_of_tokens
+from alignedfusion.modules.fusions.intermediate import FusionOutput, mean_of_tokens
 from alignedfusion.modules.fusions.simple import Fusion, Masks, joint_mask
 
 

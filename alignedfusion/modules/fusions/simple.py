@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignedfusion.attributes import REPORT
 from alignedfusion.modules.attention import CrossAttentionBlock, SelfAttentionBlock
 from alignedfusion.modules.fusions.intermediate import (
-    REPORT,
     FusionOutput,
     blank,
     check_modalities,
