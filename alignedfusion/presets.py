@@ -8,6 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from alignedfusion.attributes import REPORT, AttributeSchema
+from alignedfusion.datasets.token_cache import TokenCache
+from alignedfusion.modules.backbones import weights_sha256
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
@@ -81,3 +83,58 @@ def paper(
         hide_report_probability=0.0,
         evidence=False,
     )
+
+
+def choose_backbone(
+    tokens: TokenCache | None,
+    backbone: str | None,
+    pretrained: bool | str | Path,
+    frozen: bool,
+    image_size: int | None,
+) -> tuple[str, bool | str | Path, int | None]:
+    """Choose the backbone, its weights and its input size; a token cache requires those its tokens were computed with.
+
+    Args:
+        tokens: The token cache that replaces the images, or None.
+        backbone: A timm model; None takes that of `tokens`, or vit_small_patch16_224.
+        pretrained: As in `VisualTokenizer`.
+        frozen: Whether the backbone is frozen.
+        image_size: Side of the input in pixels; None takes that of `tokens`, or the backbone's own.
+
+    Raises:
+        ValueError: If an argument differs from what the tokens were computed with.
+    """
+    if tokens is None:
+        return backbone or "vit_small_patch16_224", pretrained, image_size
+    if not frozen or pretrained is False:
+        raise ValueError("tokens come from a frozen, pretrained backbone: train a backbone on the images themselves")
+    settings = tokens.settings
+    for name, requested in (("backbone", backbone), ("image_size", image_size)):
+        if requested is not None and requested != settings[name]:
+            raise ValueError(
+                f"the tokens in {str(tokens.folder)!r} were computed with {name} {settings[name]}, not {requested}; leave it "
+                f"out, or compute tokens in another folder"
+            )
+    weights = settings["weights"] or True if pretrained is True else pretrained
+    return settings["backbone"], weights, settings["image_size"]
+
+
+def match_tokens(visual: VisualTokenizer, tokens: TokenCache, pretrained: bool | str | Path) -> None:
+    """Give a visual tokenizer the preprocessing of a token cache, after checking that its weights are the same.
+
+    Args:
+        visual: Built with the backbone that `choose_backbone` returned.
+        tokens: The token cache.
+        pretrained: Source of the backbone's weights, for the error message.
+
+    Raises:
+        ValueError: If the tokens were computed with other weights.
+    """
+    if weights_sha256(visual.backbone) != tokens.settings["weights_sha256"]:
+        weights = "timm's own" if pretrained is True else repr(str(pretrained))
+        raise ValueError(
+            f"the tokens in {str(tokens.folder)!r} were computed with other weights of {tokens.settings['backbone']!r} than "
+            f"{weights}; give the file they were computed with as weights, or compute them again in another folder"
+        )
+    # timm may change a model's default preprocessing between releases.
+    visual.preprocessing = tokens.settings["preprocessing"]

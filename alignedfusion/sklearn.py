@@ -26,13 +26,13 @@ from alignedfusion.datasets.cases import CachedCases
 from alignedfusion.datasets.images import check_images, image_paths, token_width
 from alignedfusion.datasets.imputation import examples_of, fill_gaps
 from alignedfusion.datasets.splits import held_back
-from alignedfusion.datasets.token_cache import TokenCache, backbone_of
+from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.deployment.prediction import file_cases
 from alignedfusion.evaluation.metrics import outputs
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
 from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
-from alignedfusion.presets import standard
+from alignedfusion.presets import choose_backbone, match_tokens, standard
 from alignedfusion.training.calibration import calibrate
 from alignedfusion.training.fitting import fit
 
@@ -239,7 +239,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             command = cache.command(columns, Path(self.image_root))
             raise ValueError(f"{len(faults)} images have no tokens: {'; '.join(faults[:5])}; `{command}` adds them")
         num_features = token_width(paths)
-        backbone, pretrained, image_size = backbone_of(
+        backbone, pretrained, image_size = choose_backbone(
             cache, self.backbone, self.pretrained, self.frozen, self.image_size
         )
         if num_features is None and not pretrained:
@@ -262,7 +262,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         if cache is not None:
             visual = model.visual
             assert isinstance(visual, VisualTokenizer)
-            cache.adopt(visual, pretrained)
+            match_tokens(visual, cache, pretrained)
         return model
 
     def _cases(self, frame: pd.DataFrame, labels: np.ndarray | None = None, *, is_training: bool = False) -> Any:

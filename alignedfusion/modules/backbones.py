@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 
 def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | None) -> Any:
@@ -67,3 +71,16 @@ def preprocessing_of(backbone: Any, image_size: int | None) -> dict[str, Any]:
         "crop_pct": 1.0,
         "crop_mode": "squash",  # what was framed is shown whole: cut off edges may hold the finding
     }
+
+
+def weights_sha256(backbone: nn.Module) -> str:
+    """A fingerprint of a model's weights.
+
+    Position embeddings are left out: they are interpolated to the image size, which rounds differently on other machines.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(backbone.state_dict().items()):
+        if "pos" not in name:
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -15,7 +15,6 @@ import torch
 
 from alignedfusion.datasets.images import token_width
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.datasets.token_cache import backbone_of
 from alignedfusion.deployment import model_card
 from alignedfusion.evaluation import plots
 from alignedfusion.evaluation.metrics import metrics, missing_sweep, predict
@@ -23,7 +22,7 @@ from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.tokenizers import VisualTokenizer
-from alignedfusion.presets import standard
+from alignedfusion.presets import choose_backbone, match_tokens, standard
 from alignedfusion.training.distributed import is_main_process, num_processes
 from alignedfusion.training.fitting import find_checkpoints, fit
 
@@ -84,7 +83,7 @@ def train(
             another backbone than the one asked for.
     """
     folder = Path(folder)
-    backbone, pretrained, image_size = backbone_of(manifest.tokens, backbone, pretrained, frozen, image_size)
+    backbone, pretrained, image_size = choose_backbone(manifest.tokens, backbone, pretrained, frozen, image_size)
     schema = manifest.schema()
     settings: dict[str, Any] = {
         "images": list(manifest.images),
@@ -132,7 +131,7 @@ def train(
     visual = model.visual
     assert isinstance(visual, VisualTokenizer)
     if manifest.tokens is not None:
-        manifest.tokens.adopt(visual, pretrained)
+        match_tokens(visual, manifest.tokens, pretrained)
     aside = visual.backbone
     if manifest.tokens is not None:
         visual.backbone = None  # it has nothing to do: steps are quicker and checkpoints smaller without it

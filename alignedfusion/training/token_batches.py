@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from alignedfusion.datasets.images import read_ahead, read_image
-from alignedfusion.datasets.token_cache import DTYPES, weights_sha256
+from alignedfusion.datasets.token_cache import DTYPES
+from alignedfusion.modules.backbones import weights_sha256
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.tables.cluster import map_on_ray
 

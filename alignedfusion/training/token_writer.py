@@ -13,17 +13,8 @@ import torch
 from torch import Tensor
 
 from alignedfusion.datasets.images import check_images
-from alignedfusion.datasets.token_cache import (
-    DATA,
-    DTYPES,
-    FORMAT,
-    INDEX,
-    SETTINGS,
-    TokenCache,
-    complete_lines,
-    key,
-    weights_sha256,
-)
+from alignedfusion.datasets.token_cache import DATA, DTYPES, FORMAT, INDEX, SETTINGS, TokenCache, complete_lines, key
+from alignedfusion.modules.backbones import weights_sha256
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.training.token_batches import tokens_from_ray, tokens_of
 
