@@ -22,12 +22,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from alignedfusion.attributes import REPORT, AttributeSchema
 from alignedfusion.baselines import JointSelfAttention
-from alignedfusion.datasets.cases import CachedCases
+from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.images import check_images, image_paths, token_width
 from alignedfusion.datasets.imputation import examples_of, fill_gaps
-from alignedfusion.datasets.splits import held_back
+from alignedfusion.datasets.splits import hold_back
 from alignedfusion.datasets.token_cache import TokenCache
-from alignedfusion.deployment.prediction import file_cases
+from alignedfusion.deployment.prediction import prepare_images
 from alignedfusion.evaluation.metrics import outputs
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
@@ -129,7 +129,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         whole, labels = self._frame(X, reset=True), self._labels(y)
         check_consistent_length(whole, labels)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        is_held = held_back(labels, whole[self.group] if self.group else None, self.calibration, seed)
+        is_held = hold_back(labels, whole[self.group] if self.group else None, self.calibration, seed)
         frame = whole[~is_held]
         self.schema_ = AttributeSchema.from_table(frame, self._attribute_names(frame))
         self._examples = examples_of(frame, self.schema_)
@@ -267,13 +267,19 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def _cases(self, frame: pd.DataFrame, labels: np.ndarray | None = None, *, is_training: bool = False) -> Any:
         codes = self.schema_.encode(frame, unseen="unknown")
-        said = torch.zeros(len(frame), dtype=torch.int64) if labels is None else torch.from_numpy(labels)
         paths = image_paths(frame, self._image_columns(), self.image_root)
+        tokens = None
         if paths and self.tokens is not None and Path(self.tokens).is_dir():
             cache = TokenCache(self.tokens)
             if not cache.faults(path for column in paths.values() for path in column if path is not None):
-                return CachedCases({m: cache.rows(column) for m, column in paths.items()}, codes, said, cache.file)
-        return file_cases(self.model_, paths, codes, said, is_training=is_training)
+                tokens = cache
+        return make_cases(
+            paths,
+            codes,
+            None if labels is None else torch.from_numpy(labels),
+            **prepare_images(self.model_, is_training=is_training),
+            tokens=tokens,
+        )
 
     def _outputs(self, frame: pd.DataFrame, field: str) -> Tensor:
         cases = self._cases(frame)

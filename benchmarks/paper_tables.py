@@ -83,7 +83,7 @@ def run_unit(unit: Unit, methods: list[str], source: Source, runs: Path, options
     schema = source.schema(rows["train"])
     codes = schema.encode(source.frame, unseen="unknown")
     scenario = Scenario(train=unit.training_rate, valid=unit.training_rate, seed=unit.seed)
-    seen = {part: scenario.apply(part, codes[each], schema, each.tolist()) for part, each in rows.items()}
+    seen = {split: scenario.apply(split, codes[each], schema, each.tolist()) for split, each in rows.items()}
     fold = Fold(
         train=source.cases(rows["train"], seen["train"], training=True),
         valid=source.cases(rows["valid"], seen["valid"]),

@@ -92,7 +92,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     transform = model.visual.transform(is_training=True)
     if tokens is not None:
         model.visual.backbone = None  # as in `runs.train`
-    train, valid = (manifest.cases(manifest.rows(part), schema, transform) for part in ("train", "valid"))
+    train, valid = (manifest.cases(manifest.rows(split), schema, transform) for split in ("train", "valid"))
     start = time.process_time()
     with tempfile.TemporaryDirectory() as checkpoints:
         log = fit(

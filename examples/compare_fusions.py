@@ -90,10 +90,11 @@ def own_cases(options: argparse.Namespace) -> tuple[AttributeSchema, tuple[str, 
         group=options.group,
     )
     visual = VisualTokenizer(options.backbone, DIM, pretrained=options.weights or True, frozen=True)
-    schema, rows = manifest.schema(), manifest.frame[manifest.frame[options.image].notna()]
-    is_test = rows["part"] == "test"
-    parts = (manifest.cases(part, schema, visual.transform()) for part in (rows[~is_test], rows[is_test]))
-    return schema, manifest.class_names, *(encode(visual, part) for part in parts)
+    schema = manifest.schema()
+    has_image, is_test = manifest.frame[options.image].notna(), manifest.splits == "test"
+    tables = (manifest.frame[has_image & ~is_test], manifest.frame[has_image & is_test])
+    cases = (manifest.cases(rows, schema, visual.transform()) for rows in tables)
+    return schema, manifest.class_names, *(encode(visual, each) for each in cases)
 
 
 def build(

@@ -24,7 +24,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, Stratifi
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from alignedfusion import AlignedFusionClassifier
-from alignedfusion.datasets.splits import held_back
+from alignedfusion.datasets.splits import hold_back
 from alignedfusion.sklearn import AlignedFusionEstimator
 
 ROOT = Path(__file__).parent.parent
@@ -283,16 +283,16 @@ def test_npy_files_of_tokens_need_no_backbone(tmp_path):
 def test_held_back_rows_keep_patients_whole_and_every_class_trained(labels, patients, share, seed):
     labels = np.array(labels)
     groups = pd.Series(np.random.default_rng(seed).integers(0, patients, len(labels)))
-    is_held = held_back(labels, groups, share, seed)
+    is_held = hold_back(labels, groups, share, seed)
     assert set(groups[is_held]).isdisjoint(groups[~is_held])
     assert set(labels[~is_held]) == set(labels)
-    assert (is_held == held_back(labels, groups, share, seed)).all()
-    alone = held_back(labels, None, share, seed)
+    assert (is_held == hold_back(labels, groups, share, seed)).all()
+    alone = hold_back(labels, None, share, seed)
     assert [alone[labels == c].sum() for c in set(labels)] == [int(share * (labels == c).sum()) for c in set(labels)]
 
 
 def test_a_row_without_a_patient_is_one_of_its_own():
-    is_held = held_back(np.arange(40) % 2, pd.Series([None] * 40), 0.25, 0)
+    is_held = hold_back(np.arange(40) % 2, pd.Series([None] * 40), 0.25, 0)
     assert is_held.sum() == 10
 
 

@@ -109,7 +109,7 @@ def drop_attributes(
 
 @dataclass(frozen=True)
 class Scenario:
-    """How much is missing in each part of the data.
+    """How much is missing in each split of the data.
 
     `Scenario(train=0.2)` is the paper's M-Tr+C-Te at 20 %, `Scenario(test=0.2)` its C-Tr+M-Te, and
     `Scenario(train=0.5, test=0.2)` its M-Tr+M-Te. Its C-Tr rows keep the validation cases complete, "Miss Val." does not.
@@ -128,12 +128,12 @@ class Scenario:
     mechanism: Mechanism = mcar
     seed: int = 0
 
-    def apply(self, part: str, codes: Tensor, schema: AttributeSchema, cases: Iterable[object]) -> Tensor:
-        """The codes (B, A) of the part "train", "valid" or "test" with what this scenario lets go missing."""
+    def apply(self, split: str, codes: Tensor, schema: AttributeSchema, cases: Iterable[object]) -> Tensor:
+        """The codes (B, A) of the split "train", "valid" or "test" with what this scenario lets go missing."""
         rates = {"train": self.train, "valid": self.valid, "test": self.test}
-        if part not in rates:
-            raise ValueError(f"part must be one of {sorted(rates)}, got {part!r}")
-        return drop_attributes(codes, rates[part], schema, mechanism=self.mechanism, cases=cases, seed=self.seed)
+        if split not in rates:
+            raise ValueError(f"split must be one of {sorted(rates)}, got {split!r}")
+        return drop_attributes(codes, rates[split], schema, mechanism=self.mechanism, cases=cases, seed=self.seed)
 
 
 def _probability(

@@ -87,7 +87,7 @@ class TokenCache:
         self.folder = Path(folder)
         if not (self.folder / SETTINGS).is_file():
             raise FileNotFoundError(f"no tokens in {str(folder)!r}: `alignedfusion tokens` computes them")
-        self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS).read_text())
+        self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS).read_text("utf-8"))
         if self.settings.get("format") != FORMAT:
             raise ValueError(f"{str(folder)!r} has format {self.settings.get('format')}, this release reads {FORMAT}")
         num_tokens, num_features = self.settings["shape"]

@@ -11,7 +11,7 @@ from alignedfusion.deployment.markdown import code, table
 if TYPE_CHECKING:
     from alignedfusion.modules.classifier import AlignedFusionClassifier
 
-_PARTS = {"train": "training", "valid": "validation", "test": "test"}
+_SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 def training_data(report: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
@@ -22,12 +22,12 @@ def training_data(report: Mapping[str, Any], settings: Mapping[str, Any]) -> str
     data = report.get("training_data", {})
     source = f" of the table {code(data['source'])}" if data.get("source") else ""
     label = f", labelled by the column {code(settings['label'])}" if settings.get("label") else ""
-    told = ", ".join(f"{cases[part]:,} {name}" for part, name in _PARTS.items() if part in cases)
+    told = ", ".join(f"{cases[split]:,} {name}" for split, name in _SPLITS.items() if split in cases)
     text = f"## Training data\n\n{told} cases{source}{label}. Validation cases calibrated the model; test cases only tested it."
     if (classes := data.get("classes")) is None:
         return text
-    rows = [[name, *(str(classes[part][name]) for part in _PARTS)] for name in classes["train"]]
-    return f"{text}\n\n{table(['class', *_PARTS.values()], rows)}"
+    rows = [[name, *(str(classes[split][name]) for split in _SPLITS)] for name in classes["train"]]
+    return f"{text}\n\n{table(['class', *_SPLITS.values()], rows)}"
 
 
 def metrics(report: Mapping[str, Any]) -> str:

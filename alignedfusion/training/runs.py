@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 
 from alignedfusion.datasets.images import token_width
 from alignedfusion.datasets.manifest import Manifest
+from alignedfusion.datasets.splits import SPLITS
 from alignedfusion.deployment import model_card
 from alignedfusion.evaluation import plots
 from alignedfusion.evaluation.metrics import metrics, missing_sweep, predict
@@ -23,6 +22,7 @@ from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.presets import choose_backbone, match_tokens, standard
+from alignedfusion.tables.files import write_json, write_table
 from alignedfusion.training.distributed import is_main_process, num_processes
 from alignedfusion.training.fitting import find_checkpoints, fit
 
@@ -89,7 +89,7 @@ def train(
         "images": list(manifest.images),
         "label": manifest.label,
         "attributes": list(manifest.attributes),
-        "cases": _fingerprint(manifest.frame),
+        "cases": manifest.fingerprint(),
         "model": {
             "backbone": backbone,
             "pretrained": str(pretrained),
@@ -179,11 +179,11 @@ def evaluate(
     folder = Path(folder)
     if not (folder / METRICS_FILE).is_file():
         raise FileNotFoundError(f"no finished run in {str(folder)!r}: `alignedfusion train` makes one")
-    settings = json.loads((folder / SETTINGS).read_text())
+    settings = json.loads((folder / SETTINGS).read_text("utf-8"))
     model = _to_device(AlignedFusionClassifier.from_pretrained(folder))
     images = settings["images"]
     if all(column in frame.columns for column in images):
-        trained_on = set((folder / TRAINED_ON).read_text().splitlines())
+        trained_on = set((folder / TRAINED_ON).read_text("utf-8").splitlines())
         is_new = [name not in trained_on for name in _case_names(frame, images)]
         if not any(is_new):
             raise ValueError(f"all {len(frame)} cases of this table were used in training; there is nothing to test on")
@@ -219,7 +219,7 @@ def _report(
         "test": metrics(probabilities, labels),
         "missing": sweep,
         "most_frequent_class": float(counts.max() / counts.sum()),
-        "cases": {part: len(manifest.rows(part)) for part in ("train", "valid", "test")},
+        "cases": {split: len(manifest.rows(split)) for split in SPLITS},
         "classes": list(model.class_names),
         "training_data": model_card.training_data(manifest, model.schema),
         "seconds": round(seconds, 1),
@@ -230,7 +230,7 @@ def _report(
     predictions["predicted"] = [model.class_names[i] for i in probabilities.argmax(1)]
     for i, name in enumerate(model.class_names):
         predictions[f"p({name})"] = probabilities[:, i].round(6)
-    predictions.to_csv(folder / PREDICTIONS, index=False)
+    write_table(predictions, folder / PREDICTIONS)
 
     plots.accuracy_against_missing(
         {"this model": [(row["missing"], row["accuracy"], 0.0) for row in sweep]},
@@ -239,10 +239,10 @@ def _report(
         chance=report["most_frequent_class"],
     )
     used = pd.concat([manifest.rows("train"), manifest.rows("valid")])
-    (folder / TRAINED_ON).write_text("\n".join(_case_names(used, manifest.images)) + "\n")
+    (folder / TRAINED_ON).write_text("\n".join(_case_names(used, manifest.images)) + "\n", "utf-8")
     # Before the metrics, which say that the run is finished.
-    model_card.write(model, folder, report=report, settings=json.loads((folder / SETTINGS).read_text()))
-    _write_json(folder / METRICS_FILE, report)
+    model_card.write(model, folder, report=report, settings=json.loads((folder / SETTINGS).read_text("utf-8")))
+    write_json(folder / METRICS_FILE, report)
     return report
 
 
@@ -253,16 +253,16 @@ def _open(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not file.is_file() or not has_begun:  # a run that failed before its first epoch is no run yet
         if is_main_process():
             folder.mkdir(parents=True, exist_ok=True)
-            _write_json(file, settings)
+            write_json(file, settings)
         return None
-    before = json.loads(file.read_text())
+    before = json.loads(file.read_text("utf-8"))
     if before != settings:
         changed = "; ".join(_changes(before, settings))
         raise ValueError(
             f"{str(folder)!r} holds a run with other settings ({changed}); choose another folder, or delete it"
         )
     metrics_file = folder / METRICS_FILE
-    finished: dict[str, Any] | None = json.loads(metrics_file.read_text()) if metrics_file.is_file() else None
+    finished: dict[str, Any] | None = json.loads(metrics_file.read_text("utf-8")) if metrics_file.is_file() else None
     return finished
 
 
@@ -275,10 +275,6 @@ def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> l
         elif old != new:
             lines.append("other cases" if key == "cases" else f"{prefix}{key} {old} before, {new} now")
     return lines
-
-
-def _fingerprint(frame: pd.DataFrame) -> str:
-    return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
 
 
 def _case_names(frame: pd.DataFrame, images: Sequence[str]) -> list[str]:
@@ -294,9 +290,3 @@ def _view(model: AlignedFusionClassifier) -> Any:
 
 def _to_device(model: AlignedFusionClassifier) -> AlignedFusionClassifier:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(data, indent=2) + "\n")
-    os.replace(draft, path)

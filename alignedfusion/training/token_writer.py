@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +17,7 @@ from alignedfusion.datasets.images import check_images
 from alignedfusion.datasets.token_cache import DATA, DTYPES, FORMAT, INDEX, SETTINGS, TokenCache, complete_lines, key
 from alignedfusion.modules.backbones import weights_sha256
 from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.tables.files import lock_output, write_json
 from alignedfusion.training.token_batches import tokens_from_ray, tokens_of
 
 COMMIT_SECONDS = 1.0
@@ -66,9 +68,10 @@ def write(
     if tokens := [path for path in distinct if path.endswith(".npy")]:
         raise ValueError(f"{tokens[0]!r} holds tokens already: .npy files go into training as they are")
     visual = VisualTokenizer(backbone, 1, pretrained=weights or True, frozen=True, image_size=image_size).eval()
-    _start(folder, _settings(visual, weights, image_size, dtype))
-    with open(folder / DATA, "ab") as data, open(folder / INDEX, "ab") as index:
-        _lock(data, folder)
+    settings = _settings(visual, weights, image_size, dtype)
+    with lock_output(folder / DATA), ExitStack() as files:
+        _start(folder, settings)
+        data, index = (files.enter_context(open(folder / name, "ab")) for name in (DATA, INDEX))
         _drop_uncounted(folder, data, index)
         cache = TokenCache(folder)
         wanted = [path for path in distinct if cache.faults([path])]
@@ -154,9 +157,7 @@ def _start(folder: Path, settings: dict[str, Any]) -> None:
             says = "; ".join(f"{name} {before.get(name)} before, {settings[name]} now" for name in changed)
             raise ValueError(f"{str(folder)!r} holds tokens computed otherwise ({says}); choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{SETTINGS}.part"
-    draft.write_text(json.dumps(settings, indent=2) + "\n")
-    os.replace(draft, folder / SETTINGS)
+    write_json(folder / SETTINGS, settings)
 
 
 def _drop_uncounted(folder: Path, data: IO[bytes], index: IO[bytes]) -> None:
@@ -169,15 +170,3 @@ def _drop_uncounted(folder: Path, data: IO[bytes], index: IO[bytes]) -> None:
 def _flush(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _lock(data: IO[bytes], folder: Path) -> None:
-    """Refuse a second writer; the lock ends with the process."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return
-    try:
-        fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(f"another process is writing tokens to {str(folder)!r}; wait until it is done") from error

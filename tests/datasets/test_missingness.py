@@ -145,10 +145,10 @@ def test_a_scenario_gives_each_part_its_rate():
     codes, cases = full_table(2000), range(2000)
     scenario = Scenario(train=0.5, test=0.2, seed=3)
     shares = {
-        part: (scenario.apply(part, codes, WIDE, cases) == UNKNOWN).float().mean().item()
-        for part in ("train", "valid", "test")
+        split: (scenario.apply(split, codes, WIDE, cases) == UNKNOWN).float().mean().item()
+        for split in ("train", "valid", "test")
     }
     assert shares == pytest.approx({"train": 0.5, "valid": 0.0, "test": 0.2}, abs=0.02)
     assert torch.equal(scenario.apply("test", codes, WIDE, cases), drop_attributes(codes, 0.2, WIDE, seed=3))
-    with pytest.raises(ValueError, match="part must be one of"):
+    with pytest.raises(ValueError, match="split must be one of"):
         scenario.apply("val", codes, WIDE, cases)

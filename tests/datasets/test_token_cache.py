@@ -23,6 +23,7 @@ from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.token_cache import TokenCache, TokenFile
 from alignedfusion.deployment.prediction import predict_case
 from alignedfusion.evaluation.metrics import missing_sweep
+from alignedfusion.tables.files import lock_output
 from alignedfusion.training import token_writer
 from alignedfusion.training.fitting import fit
 
@@ -130,6 +131,7 @@ def test_other_folders_and_formats_are_refused(cache, tmp_path):
 
 KILLED = """
 import os, signal, sys
+from alignedfusion.tables.files import lock_output
 from alignedfusion.training import token_writer
 
 calls, moment, whole = 0, int(sys.argv[1]), os.fsync
@@ -279,11 +281,10 @@ def test_numbers_that_float16_cannot_hold_are_refused(folder, paths, tmp_path):
 
 
 def test_two_writers_at_once_are_refused(cache, folder, paths):
-    fcntl = pytest.importorskip("fcntl")
-    with open(cache.folder / "tokens.bin", "ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another process is writing tokens to"):
-            token_writer.write(paths, cache.folder, weights=folder / "weights.pth", **SMALL)
+    writing = pytest.raises(ValueError, match=r"another process is writing '.*tokens\.bin'")
+    with lock_output(cache.folder / "tokens.bin"), writing:
+        token_writer.write(paths, cache.folder, weights=folder / "weights.pth", **SMALL)
+    token_writer.write(paths, cache.folder, weights=folder / "weights.pth", **SMALL)
 
 
 # Reading in training.
@@ -401,7 +402,7 @@ def test_training_on_the_cache_is_training_on_files_of_the_same_tokens(cache, fo
     model = presets.standard(
         schema, ["a", "b"], backbone="test_vit", pretrained=folder / "weights.pth", image_size=48, dim=64
     )
-    train, valid, test = (manifest.cases(manifest.rows(part), schema, None) for part in ("train", "valid", "test"))
+    train, valid, test = (manifest.cases(manifest.rows(split), schema, None) for split in ("train", "valid", "test"))
     fit(model, train, valid, tmp_path / "run", epochs=2, learning_rate=3e-3, progress=False)
     expected, found = model.state_dict(), AlignedFusionClassifier.from_pretrained(run).state_dict()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
