@@ -50,7 +50,7 @@ def draw_splits(labels: np.ndarray, groups: pd.Series | None, seed: int) -> np.n
     from sklearn.model_selection import StratifiedGroupKFold
 
     keys = _group_keys(groups, len(labels))
-    sizes = {name: len(np.unique(keys[labels == name])) for name in np.unique(labels)}
+    sizes = {str(name): len(np.unique(keys[labels == name])) for name in np.unique(labels)}
     for name, size in sizes.items():
         if size < 5:
             raise ValueError(
