@@ -46,7 +46,7 @@ def learn_attribute(
         raise ValueError(f"attribute {name!r} has no value in any of these rows; leave the column out")
     if options.kind != "categorical":
         texts = [cell for _, cell in rows if isinstance(cell, str)]
-        units, decimal = options.units or _common_unit(texts), options.decimal or _common_decimal(texts)
+        units, decimal = options.units or _common_unit(texts, len(rows)), options.decimal or _common_decimal(texts)
         numbers = [parse_number(cell, units=units, decimal=decimal) for _, cell in rows]
         if _is_numeric(name, rows, numbers, options):
             found = np.array([number for number in numbers if number is not None])
@@ -115,11 +115,11 @@ def _short(odd: tuple[int, Any]) -> str:
     return f"{text if len(text) <= 20 else text[:20] + '...'!r} (row {row})"
 
 
-def _common_unit(texts: Sequence[str]) -> str:
-    """The unit of a column: one that follows the number in at least half of the texts, if no other does. Else empty."""
+def _common_unit(texts: Sequence[str], count: int) -> str:
+    """The unit of a column: one that follows the number in at least half of the cells, if no other does. Else empty."""
     found = [quantity for text in texts if (quantity := split_quantity(text)) and quantity[1]]
     units = [unit for _, unit, has_space in found if has_space or len(unit) > 1]
-    if not units or 2 * len(units) < len(texts) or not all(is_same_unit(unit, units[0]) for unit in units):
+    if not units or 2 * len(units) < count or not all(is_same_unit(unit, units[0]) for unit in units):
         return ""
     return max(set(units), key=lambda unit: (units.count(unit), unit))
 

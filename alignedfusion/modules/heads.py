@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from alignedfusion.attributes import REPORT
 from alignedfusion.modules.fusions.intermediate import mean_of_tokens
+from alignedfusion.modules.module_dict import ModuleDict
 
 IMAGE, FUSED = "image", "fused"
 """Names of parts of the evidence beside "report": all images of a case together, and the fused tokens."""
@@ -33,7 +34,7 @@ class EvidenceHeads(nn.Module):
 
     def __init__(self, dim: int, modalities: Sequence[str], num_classes: int, *, dropout: float = 0.1) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict({m: linear_head(dim, num_classes, dropout) for m in modalities})
+        self.heads = ModuleDict({m: linear_head(dim, num_classes, dropout) for m in modalities})
         images = [m for m in modalities if m != REPORT]
         self.parts = ((IMAGE,) if images else ()) + ((REPORT,) if REPORT in modalities else ())
 

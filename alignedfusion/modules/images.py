@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from alignedfusion.modules.fusions.intermediate import check_mask
+from alignedfusion.modules.module_dict import ModuleDict
 
 Images = Tensor | Mapping[str, Tensor]
 
@@ -27,7 +28,7 @@ def visual_of(visual: nn.Module | Mapping[str, nn.Module] | None, modalities: Se
         raise ValueError(f"visual must have the keys {sorted(modalities)}, got {sorted(visual)}")
     if len({id(module) for module in visual.values()}) != len(visual):
         raise ValueError("visual names one module for several modalities; pass the module itself to share it among all")
-    return nn.ModuleDict(dict(visual.items()))
+    return ModuleDict(dict(visual.items()))
 
 
 def images_by_modality(image: Images | None, modalities: Sequence[str], batch: int) -> dict[str, Tensor]:

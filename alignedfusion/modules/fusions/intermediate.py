@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from alignedfusion.attributes import REPORT
 from alignedfusion.modules.attention import SelfAttentionBlock
+from alignedfusion.modules.module_dict import ModuleDict
 
 
 class FusionOutput(NamedTuple):
@@ -83,7 +84,7 @@ class IntermediateTokenFusion(nn.Module):
         self.register_buffer("share", is_copy / is_copy.sum(1, keepdim=True), persistent=False)  # (K, copies)
         keys = ("shared",) if share_weights else self.modalities
         self.rounds = nn.ModuleList(
-            nn.ModuleDict({key: SelfAttentionBlock(dim, num_heads=num_heads, dropout=dropout) for key in keys})
+            ModuleDict({key: SelfAttentionBlock(dim, num_heads=num_heads, dropout=dropout) for key in keys})
             for _ in range(depth)
         )
 

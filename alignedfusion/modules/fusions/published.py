@@ -15,6 +15,7 @@ from alignedfusion.attributes import REPORT
 from alignedfusion.modules.attention import CrossAttentionBlock
 from alignedfusion.modules.fusions.intermediate import FusionOutput, mean_of_tokens
 from alignedfusion.modules.fusions.simple import Fusion, Masks, joint_mask
+from alignedfusion.modules.module_dict import ModuleDict
 
 
 class RemixFormerFusion(Fusion):
@@ -35,7 +36,7 @@ class RemixFormerFusion(Fusion):
         """Make the layers."""
         images = [m for m in self.modalities if m != REPORT]
         self.rounds = self.self_attention(depth, block, images)
-        self.exchange = nn.ModuleDict({m: CrossAttentionBlock(self.dim, **block) for m in images})
+        self.exchange = ModuleDict({m: CrossAttentionBlock(self.dim, **block) for m in images})
         self.metadata = nn.Sequential(nn.LayerNorm(self.dim), nn.Linear(self.dim, self.dim), nn.GELU())
 
     def fuse(self, streams: dict[str, Tensor], is_valid: Masks, is_present: Masks) -> FusionOutput:
@@ -77,7 +78,7 @@ class MSMAFusion(Fusion):
         images = [m for m in self.modalities if m != REPORT]
         self.rounds = self.self_attention(depth, block)
         crossing = images if len(images) > 1 else []
-        self.mutual = nn.ModuleDict({m: CrossAttentionBlock(self.dim, **block) for m in crossing})
+        self.mutual = ModuleDict({m: CrossAttentionBlock(self.dim, **block) for m in crossing})
         self.metadata = CrossAttentionBlock(self.dim, **block)
         self.gate = nn.Linear(self.dim, self.dim)
 

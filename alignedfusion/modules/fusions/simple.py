@@ -17,6 +17,7 @@ from alignedfusion.modules.fusions.intermediate import (
     check_tokens,
     mean_of_tokens,
 )
+from alignedfusion.modules.module_dict import ModuleDict
 
 Masks = Mapping[str, Tensor]
 
@@ -80,7 +81,7 @@ class Fusion(nn.Module):
         """One block per round and modality, of all modalities or of some."""
         names = self.modalities if modalities is None else modalities
         return nn.ModuleList(
-            nn.ModuleDict({m: SelfAttentionBlock(self.dim, **block) for m in names}) for _ in range(depth)
+            ModuleDict({m: SelfAttentionBlock(self.dim, **block) for m in names}) for _ in range(depth)
         )
 
     def no_tokens(self, streams: Mapping[str, Tensor]) -> Tensor:
@@ -153,7 +154,7 @@ class CrossAttention(Fusion):
         """Make the layers."""
         self.rounds = self.self_attention(depth, block)
         self.crossings = nn.ModuleList(
-            nn.ModuleDict({m: CrossAttentionBlock(self.dim, **block) for m in self.modalities}) for _ in range(depth)
+            ModuleDict({m: CrossAttentionBlock(self.dim, **block) for m in self.modalities}) for _ in range(depth)
         )
 
     def fuse(self, streams: dict[str, Tensor], is_valid: Masks, is_present: Masks) -> FusionOutput:
