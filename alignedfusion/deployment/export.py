@@ -179,7 +179,7 @@ def metadata(model: AlignedFusionClassifier) -> dict[str, Any]:
         ],
         "unknown": UNKNOWN,
         "class_names": list(model.class_names),
-        "parts": list(model.parts),
+        "parts": list(model.branches),
         "preprocessing": {m: getattr(visual, "preprocessing", None) for m, visual in model.visuals.items()},
     }
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from alignedfusion.attributes import UNKNOWN
-from alignedfusion.datasets.missingness import seen_and_hidden
+from alignedfusion.attributes import REPORT, UNKNOWN
 from alignedfusion.detection.global_read import GlobalRead, NormedMap, PointwiseWrite
 from alignedfusion.modules.attention import SelfAttentionBlock
-from alignedfusion.modules.fusions.intermediate import REPORT, IntermediateTokenFusion
+from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
+from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
 
@@ -84,7 +84,7 @@ class FeatureMapFusion(nn.Module):
         self.tokenizer = tokenizer
         self.channels = tuple(channels)
         self.read = read
-        self.hide_probability = hide_probability
+        self.hiding = HideAttributes(hide_probability)
         self.max_positions = max_positions
         self.reconstructor = MaskedTokenReconstructor(dim)
         self.message = nn.Sequential(nn.LayerNorm(2 * dim), nn.Linear(2 * dim, dim), nn.GELU())
@@ -139,7 +139,7 @@ class FeatureMapFusion(nn.Module):
         places = [i for i, leaf in enumerate(leaves) if is_map(leaf)]
         levels = [leaves[i] for i in places]
         codes = self._codes(levels, codes)
-        seen, is_hidden = seen_and_hidden(codes, is_hidden, self.hide_probability, training=self.training)
+        seen, is_hidden = self.hiding(codes, is_hidden)
 
         values = self.tokenizer.value_tokens()  # (V, D)
         report = self.tokenizer(seen, values=values)  # (B, A, D)
@@ -218,7 +218,7 @@ class FeatureMapFusion(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
-        return f"channels={self.channels}, read={self.read!r}, hide_probability={self.hide_probability}"
+        return f"channels={self.channels}, read={self.read!r}, hide_probability={self.hiding.p}"
 
 
 def is_map(leaf: Any) -> bool:

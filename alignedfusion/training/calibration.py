@@ -17,7 +17,7 @@ SPREAD = 0.4
 
 
 def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = True) -> None:
-    """Set `model.weights` to what fits these cases best, and save nothing else of them.
+    """Set `model.branch_weights` to what fits these cases best, and save nothing else of them.
 
     A part that learned its training cases by heart is overconfident, and drowns the others; its weight falls. The weights
     are those of highest posterior probability: cross-entropy over the cases, each with all its attributes, with 10 to 50 %
@@ -30,8 +30,10 @@ def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = Tr
     """
     variants = [drop_attributes(cases.codes, rate, model.schema) for rate in (*RATES, 1.0)]
     weighted = outputs(model, cases, variants, "evidence", progress=progress)  # (versions, n, P, C)
-    evidence = weighted / model.weights.cpu()[:, None]
-    model.weights.copy_(fit_weights(evidence, model.log_prior.cpu(), cases.labels, model.initial_weights()))
+    evidence = weighted / model.branch_weights.cpu()[:, None]
+    model.branch_weights.copy_(
+        fit_weights(evidence, model.log_prior.cpu(), cases.labels, model.initial_branch_weights())
+    )
 
 
 def fit_weights(evidence: Tensor, log_prior: Tensor, labels: Tensor, start: Tensor) -> Tensor:

@@ -51,11 +51,11 @@ def model_and_shapes(case, schema, build):
     if case == "examples given":
         visual = {"own": OwnVisual(), "precomputed": VisualTokenizer("test_convnext", 38, pretrained=False)}
         fusion = JointSelfAttention(38, modalities=(*visual, "report"), num_heads=2, depth=1)
-        model = build(schema, visual=visual, fusion=fusion, reconstructs=False, evidence=False)
+        model = build(schema, visual=visual, fusion=fusion, fill=None, unimodal_heads=False)
         image = {"own": torch.randn(2, 5, 13), "precomputed": torch.randn(2, 3, 64)}
         return model, {"own": (None, 13), "precomputed": (None, 64)}, {"image": image}
     fusion = JointSelfAttention(38, modalities=("report",), num_heads=2, depth=1)
-    return build(schema, fusion=fusion, reconstruct="two_pass"), {}, {}
+    return build(schema, fusion=fusion, fill="two_pass"), {}, {}
 
 
 class Exported:

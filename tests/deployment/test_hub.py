@@ -233,7 +233,7 @@ def test_a_card_goes_along_with_the_weights_it_speaks_of(served, schema, build, 
     assert card_there(served, "clinic/copy") == model_card.with_name(card_there(served), "clinic/copy")
 
     changed = read(tmp_path / "run")
-    changed.weights.mul_(2.0)  # other answers: the figures are no longer its own
+    changed.branch_weights.mul_(2.0)  # other answers: the figures are no longer its own
     push(changed)
     assert "75.0 %" not in card_there(served)
 
