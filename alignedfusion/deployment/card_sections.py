@@ -161,7 +161,7 @@ def calibration(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> st
             "fitted to validation cases" if is_fitted and rows else "fitted" if is_fitted else "not fitted to any cases"
         )
         lines.append(
-            f"The logits are the log prior plus the evidence of each part times its weight ({how}): {weights}."
+            f"The logits are the log prior plus the contribution of each branch times its weight ({how}): {weights}."
         )
     return "## Calibration\n\n" + "\n\n".join(lines) if lines else ""
 

@@ -180,7 +180,7 @@ def test_sizes_and_names_of_the_file(exported):
         "probabilities": ["batch", 17],
         "reconstruction": ["batch", 3, 5],
         "intermediate": ["batch", 3, 38],
-        "evidence": ["batch", 3, 17],
+        "contributions": ["batch", 3, 17],
     }
     assert exported("everything").file.stat().st_size > 4 * sum(
         p.numel() for p in exported("everything").model.parameters()

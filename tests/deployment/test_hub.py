@@ -13,7 +13,8 @@ from huggingface_hub.utils import HfHubHTTPError
 from torch import nn
 
 from alignedfusion import AlignedFusionClassifier
-from alignedfusion.deployment import hub, model_card
+from alignedfusion.deployment import model_card, push_to_hub
+from alignedfusion.modules import checkpoint
 
 read = AlignedFusionClassifier.from_pretrained
 
@@ -42,7 +43,7 @@ def logits(schema, batch):
 
 
 def push(model, name="clinic/skin", **options):
-    return model.push_to_hub(name, token=TOKEN, **options)
+    return push_to_hub(model, name, token=TOKEN, **options)
 
 
 def card_there(served, name="clinic/skin"):
@@ -86,15 +87,15 @@ def test_a_revision_is_the_model_of_that_commit(served, schema, build, logits):
 def test_weights_and_settings_are_those_of_one_commit(served, schema, build, logits, monkeypatch):
     old = build(schema)
     push(old, private=False)
-    fetch = hub._fetch
+    download = checkpoint.download
 
-    def fetch_and_push(name, file, *rest):
-        found = fetch(name, file, *rest)
-        if file == "config.json":
+    def download_and_push(name, files, **options):
+        found = download(name, files=files, **options)
+        if files == ("config.json",):
             push(build(schema, depth=1))
         return found
 
-    monkeypatch.setattr(hub, "_fetch", fetch_and_push)
+    monkeypatch.setattr(checkpoint, "download", download_and_push)
     assert torch.equal(logits(read("clinic/skin")), logits(old))
 
 
@@ -107,7 +108,7 @@ def test_what_was_fetched_once_is_read_from_the_cache(served, schema, build, log
     assert not [path for method, path in served.log if method == "GET"]
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")  # where nobody answers
     assert torch.equal(logits(read("clinic/skin", cache_dir=tmp_path / "mine")), logits(model))
-    with pytest.raises(FileNotFoundError, match=r"'clinic/skin' is no folder here, and http.* cannot be reached"):
+    with pytest.raises(FileNotFoundError, match=r"'clinic/skin' is not a folder here, and http.* cannot be reached"):
         read("clinic/skin", cache_dir=tmp_path / "another")
 
 
@@ -127,7 +128,7 @@ def test_a_folder_comes_before_a_repository_of_the_same_name(served, schema, bui
     served.log.clear()
     assert torch.equal(logits(read("clinic/skin")), logits(here))
     assert served.log == []
-    with pytest.raises(ValueError, match="revision='main' belongs to a repository, and 'clinic/skin' is none"):
+    with pytest.raises(ValueError, match="revision='main' belongs to a repository, but 'clinic/skin' is not one"):
         read("clinic/skin", revision="main")
 
 
@@ -141,7 +142,7 @@ def test_what_can_only_be_a_folder_asks_no_hub(name, served):
 
 
 def test_a_name_that_is_neither_is_said_to_be_neither(served):
-    message = r"'clinic/skni' is no folder here, and http://127\.\S+ has no repository of that name that you may read: .*token="
+    message = r"'clinic/skni' is not a folder here, and http://127\.\S+ has no repository of that name that you may read: .*token="
     with pytest.raises(FileNotFoundError, match=message):
         read("clinic/skni")
 
@@ -152,7 +153,7 @@ def test_a_hub_that_does_not_answer_is_named_without_trying_for_long(served, sch
     monkeypatch.setattr(constants, "ENDPOINT", gone.address)
     start = time.perf_counter()
     with pytest.raises(
-        FileNotFoundError, match=f"'runs/frist' is no folder here, and {gone.address} cannot be reached"
+        FileNotFoundError, match=f"'runs/frist' is not a folder here, and {gone.address} cannot be reached"
     ):
         read("runs/frist")
     with pytest.raises(ConnectionError, match=f"{gone.address} cannot be reached; nothing was uploaded"):
@@ -209,7 +210,7 @@ def test_a_model_that_cannot_be_saved_makes_no_repository(served, schema, build)
 
 def test_a_wrong_token_is_the_hubs_own_error(served, schema, build):
     with pytest.raises(HfHubHTTPError, match="401"):
-        build(schema).push_to_hub("clinic/skin", token="hf_wrong")
+        push_to_hub(build(schema), "clinic/skin", token="hf_wrong")
     assert served.repositories == {}
 
 

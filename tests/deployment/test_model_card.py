@@ -14,7 +14,7 @@ from torch import nn
 from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema, IntermediateTokenFusion, VisualTokenizer
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.deployment import markdown, model_card
+from alignedfusion.deployment import card_sections, model_card
 from alignedfusion.training import runs
 
 ROW = {"missing": 0.0, "accuracy": 0.8, "balanced_accuracy": 0.75, "macro_auc": 0.9, "calibration_error": 0.04}
@@ -232,4 +232,4 @@ def test_only_the_first_values_of_many_are_listed(build):
 
 
 def test_inline_code_holds_any_text():
-    assert markdown.code("a `b`\n c.csv") == "`a 'b' c.csv`"
+    assert card_sections.code("a `b`\n c.csv") == "`a 'b' c.csv`"
