@@ -145,7 +145,9 @@ def _api(hub, parts, body, may_read):
         return 404, {"error": f"Invalid rev id: {revision}"}, {"X-Error-Code": "RevisionNotFound"}
     if parts[4:5] == ["tree"]:
         files = commit[1] if commit else {}
-        entries = [{"type": "file", "path": p, "size": len(b), "oid": hashlib.sha1(b).hexdigest()} for p, b in files.items()]
+        entries = [
+            {"type": "file", "path": p, "size": len(b), "oid": hashlib.sha1(b).hexdigest()} for p, b in files.items()
+        ]
         return 200, entries, {}
     siblings = [{"rfilename": path} for path in commit[1]] if commit else []
     return 200, {"id": name, "sha": commit and commit[0], "private": repository.private, "siblings": siblings}, {}

@@ -204,7 +204,7 @@ def test_the_file_itself_says_how_to_encode_a_report(exported):
     schema, model = exported("pixels").schema, exported("pixels").model
     assert known == json.loads(json.dumps(metadata(model)))
     assert known["class_names"] == [str(c) for c in range(17)]
-    assert known["parts"] == ["image", "report", "fused"]
+    assert known["branches"] == ["image", "report", "fused"]
     assert known["preprocessing"]["image"]["input_size"] == [3, 64, 64]
     assert known["preprocessing"]["image"]["mean"] == list(model.visual.preprocessing["mean"])
 
