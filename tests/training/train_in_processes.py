@@ -23,8 +23,8 @@ from alignedfusion import (
 )
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.modules.masking import hide_attributes
+from alignedfusion.training import TrainingSettings, fit, parameter_groups
 from alignedfusion.training.distributed import loss_over_processes, must_use_cpu, num_processes
-from alignedfusion.training.fitting import fit, parameter_groups
 
 BATCH = 16
 SCHEMA = AttributeSchema(
@@ -159,7 +159,14 @@ def drawn(folder):
     model = build()
     calls = []
     model.register_forward_pre_hook(lambda module, args, call: calls.append(call), with_kwargs=True)
-    log = fit(model, cases, None, folder / "drawn", epochs=1, batch_size=BATCH // num_processes(), progress=False)
+    log = fit(
+        model,
+        cases,
+        None,
+        folder / "drawn",
+        TrainingSettings(epochs=1, batch_size=BATCH // num_processes()),
+        progress=False,
+    )
     hidden = calls[0].get("is_hidden")
     return {
         "loss": [entry["loss"] for entry in log if "loss" in entry],
@@ -169,7 +176,9 @@ def drawn(folder):
 
 
 def _fit(model, train, folder):
-    return fit(model, train, Cases(29), folder, epochs=3, batch_size=BATCH // num_processes(), progress=False)
+    return fit(
+        model, train, Cases(29), folder, TrainingSettings(epochs=3, batch_size=BATCH // num_processes()), progress=False
+    )
 
 
 def _local(parameter):
