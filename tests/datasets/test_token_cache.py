@@ -23,7 +23,7 @@ from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.token_cache import TokenCache, TokenFile
 from alignedfusion.deployment.prediction import predict_case
 from alignedfusion.evaluation import missing_sweep
-from alignedfusion.presets import Backbone
+from alignedfusion.modules.backbones import Backbone
 from alignedfusion.tables.files import lock_output
 from alignedfusion.training import TrainingSettings, fit, token_writer
 
@@ -146,6 +146,7 @@ def test_other_folders_and_formats_are_refused(cache, tmp_path):
 
 KILLED = """
 import os, signal, sys
+from alignedfusion.modules.backbones import Backbone
 from alignedfusion.tables.files import lock_output
 from alignedfusion.training import token_writer
 

@@ -150,11 +150,11 @@ def test_without_images_everything_learns_at_the_full_rate(schema, build):
     model = build(schema, fusion=JointSelfAttention(38, modalities=("report",), num_heads=2))
     assert {rate for rate, _ in rates(model, image_rate=0.5).values()} == {1.0}
     images = build(schema, fusion=JointSelfAttention(38, modalities=("image",), num_heads=2))
-    assert rates(images, 0.5)["fusion.blocks.0.qkv.weight"] == (0.5, 0.05)
+    assert rates(images, image_rate=0.5)["fusion.blocks.0.qkv.weight"] == (0.5, 0.05)
 
 
 def test_a_frozen_backbone_is_in_no_group(schema, build):
     visual = VisualTokenizer("test_vit", 38, pretrained=False, frozen=True, image_size=32)
-    groups = parameter_groups(build(schema, visual=visual), 1e-3, 0.05)
+    groups = parameter_groups(build(schema, visual=visual))
     trained = {id(p) for group in groups for p in group["params"]}
     assert not trained & {id(p) for p in visual.backbone.parameters()}

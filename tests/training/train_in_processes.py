@@ -77,7 +77,7 @@ def step_by_step(folder, *, cases=None):
     accelerator = Accelerator(cpu=must_use_cpu())
     model = build()
     loader = DataLoader(Cases(53) if cases is None else cases, BATCH // num_processes())
-    optimizer = torch.optim.AdamW(parameter_groups(model, 3e-3, 0.05))
+    optimizer = torch.optim.AdamW(parameter_groups(model, TrainingSettings(learning_rate=3e-3)))
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     model.train()
     steps = []
