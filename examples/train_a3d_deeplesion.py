@@ -65,7 +65,7 @@ def run(model: nn.Module, batch: dict, device: str, targets: list | None = None)
     """Call the model as it wants to be called."""
     images = list(batch["image"].to(device))
     if isinstance(model, FusedDetector):
-        return model(images, targets, attributes=batch["codes"].to(device))
+        return model(images, targets, codes=batch["codes"].to(device))
     return model(images, targets)
 
 

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from alignedfusion.attributes import UNKNOWN
 from alignedfusion.datasets.missingness import seen_and_hidden
 from alignedfusion.detection.global_read import GlobalRead, NormedMap, PointwiseWrite
+from alignedfusion.detection.probing import find_maps, is_map
 from alignedfusion.modules.attention import SelfAttentionBlock
 from alignedfusion.modules.fusions.intermediate import REPORT, IntermediateTokenFusion
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
@@ -119,8 +120,6 @@ class FeatureMapFusion(nn.Module):
             side: "output" or "input" of the submodule.
             **settings: Of `FeatureMapFusion`.
         """
-        from alignedfusion.detection.fused_detector import find_maps
-
         return cls(tokenizer, [each.shape[1] for each in find_maps(model, at, example, side)], **settings)
 
     def forward(self, maps: Any, codes: Tensor | None = None, *, is_hidden: Tensor | None = None) -> FeatureMapOutput:
@@ -219,11 +218,6 @@ class FeatureMapFusion(nn.Module):
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
         return f"channels={self.channels}, read={self.read!r}, hide_probability={self.hide_probability}"
-
-
-def is_map(leaf: Any) -> bool:
-    """Whether this is a feature map: a floating tensor with two or three spatial dimensions."""
-    return isinstance(leaf, Tensor) and leaf.ndim in (4, 5) and leaf.is_floating_point()
 
 
 def zero_linear(width: int, out: int) -> nn.Linear:

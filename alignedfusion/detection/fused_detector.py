@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from alignedfusion.detection.feature_maps import FeatureMapFusion, is_map
+from alignedfusion.detection.feature_maps import FeatureMapFusion
+from alignedfusion.detection.probing import submodule
 
 LOSS = "loss_attribute_reconstruction"
 
@@ -64,34 +64,34 @@ class FusedDetector(nn.Module):
         else:
             place.register_forward_pre_hook(self._on_input, with_kwargs=True)
 
-    def forward(self, *inputs: Any, attributes: Tensor | None = None, **named: Any) -> Any:
-        """Run the detector; everything but `attributes` is passed straight through.
+    def forward(self, *inputs: Any, codes: Tensor | None = None, **named: Any) -> Any:
+        """Run the detector; everything but `codes` is passed straight through.
 
         Args:
             *inputs: As the detector takes them.
-            attributes: int64 (B, A), the codes of the images in their order; None for those of an open
-                `with model.attributes(codes)`, and outside of one if no report mentions anything.
+            codes: int64 (B, A), the codes of the images in their order; None for those of an open
+                `with model.use_codes(codes)`, and outside of one if no report mentions anything.
             **named: As the detector takes them.
 
         Returns:
             What the detector returns. A dict of losses, or an output with a `loss`, has the reconstruction loss added.
         """
-        if attributes is None:
-            attributes = self._call().codes
+        if codes is None:
+            codes = self._call().codes
         if torch.compiler.is_compiling():  # the compiler sets no context variables, and knows no threads either
-            self._compiled_call = call = FusedCall(attributes)
+            self._compiled_call = call = FusedCall(codes)
             try:
                 output = self.detector(*inputs, **named)
             finally:
                 self._compiled_call = None
         else:
-            with self.attributes(attributes) as call:
+            with self.use_codes(codes) as call:
                 output = self.detector(*inputs, **named)
         return self._with_loss(output, call.loss)
 
     @contextmanager
-    def attributes(self, codes: Tensor | None) -> Iterator[FusedCall]:
-        """Where the call cannot be changed: `with model.attributes(codes): detector(images)`.
+    def use_codes(self, codes: Tensor | None) -> Iterator[FusedCall]:
+        """Where the call cannot be changed: `with model.use_codes(codes): detector(images)`.
 
         Yields:
             The call, whose `loss` is the reconstruction loss afterwards, if the detector was called and not this module.
@@ -135,39 +135,3 @@ class FusedDetector(nn.Module):
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
         return f"at={self.at!r}, side={self.side!r}"
-
-
-def submodule(model: nn.Module, name: str) -> nn.Module:
-    """A submodule by its dotted name; the error lists what there is."""
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        parent = model
-        known = [child for child, _ in parent.named_children()]
-        raise ValueError(
-            f"the model has no submodule {name!r}; its parts are {known}, with parts of their own"
-        ) from None
-
-
-@torch.no_grad()
-def find_maps(model: nn.Module, at: str, example: Any, side: str = "output") -> list[Tensor]:
-    """The feature maps of a submodule in one forward pass of the model, in evaluation mode."""
-    found: list[Any] = []
-    place = submodule(model, at)
-    if side == "output":
-        handle = place.register_forward_hook(lambda module, inputs, output: found.append(output))
-    else:
-        handle = place.register_forward_pre_hook(
-            lambda module, inputs, named: found.append((inputs, named)), with_kwargs=True
-        )
-    was_training = model.training
-    model.eval()
-    try:
-        model(**example) if isinstance(example, Mapping) else model(example)
-    finally:
-        handle.remove()
-        model.train(was_training)
-    maps = [leaf for leaf in tree_leaves(found[:1]) if is_map(leaf)]
-    if not maps:
-        raise ValueError(f"submodule {at!r} gives no feature map (B, C, H, W) or (B, C, D, H, W) as its {side}")
-    return maps

@@ -319,5 +319,5 @@ def test_attributes_plug_in(schema):
     fusion = FeatureMapFusion.for_model(model, AttributeTokenizer(schema, 38), at="backbone", example=images[:1])
     fused = FusedDetector(model, fusion, at="backbone").eval()
     with torch.no_grad():
-        alone, together = model(images), fused(images, attributes=codes)
+        alone, together = model(images), fused(images, codes=codes)
     assert all(torch.equal(a[key], b[key]) for a, b in zip(alone, together, strict=True) for key in a)

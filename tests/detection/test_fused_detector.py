@@ -206,10 +206,10 @@ def test_at_step_0_nothing_has_changed(case, schema):
         before = case(plain)
         model = plug_in(case, schema).eval()
         for codes in (CODES, CODES.clamp(min=0), None):
-            after = case(model, attributes=codes)
+            after = case(model, codes=codes)
             assert type(after) is type(before)
             assert same(after, before)
-        with model.attributes(CODES):
+        with model.use_codes(CODES):
             assert same(case(model.detector), before)
     assert list(model.detector.state_dict()) == keys
     own = {f"detector.{name}" for name in keys} | {f"fusion.{name}" for name in model.fusion.state_dict()}
@@ -220,7 +220,7 @@ def test_at_step_0_nothing_has_changed(case, schema):
 def test_after_one_step_a_row_reacts_to_its_own_attributes_and_to_no_other(case, schema):
     model = plug_in(case, schema).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    case.loss(model, attributes=CODES).backward()
+    case.loss(model, codes=CODES).backward()
     optimizer.step()
     model.eval()
     seen = watch(model, case)
@@ -228,7 +228,7 @@ def test_after_one_step_a_row_reacts_to_its_own_attributes_and_to_no_other(case,
     other[1] = torch.tensor([1, 0, 0])
     with torch.no_grad():
         for codes in (CODES, other):
-            case(model, attributes=codes)
+            case(model, codes=codes)
     half = len(seen) // 2
     assert half == 1 + len(case.heads)
     for first, second in zip(seen[:half], seen[half:], strict=True):
@@ -242,12 +242,12 @@ def test_after_one_step_a_row_reacts_to_its_own_attributes_and_to_no_other(case,
 def test_training_tells_the_reconstruction_loss(case, schema):
     model = plug_in(case, schema, hide_probability=0.5).train()
     torch.manual_seed(2)
-    with model.attributes(CODES) as call:
+    with model.use_codes(CODES) as call:
         plain = case(model.detector, case.targets)
     assert call.loss > 0
     running = {name: value for name, value in model.named_buffers() if value.is_floating_point()}
     torch.manual_seed(2)
-    out = case(model, case.targets, attributes=CODES)
+    out = case(model, case.targets, codes=CODES)
     assert all(value.isfinite().all() for value in running.values())
     assert type(out) is type(plain)
     if case.losses == "dict":
@@ -260,7 +260,7 @@ def test_training_tells_the_reconstruction_loss(case, schema):
         assert out["loss"] is out.loss
     else:
         assert len(out) == len(plain)
-    case.loss(model, attributes=CODES).backward()
+    case.loss(model, codes=CODES).backward()
     if case.losses:
         assert model.fusion.reconstructor.query[1].weight.grad.abs().sum() > 0
 
@@ -311,13 +311,13 @@ def by_hand(model, x, codes):
 def test_it_is_fusing_the_maps_and_nothing_else():
     model, x = toy(), images()
     for codes in [*some_codes(3), None]:
-        out = model(x, attributes=codes)
+        out = model(x, codes=codes)
         assert torch.equal(out, by_hand(model, x, codes))
-        with model.attributes(codes):
+        with model.use_codes(codes):
             assert torch.equal(model.detector(x), out)
             assert torch.equal(model(x), out)  # no need to know which of the two is called
     unmentioned = torch.full((3, 3), UNKNOWN)
-    assert torch.equal(model(x), model(x, attributes=unmentioned))
+    assert torch.equal(model(x), model(x, codes=unmentioned))
     assert torch.equal(model.detector(x), model(x))
     assert not torch.equal(model(x), model.detector.head(nn.functional.gelu(model.detector.backbone[0](x))))
 
@@ -325,9 +325,9 @@ def test_it_is_fusing_the_maps_and_nothing_else():
 def test_an_argument_goes_before_the_context_and_the_inner_context_before_the_outer():
     model, x = toy(), images()
     first, second, third = some_codes(3)
-    with model.attributes(first):
-        assert torch.equal(model(x, attributes=second), by_hand(model, x, second))
-        with model.attributes(third):
+    with model.use_codes(first):
+        assert torch.equal(model(x, codes=second), by_hand(model, x, second))
+        with model.use_codes(third):
             assert torch.equal(model(x), by_hand(model, x, third))
         assert torch.equal(model(x), by_hand(model, x, first))
     assert torch.equal(model(x), by_hand(model, x, None))
@@ -338,7 +338,7 @@ def test_the_input_of_a_module_can_be_fused():
     before = toy(side="input", at="head")
     before.load_state_dict(model.state_dict())
     for codes in some_codes(2):
-        assert torch.equal(before(x, attributes=codes), model(x, attributes=codes))
+        assert torch.equal(before(x, codes=codes), model(x, codes=codes))
 
     class Named(Toy):
         def forward(self, images):
@@ -358,7 +358,7 @@ def test_the_input_of_a_module_can_be_fused():
     keyword = FusedDetector(named, model.fusion, at="neck", side="input").eval()
     codes = some_codes(1)[0]
     expected = model.fusion(named.backbone(x), codes).maps
-    assert torch.equal(keyword(x, attributes=codes), expected)
+    assert torch.equal(keyword(x, codes=codes), expected)
     fusion = FeatureMapFusion.for_model(
         named, model.fusion.tokenizer, at="neck", side="input", example=x, num_heads=2, read="pooled"
     )
@@ -373,21 +373,21 @@ def test_places_are_refused_by_name():
     with pytest.raises(ValueError, match=r"side must be 'output' or 'input', got 'both'"):
         FusedDetector(Toy(), fusion, at="backbone", side="both")
     with pytest.raises(ValueError, match=r"got 2 rows of codes for maps of 3 images"):
-        toy()(images(), attributes=some_codes(1, rows=2)[0])
+        toy()(images(), codes=some_codes(1, rows=2)[0])
 
 
 @pytest.mark.parametrize("targets", ["dict", "other"])
 def test_only_a_dict_of_losses_gets_another(targets):
     model, x = toy(hide_probability=1.0), images()
     codes = some_codes(1)[0]
-    out = model.train()(x, torch.zeros(3, 2, 7, 11), attributes=codes)
+    out = model.train()(x, torch.zeros(3, 2, 7, 11), codes=codes)
     assert set(out) == {"loss_box", LOSS}
     assert out[LOSS] > 0
-    assert set(model.eval()(x, torch.zeros(3, 2, 7, 11), attributes=codes)) == {"loss_box"}
+    assert set(model.eval()(x, torch.zeros(3, 2, 7, 11), codes=codes)) == {"loss_box"}
     others = [{"boxes": x}, [x.sum()], x.sum(), {}, {"loss": [x.sum()]}]
     for other in others if targets == "other" else []:
         model.train().detector.forward = lambda images, other=other: (model.detector.backbone(images), other)[1]
-        assert model(x, attributes=codes) is other
+        assert model(x, codes=codes) is other
 
 
 def test_the_loss_of_a_module_that_runs_twice_counts_twice():
@@ -398,7 +398,7 @@ def test_the_loss_of_a_module_that_runs_twice_counts_twice():
     model = toy(hide_probability=1.0)
     twice = FusedDetector(Twice(), model.fusion, at="backbone").train()
     codes, x = some_codes(1)[0], images()
-    out = twice(x, attributes=codes)
+    out = twice(x, codes=codes)
     once = model.fusion(nn.functional.gelu(twice.detector.backbone[0](x)), codes)
     torch.testing.assert_close(out[LOSS], 2 * once.loss)
 
@@ -415,14 +415,14 @@ def test_a_copy_is_a_model_of_its_own(duplicate):
         torch.save(model, buffer := io.BytesIO())
         buffer.seek(0)
         twin = torch.load(buffer, weights_only=False)
-    assert torch.equal(twin(x, attributes=first), model(x, attributes=first))
-    before = model(x, attributes=first)
+    assert torch.equal(twin(x, codes=first), model(x, codes=first))
+    before = model(x, codes=first)
     nn.init.normal_(twin.fusion.write[0].value.weight)
     nn.init.normal_(twin.detector.head.weight)
-    assert torch.equal(model(x, attributes=first), before)
-    assert torch.equal(twin(x, attributes=second), by_hand(twin, x, second))
-    assert not torch.equal(twin(x, attributes=first), before)
-    with twin.attributes(second):  # which is not the original's
+    assert torch.equal(model(x, codes=first), before)
+    assert torch.equal(twin(x, codes=second), by_hand(twin, x, second))
+    assert not torch.equal(twin(x, codes=first), before)
+    with twin.use_codes(second):  # which is not the original's
         assert torch.equal(model.detector(x), by_hand(model, x, None))
         assert torch.equal(twin.detector(x), by_hand(twin, x, second))
     assert len(twin.detector.backbone._forward_hooks) == 1
@@ -440,9 +440,9 @@ def test_threads_do_not_hear_each_others_attributes(by):
         for _ in range(120):
             with torch.no_grad():
                 if by == "argument":
-                    out = model(x, attributes=codes[me])
+                    out = model(x, codes=codes[me])
                 else:
-                    with model.attributes(codes[me]):
+                    with model.use_codes(codes[me]):
                         out = model.detector(x)
             right[me] += torch.equal(out, expected[me])
 
@@ -468,12 +468,12 @@ def test_models_can_be_nested():
         maps = outer.fusion(inner.detector.backbone[0].forward(x), of_outer).maps
         return inner.detector.head(inner.fusion(nn.functional.gelu(maps), of_inner).maps)
 
-    assert torch.equal(outer(x, attributes=first), expected(None, first))
-    with inner.attributes(second):
-        assert torch.equal(outer(x, attributes=first), expected(second, first))
-        with outer.attributes(first):
+    assert torch.equal(outer(x, codes=first), expected(None, first))
+    with inner.use_codes(second):
+        assert torch.equal(outer(x, codes=first), expected(second, first))
+        with outer.use_codes(first):
             assert torch.equal(inner.detector(x), expected(second, first))
-    assert torch.equal(inner(x, attributes=second), expected(second, None))
+    assert torch.equal(inner(x, codes=second), expected(second, None))
 
 
 def test_an_exception_leaves_no_attributes_behind():
@@ -482,14 +482,14 @@ def test_an_exception_leaves_no_attributes_behind():
     nothing = by_hand(model, x, None)
     model.detector.fails = True
     with pytest.raises(KeyError, match="the detector's own"):
-        model(x, attributes=codes)
-    with model.attributes(outer):
+        model(x, codes=codes)
+    with model.use_codes(outer):
         with pytest.raises(KeyError, match="the detector's own"):
-            model(x, attributes=codes)
+            model(x, codes=codes)
         model.detector.fails = False
         assert torch.equal(model.detector(x), by_hand(model, x, outer))
         model.detector.fails = True
-    with pytest.raises(KeyError, match="the detector's own"), model.attributes(codes):
+    with pytest.raises(KeyError, match="the detector's own"), model.use_codes(codes):
         model.detector(x)
     model.detector.fails = False
     assert torch.equal(model.detector(x), nothing)
@@ -518,7 +518,7 @@ def plans():
 
 def rank_loss(model, codes, rank):
     x = images(3 * RANKS)[3 * rank : 3 * rank + 3]
-    return sum(model(x, torch.ones(3, 2, 7, 11), attributes=codes[rank]).values())
+    return sum(model(x, torch.ones(3, 2, 7, 11), codes=codes[rank]).values())
 
 
 def train_rank(rank, folder):
@@ -561,7 +561,7 @@ def test_one_graph_takes_fresh_attributes_at_each_call(training):
     compiled = torch.compile(model, fullgraph=True, backend=graphs)
     given = (x, torch.ones(3, 2, 7, 11)) if training else (x,)
     for codes in some_codes(4):
-        out, expected = compiled(*given, attributes=codes), model(*given, attributes=codes)
+        out, expected = compiled(*given, codes=codes), model(*given, codes=codes)
         torch.testing.assert_close(out, expected)
     assert graphs.frame_count == 1
     if training:
@@ -598,14 +598,14 @@ def test_no_attributes_get_lost_where_only_a_part_is_compiled(part, detector):
     model.get_submodule(part).compile(backend="eager")
     first, second = some_codes(2)
     for codes in (first, second, None):
-        torch.testing.assert_close(model(x, attributes=codes), by_hand(reference, x, codes))
-    with model.attributes(first):
+        torch.testing.assert_close(model(x, codes=codes), by_hand(reference, x, codes))
+    with model.use_codes(first):
         torch.testing.assert_close(model(x), by_hand(reference, x, first))
         torch.testing.assert_close(model.detector(x), by_hand(reference, x, first))
     if detector is Broken:
         model.detector.fails = True
         with pytest.raises(KeyError, match="the detector's own"):
-            model(x, attributes=second)
+            model(x, codes=second)
         model.detector.fails = False
         torch.testing.assert_close(model.detector(x), by_hand(reference, x, None))
 
@@ -616,11 +616,11 @@ def test_what_is_exported_takes_fresh_attributes():
     first, *others = some_codes(4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
-        program = torch.export.export(model, (x,), {"attributes": first}).module()
+        program = torch.export.export(model, (x,), {"codes": first}).module()
     for codes in others:
-        out = program(x, attributes=codes)
-        torch.testing.assert_close(out, model(x, attributes=codes))
-        assert (out - program(x, attributes=first)).abs().max() > 1e-4
+        out = program(x, codes=codes)
+        torch.testing.assert_close(out, model(x, codes=codes))
+        assert (out - program(x, codes=first)).abs().max() > 1e-4
     assert torch.equal(model.detector(x), by_hand(model, x, None))  # nothing of it is left in the model
 
 
@@ -632,7 +632,7 @@ def test_a_checkpointed_call_has_the_same_gradients(use_reentrant):
         model = toy(hide_probability=0.5).train()
 
         def call(x, model=model):
-            out = model(x, torch.ones(3, 2, 7, 11), attributes=codes)
+            out = model(x, torch.ones(3, 2, 7, 11), codes=codes)
             return out["loss_box"] + out[LOSS]
 
         torch.manual_seed(4)
@@ -657,16 +657,16 @@ def test_an_averaged_model_fuses_with_averaged_weights():
     for parameter, old, new in zip(expected.parameters(), start, model.parameters(), strict=True):
         parameter.data = 0.75 * old + 0.25 * new.detach()
     for codes in (first, second):
-        torch.testing.assert_close(averaged(x, attributes=codes), by_hand(expected, x, codes))
-        assert torch.equal(model(x, attributes=codes), by_hand(model, x, codes))
+        torch.testing.assert_close(averaged(x, codes=codes), by_hand(expected, x, codes))
+        assert torch.equal(model(x, codes=codes), by_hand(model, x, codes))
 
 
 def test_bfloat16_and_autocast():
     model, x, (codes, other) = toy(), images(), some_codes(2)
     with torch.autocast("cpu", torch.bfloat16):
-        out, changed = (model.train()(x, attributes=c) for c in (codes, other))
+        out, changed = (model.train()(x, codes=c) for c in (codes, other))
     assert out.dtype == torch.bfloat16
     model, x = model.eval().bfloat16(), x.bfloat16()
-    outs = [model(x, attributes=c) for c in (codes, other)]
+    outs = [model(x, codes=c) for c in (codes, other)]
     assert all(o.dtype == torch.bfloat16 and o.isfinite().all() for o in (out, changed, *outs))
     assert not torch.equal(*outs)
