@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignedfusion.detection.metrics import average_precision, froc, plot_froc
+from alignedfusion.detection import average_precision, froc, plot_froc
 
 BOX = [10.0, 10, 19, 19]
 FAR = [50.0, 50, 59, 59]
@@ -358,7 +358,7 @@ def test_the_picture_is_written(tmp_path, log):
     path = tmp_path / "froc.png"
     plot_froc({"image only": first, "fused": second, "nothing": nothing}, path, title="discs in noise", log=log)
     assert path.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match="there is no result to draw"):
+    with pytest.raises(ValueError, match="there is no result to plot"):
         plot_froc({}, path, title="")
 
 

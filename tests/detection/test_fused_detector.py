@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
@@ -50,10 +51,11 @@ class Case(NamedTuple):
         return model(self.example, **named) if targets is None else model(self.example, targets, **named)
 
     def loss(self, model: nn.Module, **named: Any) -> torch.Tensor:
+        if self.losses is None:
+            with model.use_codes(named["codes"]) as call:
+                return sum(m.square().mean() for m in self(model, self.targets)) + call.loss
         out = self(model, self.targets, **named)
-        if self.losses == "hf":
-            return out.loss
-        return sum(out.values()) if self.losses else sum(m.square().mean() for m in out)
+        return out.loss if self.losses == "hf" else sum(out.values())
 
 
 def torchvision_case(kind):
@@ -246,6 +248,10 @@ def test_training_tells_the_reconstruction_loss(case, schema):
         plain = case(model.detector, case.targets)
     assert call.loss > 0
     running = {name: value for name, value in model.named_buffers() if value.is_floating_point()}
+    if case.losses is None:
+        with pytest.raises(ValueError, match=r"returned a list in training, which has no place for the reconstruction"):
+            case(model, codes=CODES)
+        return
     torch.manual_seed(2)
     out = case(model, case.targets, codes=CODES)
     assert all(value.isfinite().all() for value in running.values())
@@ -254,15 +260,12 @@ def test_training_tells_the_reconstruction_loss(case, schema):
         assert set(out) == {*plain, LOSS}
         assert out[LOSS] == call.loss
         assert all(torch.allclose(out[name], value) for name, value in plain.items())
-    elif case.losses == "hf":
+    else:
         assert list(out) == list(plain)
         torch.testing.assert_close(out.loss, plain.loss + call.loss)
         assert out["loss"] is out.loss
-    else:
-        assert len(out) == len(plain)
     case.loss(model, codes=CODES).backward()
-    if case.losses:
-        assert model.fusion.reconstructor.query[1].weight.grad.abs().sum() > 0
+    assert model.fusion.reconstructor.query[1].weight.grad.abs().sum() > 0
 
 
 class Toy(nn.Module):
@@ -368,32 +371,96 @@ def test_the_input_of_a_module_can_be_fused():
 
 def test_places_are_refused_by_name():
     fusion = toy().fusion
-    with pytest.raises(ValueError, match=r"no submodule 'backbne'; its parts are \['backbone', 'head'\]"):
+    with pytest.raises(
+        ValueError, match=r"no submodule 'backbne'; the submodules of the model are \['backbone', 'head'\]"
+    ):
         FusedDetector(Toy(), fusion, at="backbne")
+    with pytest.raises(ValueError, match=r"no submodule 'backbone.7'; the submodules of 'backbone' are \['0', '1'\]"):
+        FusedDetector(Toy(), fusion, at="backbone.7")
     with pytest.raises(ValueError, match=r"side must be 'output' or 'input', got 'both'"):
         FusedDetector(Toy(), fusion, at="backbone", side="both")
     with pytest.raises(ValueError, match=r"got 2 rows of codes for maps of 3 images"):
         toy()(images(), codes=some_codes(1, rows=2)[0])
 
 
-@pytest.mark.parametrize("targets", ["dict", "other"])
-def test_only_a_dict_of_losses_gets_another(targets):
+def returning(output, **settings):
+    """A fused toy in training whose detector returns this output."""
+    model = toy(**{"hide_probability": 1.0, **settings}).train()
+    model.detector.forward = lambda images: (model.detector.backbone(images), output)[1]
+    return model
+
+
+def test_outputs_with_a_place_get_the_loss():
     model, x = toy(hide_probability=1.0), images()
     codes = some_codes(1)[0]
     out = model.train()(x, torch.zeros(3, 2, 7, 11), codes=codes)
     assert set(out) == {"loss_box", LOSS}
     assert out[LOSS] > 0
     assert set(model.eval()(x, torch.zeros(3, 2, 7, 11), codes=codes)) == {"loss_box"}
-    others = [{"boxes": x}, [x.sum()], x.sum(), {}, {"loss": [x.sum()]}]
-    for other in others if targets == "other" else []:
-        model.train().detector.forward = lambda images, other=other: (model.detector.backbone(images), other)[1]
-        assert model(x, codes=codes) is other
+
+    given = {"loss": torch.tensor(2.0), "logits": x}
+    out = returning(given)(x, codes=codes)
+    assert list(out) == ["loss", "logits"]
+    assert out["loss"] > 2
+    assert given["loss"] == 2
+    assert returning(given).eval()(x, codes=codes) is given
+
+
+WITHOUT_PLACE = {
+    "tensor": (torch.zeros(2, 3), r"a tensor \(2, 3\)"),
+    "tuple": (({"box": torch.tensor(1.0)}, []), "a tuple"),
+    "list": ([torch.tensor(1.0)], "a list"),
+    "empty dict": ({}, r"a dict with the keys \[\]"),
+    "dict of lists": ({"loss": [torch.tensor(1.0)]}, r"a dict with the keys \['loss'\]"),
+    "dict of maps": ({"boxes": torch.zeros(2, 4)}, r"a dict with the keys \['boxes'\]"),
+}
+
+
+@pytest.mark.parametrize(("output", "kind"), WITHOUT_PLACE.values(), ids=WITHOUT_PLACE)
+def test_the_loss_is_never_lost(output, kind):
+    model, x, codes = returning(output), images(), some_codes(1)[0]
+    with pytest.raises(ValueError, match=rf"returned {kind} in training, which has no place .* and then `call.loss`"):
+        model(x, codes=codes)
+    # The one way that works with every output, for the detector and for the wrapped one.
+    for called in (model, model.detector):
+        with model.use_codes(codes) as call:
+            assert called(x) is output
+        assert call.loss > 0
+    assert model.eval()(x, codes=codes) is output
+    with torch.no_grad():
+        assert model.train()(x, codes=codes) is output  # nothing is learned
+    assert returning(output, hide_probability=0.0)(x, codes=codes) is output  # nothing is hidden
+
+
+def test_add_loss_can_be_overridden():
+    class Pairs(FusedDetector):
+        def add_loss(self, output, loss):
+            return output[0] + loss, output[1]
+
+    plain = returning(None)
+    model = Pairs(returning((torch.tensor(2.0), "boxes")).remove(), plain.fusion, at="backbone").train()
+    total, boxes = model(images(), codes=some_codes(1)[0])
+    assert total > 2
+    assert boxes == "boxes"
+    assert model.eval()(images())[0] == 2
+
+
+def test_an_open_call_collects_the_losses_of_all_calls_in_it():
+    model, x = toy(hide_probability=1.0).train(), images()
+    codes = some_codes(1)[0]
+    with model.use_codes(codes) as once:
+        out = model(x, torch.zeros(3, 2, 7, 11))
+    assert set(out) == {"loss_box"}  # the loss is in the call, and counted once
+    with model.use_codes(codes) as twice:
+        model(x)
+        model.detector(x)
+    torch.testing.assert_close(twice.loss, 2 * once.loss)
 
 
 def test_the_loss_of_a_module_that_runs_twice_counts_twice():
     class Twice(Toy):
         def forward(self, images):
-            return {"loss": (self.backbone(images) + self.backbone(images)).mean()}
+            return {"loss_box": (self.backbone(images) + self.backbone(images)).mean()}
 
     model = toy(hide_probability=1.0)
     twice = FusedDetector(Twice(), model.fusion, at="backbone").train()
@@ -401,6 +468,108 @@ def test_the_loss_of_a_module_that_runs_twice_counts_twice():
     out = twice(x, codes=codes)
     once = model.fusion(nn.functional.gelu(twice.detector.backbone[0](x)), codes)
     torch.testing.assert_close(out[LOSS], 2 * once.loss)
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda detector: pickle.loads(pickle.dumps(detector)),
+    "average": AveragedModel,
+}
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_a_copy_of_the_inner_detector_raises_until_it_is_wrapped(duplicate):
+    model, x = toy(), images()
+    twin, codes = duplicate(model.detector), some_codes(1)[0]
+    message = (
+        "a copy of one inside a FusedDetector, and the copy has no fusion: copy, average or save the FusedDetector"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        twin(x)
+    with pytest.raises(RuntimeError, match=message), model.use_codes(codes):
+        twin(x)
+    assert torch.equal(model(x, codes=codes), by_hand(model, x, codes))  # the original is as it was
+
+    inner = twin.module if isinstance(twin, AveragedModel) else twin
+    again = FusedDetector(inner, copy.deepcopy(model.fusion), at="backbone").eval()
+    assert torch.equal(again(x, codes=codes), by_hand(model, x, codes))
+    assert len(inner.backbone._forward_hooks) == len(inner.backbone._forward_hooks_with_kwargs) == 1
+
+
+@pytest.mark.parametrize(("side", "at"), [("output", "backbone"), ("input", "head")])
+def test_remove_restores_the_detector(side, at):
+    model, x = toy(side=side, at=at), images()
+    plain = Toy().eval()
+    plain.load_state_dict(model.detector.state_dict())
+    fused = model(x)
+    assert not torch.equal(fused, plain(x))
+
+    detector = model.remove()
+
+    assert detector is model.detector
+    assert torch.equal(detector(x), plain(x))
+    assert torch.equal(copy.deepcopy(detector)(x), plain(x))
+    for theirs, ours in zip(plain.modules(), detector.modules(), strict=True):
+        assert vars(theirs).keys() == vars(ours).keys()
+        hooks = [value for name, value in vars(ours).items() if "hooks" in name]
+        assert not any(hooks)
+    for call in (lambda: model(x), lambda: model.use_codes(None).__enter__()):
+        with pytest.raises(RuntimeError, match=r"the fusion was taken off this detector by remove\(\): build a new"):
+            call()
+    again = FusedDetector(detector, model.fusion, at=at, side=side)
+    assert torch.equal(again(x), fused)
+
+
+def test_wrapping_twice_is_refused():
+    model, other, x = toy(), toy(seed=3), images()
+    for at in ("backbone", "head"):
+        with pytest.raises(
+            ValueError, match=r"wrapped by another FusedDetector, at 'backbone': call its remove\(\) first"
+        ):
+            FusedDetector(model.detector, other.fusion, at=at)
+    with pytest.raises(ValueError, match="wrapped by another FusedDetector"):
+        FusedDetector(nn.Sequential(model.detector), other.fusion, at="0.backbone")
+    codes = some_codes(1)[0]
+    assert torch.equal(model(x, codes=codes), by_hand(model, x, codes))
+    replaced = FusedDetector(model.remove(), other.fusion, at="backbone").eval()
+    assert torch.equal(replaced(x, codes=codes), by_hand(replaced, x, codes))
+
+
+def test_codes_without_effect_are_an_error():
+    class Bypass(Toy):
+        def forward(self, images, targets=None):
+            return self.head(self.backbone.forward(images))  # no hook runs
+
+    model, x, codes = toy(), images(), some_codes(1)[0]
+    message = r"no feature maps were fused: the submodule 'backbone' did not run in this thread"
+    bypass = FusedDetector(Bypass(), model.fusion, at="backbone").eval()
+    for call in (lambda: bypass(x, codes=codes), lambda: bypass(x)):
+        with pytest.raises(RuntimeError, match=message):
+            call()
+    with pytest.raises(RuntimeError, match=message), model.use_codes(codes):
+        Toy().eval()(x)
+    with pytest.raises(RuntimeError, match=message), model.use_codes(codes):
+        bypass.fusion(torch.randn(3, 5, 7, 11))
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match=message), model.use_codes(codes):
+        pool.submit(model.detector, x).result()  # a thread has a context of its own
+    with pytest.raises(KeyError), model.use_codes(codes):  # the first error is the one to read
+        raise KeyError
+    with pytest.raises(RuntimeError, match="use DistributedDataParallel"):
+        model._replicate_for_data_parallel()
+
+
+def test_a_part_that_is_checkpointed_is_an_error():
+    class Checkpointed(Toy):
+        def forward(self, images, targets=None):
+            return self.head(checkpoint(self.backbone, images, use_reentrant=self.is_reentrant))
+
+    for is_reentrant in (True, False):
+        model = FusedDetector(Checkpointed(), toy().fusion, at="backbone").train()
+        model.detector.is_reentrant = is_reentrant
+        with model.use_codes(some_codes(1)[0]) as call:
+            out = model.detector(images().requires_grad_())
+        with pytest.raises(RuntimeError, match=r"'backbone' runs again during backward\(\), where the codes"):
+            (out.sum() + call.loss).backward()
 
 
 @pytest.mark.parametrize("duplicate", ["deepcopy", "pickle", "torch.save"])
@@ -664,7 +833,7 @@ def test_an_averaged_model_fuses_with_averaged_weights():
 def test_bfloat16_and_autocast():
     model, x, (codes, other) = toy(), images(), some_codes(2)
     with torch.autocast("cpu", torch.bfloat16):
-        out, changed = (model.train()(x, codes=c) for c in (codes, other))
+        out, changed = (model.eval()(x, codes=c) for c in (codes, other))
     assert out.dtype == torch.bfloat16
     model, x = model.eval().bfloat16(), x.bfloat16()
     outs = [model(x, codes=c) for c in (codes, other)]
