@@ -17,6 +17,9 @@ from torch import Tensor
 UNKNOWN = -1
 """The code of a cell that the report does not mention. It never means "absent"."""
 
+REPORT = "report"
+"""The modality whose tokens are attributes; every other modality is an image."""
+
 _UNMENTIONED_TEXT = ("", "UN")
 
 
@@ -252,6 +255,12 @@ class AttributeSchema:
 
     def __repr__(self) -> str:
         return f"AttributeSchema({list(self.attributes)})"
+
+
+def check_probability(name: str, value: float) -> None:
+    """Raise a ValueError if `value` is not between 0 and 1."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be between 0 and 1, got {value}")
 
 
 def _encode_column(attribute: Attribute, cells: Iterable[Any], unseen: str) -> list[int]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import REPORT, AttributeSchema
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT, IntermediateTokenFusion
+from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
+from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
@@ -77,7 +78,6 @@ def paper(
         MaskedTokenReconstructor(dim),
         num_classes=len(class_names),
         class_names=class_names,
-        hide_probability=0.3,
-        hide_report_probability=0.0,
-        evidence=False,
+        hiding=HideAttributes(0.3),
+        unimodal_heads=False,
     )

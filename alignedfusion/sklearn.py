@@ -20,7 +20,7 @@ from sklearn.utils import check_array, check_consistent_length, check_random_sta
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import REPORT, AttributeSchema
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.cases import CachedCases
 from alignedfusion.datasets.images import check_images, image_paths, token_width
@@ -30,7 +30,6 @@ from alignedfusion.datasets.token_cache import TokenCache, backbone_of
 from alignedfusion.deployment.prediction import file_cases
 from alignedfusion.evaluation.metrics import outputs
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
 from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
 from alignedfusion.presets import standard

@@ -21,14 +21,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from alignedfusion import AlignedFusionClassifier, AttributeTokenizer, MaskedTokenReconstructor, hide_attributes
-from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.baselines.tables import one_hot
 from alignedfusion.datasets import pad_ufes_20
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.evaluation.metrics import calibration_error, outputs
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.tables.files import read_table
 from alignedfusion.training.fitting import fit
 
@@ -87,7 +86,7 @@ def reconstructor(schema: AttributeSchema, train: Tensor, test: Tensor, seed: in
         num_classes=1,
         hide_probability=HIDDEN,
         hide_report_probability=0.0,
-        evidence=False,
+        unimodal_heads=False,
     )
     with tempfile.TemporaryDirectory() as scratch:
         fit(model, _cases(train), None, scratch, epochs=60, seed=seed, progress=False)

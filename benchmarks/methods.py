@@ -20,7 +20,7 @@ from alignedfusion import (
     MaskedTokenReconstructor,
     VisualTokenizer,
 )
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import REPORT, AttributeSchema
 from alignedfusion.baselines import (
     Concatenation,
     CrossAttention,
@@ -37,7 +37,6 @@ from alignedfusion.baselines import (
 )
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.training.calibration import calibrate
 from alignedfusion.training.fitting import fit
 
@@ -118,7 +117,7 @@ def neural(
             reconstruct=reconstruct or "once",
             hide_probability=hide_probability,
             hide_report_probability=hide_report_probability,
-            evidence=evidence,
+            unimodal_heads=evidence,
         )
         with tempfile.TemporaryDirectory() as scratch:
             fit(
@@ -159,7 +158,7 @@ class _Without(nn.Module):
     def __init__(self, model: AlignedFusionClassifier, part: str) -> None:
         super().__init__()
         self.model = model
-        self.index = model.parts.index(part)
+        self.index = model.branches.index(part)
 
     @property
     def visual(self) -> Any:
@@ -167,7 +166,7 @@ class _Without(nn.Module):
 
     def forward(self, image: Any, codes: Tensor, **masks: Any) -> Any:
         output = self.model(image, codes, **masks)
-        return type(output)(logits=output.logits - output.evidence[:, self.index])
+        return type(output)(logits=output.logits - output.contributions[:, self.index])
 
 
 def _evidence_alone(fold: Fold) -> nn.Module:
@@ -196,7 +195,7 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "the paper's model": neural(reconstruct="once", hide_report_probability=0.0),
     OURS: ours(),
     "ours, no intermediate token": ours(fusion=JointSelfAttention),
-    "ours, no evidence heads": ours(evidence=False),
+    "ours, no evidence heads": ours(unimodal_heads=False),
     "ours, evidence heads alone": _evidence_alone,
     "ours, no reconstruction": ours(reconstruct=None),
     "ours, two passes": ours(reconstruct="two_pass"),

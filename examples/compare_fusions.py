@@ -73,7 +73,7 @@ def drawn_cases(count: int, epochs: int) -> tuple[AttributeSchema, tuple[str, ..
     visual = VisualTokenizer("test_vit", DIM, pretrained=False, image_size=64)
     scale = {name: visual.preprocessing[name] for name in ("mean", "std")}
     tokenizer, alone = AttributeTokenizer(phantom.SCHEMA, DIM), JointSelfAttention(DIM, modalities=("image",), depth=1)
-    model = AlignedFusionClassifier(visual, tokenizer, alone, None, len(phantom.CLASS_NAMES), evidence=False)
+    model = AlignedFusionClassifier(visual, tokenizer, alone, None, len(phantom.CLASS_NAMES), unimodal_heads=False)
     train(model, phantom.make(2 * count, seed=2).cases(**scale), epochs, image_rate=1.0)
     training, test = phantom.make(count, seed=0, missing=0.2), phantom.make(1000, seed=1)
     return phantom.SCHEMA, phantom.CLASS_NAMES, *(encode(visual, drawn.cases(**scale)) for drawn in (training, test))
@@ -108,7 +108,7 @@ def build(
         MaskedTokenReconstructor(DIM) if method == OURS else None,
         num_classes=len(class_names),
         class_names=class_names,
-        evidence=method == OURS,
+        unimodal_heads=method == OURS,
     )
 
 

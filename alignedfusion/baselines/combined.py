@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.baselines.tables import one_hot
 from alignedfusion.evaluation.metrics import predict
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.modules.outputs import ClassifierOutput
 
 

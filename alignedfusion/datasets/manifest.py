@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import REPORT, AttributeSchema
 from alignedfusion.datasets.cases import CachedCases, FileCases
 from alignedfusion.datasets.images import check_images, image_modalities, image_paths
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.reports.types import FAILED
 from alignedfusion.tables.files import check_columns, read_table
 

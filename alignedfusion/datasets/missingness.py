@@ -1,4 +1,4 @@
-"""Missing attributes: hidden at random in training (eq. 9), and dropped reproducibly in experiments."""
+"""Missing attributes in experiments: dropped reproducibly, completely at random or depending on values."""
 
 from __future__ import annotations
 
@@ -10,60 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.modules.fusions.intermediate import check_mask
+from alignedfusion.attributes import UNKNOWN, AttributeSchema, check_probability
 
 DENIALS = frozenset({"absent", "no", "none", "false", "negative", "denied"})
 """Values that deny an attribute."""
-
-
-def hide_attributes(
-    codes: Tensor, p: float = 0.3, *, whole: float = 0.0, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """Hide each mentioned attribute with probability `p` (eq. 9), and whole reports now and then.
-
-    Args:
-        codes: (B, A), `UNKNOWN` where unmentioned.
-        p: Probability, 0 to 1. The paper's is 0.3.
-        whole: Probability of hiding all attributes of a row. With p alone an empty report is never met in training.
-        generator: Source of randomness; the global one by default.
-
-    Returns:
-        The codes with hidden cells set to `UNKNOWN` (B, A), and is_hidden (B, A). Cells that were never mentioned are
-        not hidden: there is nothing to name again.
-    """
-    check_probability("p", p)
-    check_probability("whole", whole)
-    draw = torch.rand(codes.shape, generator=generator, device=codes.device)
-    is_hidden = draw < p
-    if whole:
-        is_hidden |= torch.rand((len(codes), 1), generator=generator, device=codes.device) < whole
-    is_hidden &= codes != UNKNOWN
-    return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
-
-
-def seen_and_hidden(
-    codes: Tensor, is_hidden: Tensor | None, p: float, *, whole: float = 0.0, training: bool
-) -> tuple[Tensor, Tensor]:
-    """What a model sees of its codes (B, A), and which cells were hidden: those it was told, or some drawn in training.
-
-    Args:
-        codes: `UNKNOWN` where unmentioned.
-        is_hidden: bool (B, A), cells to hide; None to draw them.
-        p: As in `hide_attributes`, like `whole`.
-        whole: See there.
-        training: Whether to draw any.
-
-    Raises:
-        ValueError: For a mask of another type or shape.
-    """
-    if is_hidden is not None:
-        check_mask("is_hidden", is_hidden, tuple(codes.shape))
-        is_hidden = is_hidden & (codes != UNKNOWN)
-        return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
-    if not training:
-        return codes, torch.zeros_like(codes, dtype=torch.bool)
-    return hide_attributes(codes, p, whole=whole)
 
 
 Mechanism = Callable[[Tensor, float, AttributeSchema], Tensor]
@@ -209,12 +159,6 @@ def _column(name: str, schema: AttributeSchema) -> int:
 
 def _factor(factors: float | Mapping[str, float], name: str) -> float:
     return factors.get(name, 0.0) if isinstance(factors, Mapping) else factors
-
-
-def check_probability(name: str, value: float) -> None:
-    """Refuse what is no probability."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must be between 0 and 1, got {value}")
 
 
 def _key(text: str) -> int:

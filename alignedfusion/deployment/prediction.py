@@ -15,10 +15,10 @@ from torch import Tensor
 from alignedfusion.attributes import UNKNOWN
 from alignedfusion.datasets.cases import FileCases, TensorCases, collate
 from alignedfusion.datasets.images import check_images, image_paths, read_ahead
-from alignedfusion.deployment import hub
 from alignedfusion.evaluation.metrics import to_device
 from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
+from alignedfusion.modules.download import is_repository
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.tables.cluster import map_on_ray
 from alignedfusion.tables.files import check_columns, check_name, write_table
@@ -174,7 +174,7 @@ def predict_table(
     todo = frame.reset_index(drop=True)[wanted].assign(**{_ROW: range(len(frame))})
     todo = todo[~todo[_ROW].isin(journal.done)]
     if on_ray:
-        arguments = {"folder": folder if hub.is_repository(folder) else os.path.abspath(folder), **where}
+        arguments = {"folder": folder if is_repository(folder) else os.path.abspath(folder), **where}
         batches = map_on_ray(todo, PredictBatch, arguments, batch_size=batch_size)
     else:
         batches = (predictor(todo.iloc[start : start + batch_size]) for start in range(0, len(todo), batch_size))

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from alignedfusion.attributes import UNKNOWN
-from alignedfusion.datasets.missingness import seen_and_hidden
+from alignedfusion.attributes import REPORT, UNKNOWN
 from alignedfusion.detection.codes import as_codes
 from alignedfusion.detection.global_read import GlobalRead, NormedMap, PointwiseWrite
 from alignedfusion.detection.probing import find_maps, is_map
 from alignedfusion.modules.attention import SelfAttentionBlock
-from alignedfusion.modules.fusions.intermediate import REPORT, IntermediateTokenFusion
+from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
+from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
 
@@ -90,7 +90,7 @@ class FeatureMapFusion(nn.Module):
         self.tokenizer = tokenizer
         self.channels = tuple(channels)
         self.read = read
-        self.hide_probability = hide_probability
+        self.hiding = HideAttributes(hide_probability)
         self.max_positions = max_positions
         self.maps = None if maps is None else tuple(maps)
         self.reconstructor = MaskedTokenReconstructor(dim)
@@ -152,7 +152,7 @@ class FeatureMapFusion(nn.Module):
         places = self._places(leaves)
         levels = [leaves[i] for i in places]
         codes = self._rows(codes, levels[0])
-        seen, is_hidden = seen_and_hidden(codes, is_hidden, self.hide_probability, training=self.training)
+        seen, is_hidden = self.hiding(codes, is_hidden)
 
         values = self.tokenizer.value_tokens()  # (V, D)
         report = self.tokenizer(seen, values=values)  # (B, A, D)
@@ -247,11 +247,11 @@ class FeatureMapFusion(nn.Module):
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
         chosen = "" if self.maps is None else f", maps={self.maps}"
-        return f"channels={self.channels}, read={self.read!r}, hide_probability={self.hide_probability}{chosen}"
+        return f"channels={self.channels}, read={self.read!r}{chosen}"
 
 
 def zero_linear(width: int, out: int) -> nn.Linear:
-    """A linear layer that says nothing yet."""
+    """Build a linear layer that returns zeros."""
     layer = nn.Linear(width, out)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

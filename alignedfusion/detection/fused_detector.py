@@ -179,7 +179,7 @@ class FusedDetector(nn.Module):
             return output
         if type(output) is dict and output and all(_is_scalar(value) for value in output.values()):
             return {**output, LOSS: loss}
-        if self.fusion.hide_probability == 0 or not torch.is_grad_enabled():
+        if self.fusion.hiding.p == 0 or not torch.is_grad_enabled():
             return output  # nothing is hidden or nothing is learned: no loss is lost
         raise ValueError(
             f"the detector returned {_kind(output)} in training, which has no place for the reconstruction loss. Take the loss "

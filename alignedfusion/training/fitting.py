@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
+from alignedfusion.attributes import REPORT
 from alignedfusion.datasets.cases import collate
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.training.calibration import calibrate
 from alignedfusion.training.distributed import check_sharding, is_main_process, must_use_cpu, num_processes
@@ -74,7 +74,7 @@ def fit(
 
     check_sharding()
     folder = Path(folder)
-    if isinstance(model, AlignedFusionClassifier) and model.evidence is not None and hasattr(train, "labels"):
+    if isinstance(model, AlignedFusionClassifier) and model.unimodal_heads is not None and hasattr(train, "labels"):
         model.set_class_counts(torch.bincount(train.labels, minlength=model.num_classes))
     arguments = TrainingArguments(
         output_dir=str(folder),

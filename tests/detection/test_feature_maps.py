@@ -343,4 +343,4 @@ def test_a_state_dict_rebuilds_it_and_settings_show(fusion_for, codes):
         fusion = one_step(fusion_for(PLANES, read), maps, codes)
         other.load_state_dict(fusion.state_dict())
         assert torch.equal(other(maps, codes).maps[1], fusion(maps, codes).maps[1])
-        assert f"channels=(5, 13), read='{read}', hide_probability=0.2" in repr(fusion)
+        assert f"channels=(5, 13), read='{read}'\n" in repr(fusion)

@@ -247,7 +247,7 @@ def test_predictions_are_a_map_of_ones_own(folder, frame, tmp_path):
 
 def test_without_an_address_a_cluster_of_its_own_is_started():
     """Not the one that runs on this machine, which may be of another release or another user's."""
-    script = "from alignedfusion import cluster\nwith cluster._connected() as ray: print(len(ray.nodes()))"
+    script = "from alignedfusion.tables import cluster\nwith cluster._connected() as ray: print(len(ray.nodes()))"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     line = [sys.executable, "-W", "ignore", "-c", script]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from alignedfusion import VisualTokenizer
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.cases import TensorCases
+from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.training.fitting import find_checkpoints, fit, parameter_groups
 
 
@@ -26,7 +27,7 @@ def state(model):
 
 
 def test_it_learns_and_leaves_no_checkpoints(schema, build, cases, tmp_path):
-    model = build(schema, hide_probability=0.1, hide_report_probability=0.0)
+    model = build(schema, hiding=HideAttributes(0.1, whole=0.0))
     log = fit(model, cases, None, tmp_path, epochs=12, **SETTINGS)
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert len(losses) == 12
@@ -44,7 +45,7 @@ def test_the_last_epoch_is_kept_however_the_validation_cases_fare(schema, build,
     found = [entry["eval_cross_entropy"] for entry in log if "eval_loss" in entry]
     assert len(found) == 3
     assert found[0] == min(found) < found[-1]
-    model.weights.copy_(model.initial_weights())  # as they were before calibration
+    model.branch_weights.copy_(model.initial_branch_weights())  # as they were before calibration
     with torch.no_grad():
         logits = model.eval()(cases.image, cases.codes).logits
     assert F.cross_entropy(logits, cases.labels + 5).item() == pytest.approx(found[-1], rel=1e-4)
@@ -91,7 +92,7 @@ def test_equal_seeds_train_equal_models(schema, build, cases, tmp_path):
 
 
 def test_training_tells_the_model_how_often_each_class_occurs(schema, build, cases, tmp_path):
-    model, without = build(schema), build(schema, evidence=False)
+    model, without = build(schema), build(schema, unimodal_heads=False)
     for each in (model, without):
         fit(each, cases, None, tmp_path, epochs=1, **SETTINGS)
     counts = [cases.labels.tolist().count(c) for c in range(17)]

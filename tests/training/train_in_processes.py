@@ -22,7 +22,7 @@ from alignedfusion import (
     VisualTokenizer,
 )
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.datasets.missingness import hide_attributes
+from alignedfusion.modules.masking import hide_attributes
 from alignedfusion.training.distributed import loss_over_processes, must_use_cpu, num_processes
 from alignedfusion.training.fitting import fit, parameter_groups
 
@@ -119,7 +119,7 @@ def trainer(folder):
         "norm": [entry["grad_norm"] for entry in training],
         "accuracy": [entry["eval_accuracy"] for entry in validation],
         "cross_entropy": [entry["eval_cross_entropy"] for entry in validation],
-        "weights": model.weights.tolist(),
+        "weights": model.branch_weights.tolist(),
         "logits": logits(model),
         "held": held[0] / sum(p.numel() for p in model.parameters()),
         "left": sorted(path.name for path in (folder / "trainer").iterdir()),
