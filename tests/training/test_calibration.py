@@ -22,14 +22,14 @@ class Speaking(nn.Module):
         super().__init__()
         self.schema = schema
         self.initial = torch.tensor(initial)
-        self.register_buffer("weights", self.initial.clone())
+        self.register_buffer("branch_weights", self.initial.clone())
         self.register_buffer("log_prior", torch.tensor([0.5, 0.3, 0.2]).log())
 
-    def initial_weights(self):
+    def initial_branch_weights(self):
         return self.initial.clone()
 
     def forward(self, image, codes, is_present=None):
-        return ClassifierOutput(evidence=image * self.weights[:, None])
+        return ClassifierOutput(contributions=image * self.branch_weights[:, None])
 
 
 def heard(loudness, rows=499):
@@ -124,7 +124,9 @@ def test_nothing_but_the_weights_changes_and_twice_is_as_good_as_once(model, cas
         with torch.no_grad():
             calibrate(model, cases, progress=False)
         torch.testing.assert_close(model.branch_weights, once, rtol=1e-4, atol=0)
-    assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == ["weights"]
+    assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == [
+        "branch_weights"
+    ]
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
