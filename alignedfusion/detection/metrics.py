@@ -27,7 +27,7 @@ def froc(
     box_offset: float = 1,
     duplicates: str = "ignore",
 ) -> FROC:
-    """Compute sensitivities at given numbers of false positives per image.
+    """Compute sensitivities at given numbers of false positives per image. Labels are ignored; see `froc_per_class`.
 
     One box may hit several lesions. All detections of the same score are counted together, so that their order has no
     influence. The sensitivity at a value of `fppi` is the highest of the curve up to that value; past the end of the curve, it
@@ -133,7 +133,7 @@ def average_precision(detections: Sequence[Any], lesions: Sequence[Any]) -> dict
     """Compute COCO's average precision with torchmetrics.
 
     Args:
-        detections: As in `froc`, with boxes (n, 4). At most 100 detections per image are counted.
+        detections: As in `froc`, with boxes (n, 4). At most 100 detections per image are counted, and labels are ignored.
         lesions: As in `froc`, with boxes (m, 4).
 
     Returns:

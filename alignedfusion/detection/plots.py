@@ -85,7 +85,7 @@ def plot_detections(
 
     pixels = np.asarray(image.detach().cpu() if isinstance(image, torch.Tensor) else image, dtype=np.float64)
     if pixels.ndim == 3 and len(pixels) in (1, 3):
-        pixels = pixels.transpose(1, 2, 0).squeeze(2) if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+        pixels = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     elif pixels.ndim != 2:
         raise ValueError(f"image must be of shape (H, W), (1, H, W) or (3, H, W), got {pixels.shape}")
     if not detections:
