@@ -11,47 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from alignedfusion.detection.feature_maps import FeatureMapFusion
+from alignedfusion.detection.hooks import FusedCall, Hook, refuse_second
 from alignedfusion.detection.probing import submodule
 
 LOSS = "loss_attribute_reconstruction"
 
 # Per thread and task, and per model: with a plain attribute, threads would overwrite each other's codes.
 _CALLS: ContextVar[dict[int, FusedCall]] = ContextVar("alignedfusion_calls")
-
-
-class FusedCall:
-    """The codes of a call and what became of them.
-
-    Attributes:
-        codes: Codes (B, A) as they were given; None if nothing is mentioned.
-        loss: Sum of the reconstruction losses so far; None before the first maps are fused.
-    """
-
-    def __init__(self, codes: Any) -> None:
-        self.codes = codes
-        self.loss: Tensor | None = None
-
-
-class _Hook:
-    """Connects a submodule with the `FusedDetector` around it.
-
-    A copy is connected to nothing until a copied `FusedDetector` takes it over, so a detector copied without its fusion
-    raises an error instead of losing the report.
-    """
-
-    def __init__(self) -> None:
-        self.owner: FusedDetector | None = None
-
-    def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
-        return _Hook, ()
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], *output: Any) -> Any:
-        if self.owner is None:
-            raise RuntimeError(
-                "this detector is a copy of one inside a FusedDetector, and the copy has no fusion: copy, average or save "
-                "the FusedDetector instead, or call its remove() before copying the detector"
-            )
-        return self.owner._fuse(inputs, named, output)
 
 
 class FusedDetector(nn.Module):
@@ -78,14 +44,14 @@ class FusedDetector(nn.Module):
         place = submodule(detector, at)
         if side not in ("output", "input"):
             raise ValueError(f"side must be 'output' or 'input', got {side!r}")
-        _refuse_second(detector)
+        refuse_second(detector)
         self.detector = detector
         self.fusion = fusion
         self.at = at
         self.side = side
         self._compiled_call: FusedCall | None = None
-        self._hook = _Hook()
-        self._hook.owner = self
+        self._hook = Hook()
+        self._hook.connect(self, self._fuse)
         if side == "output":
             self._handle = place.register_forward_hook(self._hook, with_kwargs=True)
         else:
@@ -96,7 +62,8 @@ class FusedDetector(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._hook.owner = self
+        if self._hook.owner is None:
+            self._hook.connect(self, self._fuse)
 
     def forward(self, *inputs: Any, codes: Any = None, **named: Any) -> Any:
         """Run the detector; everything but `codes` is passed on to it.
@@ -212,7 +179,7 @@ class FusedDetector(nn.Module):
         # In a compiled part of a call that is not compiled itself, the graph may break here.
         return (_CALLS.get(None) or {}).get(id(self)) or self._compiled_call
 
-    def _fuse(self, inputs: tuple[Any, ...], named: dict[str, Any], output: tuple[Any, ...]) -> Any:
+    def _fuse(self, inputs: tuple[Any, ...], named: dict[str, Any], output: Any = None) -> Any:
         call = self._open_call()
         if call is None:
             if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
@@ -222,7 +189,7 @@ class FusedDetector(nn.Module):
                 )
             call = FusedCall(None)
         codes = self.codes_of_rows(call.codes, *inputs, **named)
-        fused = self.fusion(output[0] if self.side == "output" else (inputs, named), codes)
+        fused = self.fusion(output if self.side == "output" else (inputs, named), codes)
         call.loss = fused.loss if call.loss is None else call.loss + fused.loss
         return fused.maps
 
@@ -245,27 +212,6 @@ class FusedDetector(nn.Module):
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
         return f"at={self.at!r}, side={self.side!r}"
-
-
-def _refuse_second(detector: nn.Module) -> None:
-    """Refuse hooks of a `FusedDetector` that is not inside `detector`, and drop those that copies brought along."""
-    modules = list(detector.modules())
-    for module in modules:
-        kinds = (
-            (module._forward_hooks, module._forward_hooks_with_kwargs),
-            (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
-        )
-        for hooks, with_kwargs in kinds:
-            for key, hook in list(hooks.items()):
-                if not isinstance(hook, _Hook):
-                    continue
-                if hook.owner is None:
-                    del hooks[key], with_kwargs[key]
-                elif not any(hook.owner is each for each in modules):
-                    raise ValueError(
-                        f"the detector is wrapped by another FusedDetector, at {hook.owner.at!r}: call its remove() first, or "
-                        f"wrap that FusedDetector if both fusions are wanted"
-                    )
 
 
 def _is_scalar(value: Any) -> bool:

@@ -49,6 +49,11 @@ def find_maps(
     Raises:
         ValueError: If the submodule does not run or has no feature map, or there is no map of that index or name.
     """
+    if str(getattr(submodule(model, at), "output_fmt", "")).endswith("NHWC"):  # as timm names it
+        raise ValueError(
+            f"submodule {at!r} has its channels last (NHWC): put a module behind it that calls permute(0, 3, 1, 2), and name "
+            f"that one"
+        )
     passed = _record(model, at, example)
     if passed is None:
         raise ValueError(f"submodule {at!r} does not run in a forward pass of the model")

@@ -524,7 +524,7 @@ def test_wrapping_twice_is_refused():
     model, other, x = toy(), toy(seed=3), images()
     for at in ("backbone", "head"):
         with pytest.raises(
-            ValueError, match=r"wrapped by another FusedDetector, at 'backbone': call its remove\(\) first"
+            ValueError, match=r"another FusedDetector \(at='backbone', side='output'\): call its remove"
         ):
             FusedDetector(model.detector, other.fusion, at=at)
     with pytest.raises(ValueError, match="wrapped by another FusedDetector"):
@@ -595,6 +595,14 @@ def test_a_copy_is_a_model_of_its_own(duplicate):
         assert torch.equal(model.detector(x), by_hand(model, x, None))
         assert torch.equal(twin.detector(x), by_hand(twin, x, second))
     assert len(twin.detector.backbone._forward_hooks) == 1
+
+
+def test_a_shallow_copy_does_not_take_the_hook():
+    model, x, codes = toy(), images(), some_codes(1)[0]
+    shallow = copy.copy(model)
+    assert torch.equal(model(x, codes=codes), by_hand(model, x, codes))
+    with pytest.raises(RuntimeError, match="no feature maps were fused"):
+        shallow(x, codes=codes)
 
 
 @pytest.mark.parametrize("by", ["argument", "context"])

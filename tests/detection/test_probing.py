@@ -1,6 +1,7 @@
 from collections import OrderedDict, namedtuple
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -96,6 +97,16 @@ def test_probing_leaves_the_model_as_it_was():
     find_maps(model, "encoder", IMAGE)
     assert [module.training for module in model.modules()] == [True, True, False, True, True]
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_channels_last_are_refused():
+    settings = {"img_size": 32, "window_size": 2, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224", features_only=True, pretrained=False, out_indices=(0, 1), **settings
+    )
+    assert [tuple(x.shape) for x in swin(torch.rand(1, 3, 32, 32))] == [(1, 8, 8, 8), (1, 4, 4, 16)]
+    with pytest.raises(ValueError, match=r"submodule '' has its channels last \(NHWC\): put a module behind it"):
+        find_maps(swin, "", torch.rand(1, 3, 32, 32))
 
 
 def test_what_is_not_there_is_named():
