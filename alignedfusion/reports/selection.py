@@ -140,7 +140,7 @@ def _with_edges(attribute: LexiconAttribute, numbers: Sequence[float]) -> Lexico
 
 def _phrases(reports: Sequence[str], progress: bool) -> Found:
     return [
-        (LexiconAttribute(phrase.replace(" ", "_"), terms=(compile_term(phrase),)), share)
+        (LexiconAttribute(phrase.replace(" ", "_"), terms=(compile_term(phrase, lists=True),)), share)
         for phrase, share in frequent_phrases(reports, progress=progress).items()
     ]
 
@@ -169,7 +169,7 @@ def _ask(reports: Sequence[str], task: str, client: ChatClient, progress: bool) 
     answered = len(chunks) - len(failed)
     least = 1 if answered < 3 else 2
     return [
-        (LexiconAttribute(name, terms=(compile_term(name.replace("_", " ")),)), count / answered)
+        (LexiconAttribute(name, terms=(compile_term(name.replace("_", " "), lists=True),)), count / answered)
         for name, count in named.most_common()
         if count >= least
     ]
