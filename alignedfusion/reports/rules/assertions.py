@@ -41,6 +41,7 @@ _MARK = re.compile(
       )
     | (?P<deny_behind>
           \( \s? (?: - | neg (?:ative)? | none | absent ) \s? \)
+        | (?<= \w ) \s - (?= \s? (?: [,;.] | $ ) )
         | : \s{0,3} (?: -{1,5} | n | nil | neg | 0 ) (?= \s{0,3} (?: $ | [.,;\n] ) )
         | \? \s{1,3} (?: no | none | nil | negative ) (?= \s{0,3} (?: $ | [.,;!] ) )
       )
@@ -126,7 +127,7 @@ def speaks_of(text: str, cues: Sequence[Match[str]], target: Span) -> str:
     """The kind of context: "history" after "history of", "family" after "her mother had", else ""."""
     found = ""
     for cue in cues:
-        if cue.end > target[0]:
+        if cue.start >= target[0]:
             break
         if cue.tag in (HISTORY, FAMILY):
             found = cue.tag
@@ -146,7 +147,9 @@ def _before(text: str, cues: Sequence[Match[str]], start: int, end: int) -> Matc
             if cue.end <= start and not overlaps and not _goes_on(text, found, cue, end):
                 found = None
         elif cue.tag == "deny_next":  # "non-displaced fracture" is a fracture
-            found = cue if not text[cue.end : start].strip(" -\n") else found
+            is_next = not text[cue.end : start].strip(" -\n")
+            is_word = re.search(r"\s", text[start:end]) is None
+            found = cue if is_next and is_word else Match(cue.start, cue.end, "ask_before") if is_next else found
         elif cue.tag in ("deny_before", "doubt_before", "doubt_both", "ask_before"):
             is_same = found is not None and cue.start - found.end < 3 and found.tag == "deny_before"
             found = found if is_same else cue  # "no possible fracture" denies

@@ -82,9 +82,7 @@ class RuleExtractor:
                 continue
             if match.end <= reach[column]:  # within a longer term of the same attribute
                 continue
-            if exceptions and any(
-                each.tag.column == column and each.start < match.end < each.end for each in exceptions
-            ):  # "simple cyst" in front of "cyst of the liver"
+            if any(each.tag.column == column and _is_exception(each, match) for each in exceptions):
                 continue
             if role.key == "except" or match.start < sentence.start:  # a header names what was asked
                 reach[column] = match.end
@@ -92,6 +90,8 @@ class RuleExtractor:
             if cues is None:
                 cues = find_cues(text, sentence.start, sentence.end)
             cell = self._cell(text, match, sentence, cues)
+            if cell is None:  # a shorter term may still be asserted: "obstructing stone" and "stone" in "non-obstructing stone"
+                continue
             if not role.has_gap and (role.key != "numbers" or cell.state is not None):
                 reach[column] = match.end
             rank, former = _RANK[cell.state], _RANK[cells[column].state]
@@ -101,7 +101,8 @@ class RuleExtractor:
                 cells[column], loose_end[column] = cell, match.end if role.has_gap else -1
         return cells
 
-    def _cell(self, text: str, match: Match[_Role], sentence: Sentence, cues: list[Match[str]]) -> Cell:
+    def _cell(self, text: str, match: Match[_Role], sentence: Sentence, cues: list[Match[str]]) -> Cell | None:
+        """The cell that a match stands for; None if the report asserts nothing about it."""
         role, target = match.tag, (match.start, match.end)
         attribute = self.lexicon.attributes[role.column]
         past = sentence.section or speaks_of(text, cues, target)
@@ -112,7 +113,7 @@ class RuleExtractor:
             return _number(match, attribute, role.factor, where)
         state, cue = judge(text, cues, (_last_word(text, match) if role.has_gap else match.start, match.end))
         if state is None:
-            return UNMENTIONED
+            return None
         if role.key == "normal":
             return _cell(attribute.negative, NEGATIVE, target, where) if state == POSITIVE else UNMENTIONED
         if role.key == "values":
@@ -133,6 +134,12 @@ def _roles(column: int, attribute: LexiconAttribute) -> Iterator[tuple[Term, _Ro
             yield term, _Role(column, "values", value, has_gap=term.has_gap)
     for term, factor in attribute.numbers:
         yield term, _Role(column, "numbers", factor=factor)
+
+
+def _is_exception(exception: Match[_Role], match: Match[_Role]) -> bool:
+    """Whether an exception overrides a match: "simple cyst" in front of "cyst of the liver", "mass ... kidney" at "mass effect"."""
+    is_beginning = match.tag.has_gap and match.tag.key != "except" and exception.start == match.start
+    return is_beginning or exception.start < match.end < exception.end
 
 
 def _last_word(text: str, match: Match[_Role]) -> int:
