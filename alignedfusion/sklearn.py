@@ -20,22 +20,21 @@ from sklearn.utils import check_array, check_consistent_length, check_random_sta
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from alignedfusion.attributes import REPORT, AttributeSchema
-from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.images import check_images, image_paths, token_width
 from alignedfusion.datasets.imputation import examples_of, fill_gaps
 from alignedfusion.datasets.reading import read_cells
 from alignedfusion.datasets.splits import hold_back
 from alignedfusion.datasets.token_cache import TokenCache
-from alignedfusion.deployment.prediction import prepare_images
-from alignedfusion.evaluation.metrics import outputs
+from alignedfusion.evaluation.inference import outputs, prepare_images
+from alignedfusion.modules.backbones import Backbone
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
-from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
+from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.presets import choose_backbone, match_tokens, standard
 from alignedfusion.training.calibration import calibrate
 from alignedfusion.training.fitting import fit
+from alignedfusion.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,13 +143,15 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
                 self._cases(frame, labels[~is_held], is_training=True),
                 None,
                 folder,
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                learning_rate=self.learning_rate,
-                image_rate=1.0 if starts_random else 0.2,
-                backbone_rate=1.0 if starts_random else 0.1,
+                TrainingSettings(
+                    epochs=self.epochs,
+                    batch_size=self.batch_size,
+                    learning_rate=self.learning_rate,
+                    image_rate=1.0 if starts_random else 0.2,
+                    backbone_rate=1.0 if starts_random else 0.1,
+                    seed=seed,
+                ),
                 workers=self.workers,
-                seed=seed,
                 progress=self.verbose,
             )
             if is_held.any():
@@ -228,7 +229,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         class_names = [str(name) for name in self.classes_]
         columns = self._image_columns()
         if not columns:
-            return _attributes_only(self.schema_, class_names, self.dim)
+            return standard(self.schema_, class_names, images=(), dim=self.dim)
         paths = image_paths(frame, columns, self.image_root)
         if empty := [m for m, column in paths.items() if not any(column)]:
             raise ValueError(f"no row has an image of {empty}; leave the column out")
@@ -240,12 +241,10 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             command = cache.command(columns, Path(self.image_root))
             raise ValueError(f"{len(faults)} images have no tokens: {'; '.join(faults[:5])}; `{command}` adds them")
         num_features = token_width(paths)
-        backbone, pretrained, image_size = choose_backbone(
-            cache, self.backbone, self.pretrained, self.frozen, self.image_size
-        )
-        if num_features is None and not pretrained:
+        backbone = choose_backbone(cache, Backbone(self.backbone, self.pretrained, self.frozen, self.image_size))
+        if num_features is None and not backbone.pretrained:
             warnings.warn(
-                f"pretrained=False: the backbone {backbone!r} starts at random"
+                f"pretrained=False: the backbone {backbone.name!r} starts at random"
                 + (", and frozen=True keeps it so; its tokens say little" if self.frozen else ""),
                 stacklevel=3,
             )
@@ -253,17 +252,14 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             self.schema_,
             class_names,
             backbone=None if num_features else backbone,
-            pretrained=pretrained,
-            frozen=self.frozen,
             images=tuple(paths),
-            image_size=image_size,
             num_features=num_features,
             dim=self.dim,
         )
         if cache is not None:
             visual = model.visual
             assert isinstance(visual, VisualTokenizer)
-            match_tokens(visual, cache, pretrained)
+            match_tokens(visual, cache, backbone.pretrained)
         return model
 
     def _cases(self, frame: pd.DataFrame, labels: np.ndarray | None = None, *, is_training: bool = False) -> Any:
@@ -289,17 +285,6 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             result = outputs(self.model_, cases, [cases.codes], field, progress=False)[0]
         self.model_.cpu()
         return result
-
-
-def _attributes_only(schema: AttributeSchema, class_names: Sequence[str], dim: int) -> AlignedFusionClassifier:
-    return AlignedFusionClassifier(
-        None,
-        AttributeTokenizer(schema, dim),
-        JointSelfAttention(dim, modalities=(REPORT,), depth=1, num_heads=max(1, dim // 64), dropout=0.1),
-        MaskedTokenReconstructor(dim),
-        num_classes=len(class_names),
-        class_names=class_names,
-    )
 
 
 @contextmanager

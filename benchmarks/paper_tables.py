@@ -28,7 +28,8 @@ from sources import FOLDS, Source, open_source
 from tqdm.auto import tqdm
 
 from alignedfusion.datasets.missingness import Scenario, drop_attributes, mcar, mnar
-from alignedfusion.evaluation.metrics import RATES, predict
+from alignedfusion.evaluation import predict
+from alignedfusion.evaluation.metrics import RATES
 from alignedfusion.modules.text_encoder import TextEncoder
 
 MECHANISMS = {

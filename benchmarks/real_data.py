@@ -24,9 +24,10 @@ from alignedfusion.attributes import ColumnOptions
 from alignedfusion.datasets import derm7pt, pad_ufes_20
 from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.evaluation.metrics import table
+from alignedfusion.evaluation import table
+from alignedfusion.presets import Backbone
 from alignedfusion.tables.files import read_table
-from alignedfusion.training import runs
+from alignedfusion.training import TrainingSettings, runs
 
 CXR_ATTRIBUTES = [
     "sex",
@@ -135,11 +136,8 @@ def main() -> None:
                 runs.train(
                     manifest,
                     out,
-                    backbone=BACKBONE,
-                    pretrained=weights,
-                    epochs=options.epochs,
-                    batch_size=32,
-                    seed=seed,
+                    backbone=Backbone(BACKBONE, pretrained=weights),
+                    settings=TrainingSettings(epochs=options.epochs, seed=seed),
                 )
             )
         report_set(name, reports, options.output)

@@ -25,6 +25,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from alignedfusion import AlignedFusionClassifier
 from alignedfusion.datasets.splits import hold_back
+from alignedfusion.presets import Backbone
 from alignedfusion.sklearn import AlignedFusionEstimator
 
 ROOT = Path(__file__).parent.parent
@@ -226,9 +227,7 @@ def test_tokens_computed_before_stand_in_for_images(pictures, tmp_path, weights)
     write(
         [tmp_path / name for name in X["file"]],
         tmp_path / "tokens",
-        backbone="test_vit",
-        weights=weights,
-        image_size=32,
+        backbone=Backbone("test_vit", pretrained=weights, image_size=32),
         progress=False,
     )
     settings = {**QUICK, "epochs": 30, "images": "file", "image_root": tmp_path, "tokens": tmp_path / "tokens"}
@@ -392,7 +391,12 @@ def test_pad_ufes_20_is_cross_validated_and_searched(tmp_path):
     manifest = pad_ufes_20.load(DATA, task="malignancy", only_with_image=True)
     X, y = manifest.frame[["img_id", "patient_id", *pad_ufes_20.ATTRIBUTES]], manifest.frame["malignancy"]
     files = [DATA / "images" / name for name in X["img_id"]]
-    write(files, tmp_path / "tokens", backbone="tf_efficientnet_lite0", weights=tmp_path / "lite0.pt", progress=False)
+    write(
+        files,
+        tmp_path / "tokens",
+        backbone=Backbone("tf_efficientnet_lite0", pretrained=tmp_path / "lite0.pt"),
+        progress=False,
+    )
 
     estimator = AlignedFusionEstimator(
         images="img_id",

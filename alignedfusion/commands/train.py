@@ -94,7 +94,8 @@ def _train(options: argparse.Namespace) -> None:
     from alignedfusion.datasets.manifest import Manifest
     from alignedfusion.datasets.token_cache import TokenCache
     from alignedfusion.evaluation.metrics import table
-    from alignedfusion.training import runs
+    from alignedfusion.modules.backbones import Backbone
+    from alignedfusion.training import TrainingSettings, runs
     from alignedfusion.training.distributed import is_main_process
 
     manifest = Manifest.read(
@@ -120,17 +121,21 @@ def _train(options: argparse.Namespace) -> None:
     report = runs.train(
         manifest,
         options.output,
-        backbone=options.backbone,
-        pretrained=options.weights or not options.no_pretrained,
-        frozen=not (options.train_backbone or options.no_pretrained),
-        image_size=options.image_size,
+        backbone=Backbone(
+            options.backbone,
+            pretrained=options.weights or not options.no_pretrained,
+            frozen=not (options.train_backbone or options.no_pretrained),
+            image_size=options.image_size,
+        ),
         text_encoder=options.text_encoder,
         dim=options.dim,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
+        settings=TrainingSettings(
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+        ),
         workers=options.workers,
-        seed=options.seed,
     )
     if not is_main_process():
         return

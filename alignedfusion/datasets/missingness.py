@@ -1,4 +1,4 @@
-"""Missing attributes: hidden at random in training (eq. 9), and dropped reproducibly in experiments."""
+"""Missing attributes in experiments: dropped reproducibly, completely at random or depending on values."""
 
 from __future__ import annotations
 

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from alignedfusion.attributes import UNKNOWN
-from alignedfusion.datasets.cases import collate, make_cases
+from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.images import check_images, image_paths, read_ahead
 from alignedfusion.datasets.reading import MAX_UNREAD, name_unread, read_cells
-from alignedfusion.deployment import hub
-from alignedfusion.evaluation.metrics import to_device
+from alignedfusion.evaluation.inference import answer, prepare_images
 from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.modules.download import is_repository
 from alignedfusion.tables.cluster import map_on_ray
 from alignedfusion.tables.files import check_columns, check_name, free_name, lock_output, write_table
 from alignedfusion.tables.journal import Journal, read_journal
@@ -52,7 +51,7 @@ def predict_case(
     paths = {m: [Path(path)] for m, path in zip(model.image_modalities, images, strict=True)}
     if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:
         raise FileNotFoundError(f"there is no image at {absent}")
-    output = _answer(model, [make_cases(paths, codes, None, **prepare_images(model))[0]])
+    output = answer(model, [make_cases(paths, codes, None, **prepare_images(model))[0]])
     classes = output["logits"][0].softmax(-1).tolist()
     return {
         "classes": dict(zip(model.class_names, classes, strict=True)),
@@ -110,7 +109,7 @@ class PredictBatch:
 
     def _step(self, cases: list[dict[str, Any]]) -> list[list[Any]]:
         """The cells of the new columns, row by row."""
-        output = _answer(self.model, cases)
+        output = answer(self.model, cases)
         chances = output["logits"].softmax(-1)
         rows = [
             [self.model.class_names[best], *map(_rounded, row)]
@@ -185,7 +184,7 @@ def predict_table(
         todo = frame.reset_index(drop=True)[wanted].assign(**{number: range(len(frame))})
         todo = todo[~todo[number].isin(journal.done)]
         if on_ray:
-            arguments = {"folder": folder if hub.is_repository(folder) else os.path.abspath(folder), **where}
+            arguments = {"folder": folder if is_repository(folder) else os.path.abspath(folder), **where}
             batches = map_on_ray(todo, PredictBatch, arguments, batch_size=batch_size)
         else:
             batches = (predictor(todo.iloc[start : start + batch_size]) for start in range(0, len(todo), batch_size))
@@ -211,32 +210,6 @@ def _lines(batch: pd.DataFrame, columns: Sequence[str], number: str) -> list[dic
         {"row": position, "cells": row}
         for position, row in zip(batch[number].tolist(), cells.to_numpy().tolist(), strict=True)
     ]
-
-
-def prepare_images(model: AlignedFusionClassifier, *, is_training: bool = False) -> dict[str, Any]:
-    """The arguments `transform` and `shape` of `make_cases` for a model: each image prepared for the module that reads it.
-
-    Args:
-        model: The classifier.
-        is_training: Whether images are augmented.
-    """
-    visuals = {m: visual for m, visual in model.visuals.items() if isinstance(visual, VisualTokenizer)}
-    with_images = {m: visual.preprocessing for m, visual in visuals.items() if visual.preprocessing is not None}
-    transform = {
-        m: visuals[m].transform(is_training=is_training) if m in with_images else None for m in model.image_modalities
-    }
-    shape = {m: (1, visual.num_features) for m, visual in visuals.items()}
-    shape |= {m: tuple(preprocessing["input_size"]) for m, preprocessing in with_images.items()}
-    return {"transform": transform, "shape": shape}
-
-
-@torch.inference_mode()
-def _answer(model: AlignedFusionClassifier, cases: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """What the model says of some cases, by field, on the CPU."""
-    device = model.log_prior.device
-    batch = {name: to_device(value, device) for name, value in collate(cases).items()}
-    output = model(batch["image"], batch["codes"], is_present=batch.get("is_present"))
-    return {name: value.float().cpu() for name, value in output.items()}
 
 
 def _named(model: AlignedFusionClassifier, codes: Tensor, logits: Tensor) -> dict[str, dict[str, float]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, check_probability
-from alignedfusion.modules.fusions.intermediate import check_mask
+from alignedfusion.modules.modalities import check_mask
 
 
 def hide_attributes(
@@ -34,28 +34,42 @@ def hide_attributes(
     return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
 
 
-def apply_hiding(
-    codes: Tensor, is_hidden: Tensor | None, p: float, *, whole: float = 0.0, training: bool
-) -> tuple[Tensor, Tensor]:
-    """Hide the given cells; without a mask, draw cells in training and hide none in evaluation.
+class HideAttributes(nn.Module):
+    """Hides attributes in training (eq. 9), as `nn.Dropout` does with activations.
 
     Args:
-        codes: (B, A), `UNKNOWN` where unmentioned.
-        is_hidden: bool (B, A), cells to hide; None to draw them.
-        p: Probability of hiding a cell, as in `hide_attributes`.
-        whole: Probability of hiding all attributes of a row, as in `hide_attributes`.
-        training: Whether cells are drawn when `is_hidden` is None.
-
-    Returns:
-        The codes with hidden cells set to `UNKNOWN` (B, A), and is_hidden (B, A).
-
-    Raises:
-        ValueError: For a mask of another type or shape.
+        p: Probability of hiding a mentioned attribute.
+        whole: Probability of hiding all attributes of a row. The paper has none.
     """
-    if is_hidden is not None:
-        check_mask("is_hidden", is_hidden, tuple(codes.shape))
-        is_hidden = is_hidden & (codes != UNKNOWN)
-        return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
-    if not training:
-        return codes, torch.zeros_like(codes, dtype=torch.bool)
-    return hide_attributes(codes, p, whole=whole)
+
+    def __init__(self, p: float = 0.3, *, whole: float = 0.0) -> None:
+        super().__init__()
+        check_probability("p", p)
+        check_probability("whole", whole)
+        self.p = p
+        self.whole = whole
+
+    def forward(self, codes: Tensor, is_hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Hide the given cells; without a mask, draw cells in training and hide none in evaluation.
+
+        Args:
+            codes: (B, A), `UNKNOWN` where unmentioned.
+            is_hidden: bool (B, A), cells to hide.
+
+        Returns:
+            The codes with hidden cells set to `UNKNOWN` (B, A), and is_hidden (B, A).
+
+        Raises:
+            ValueError: For a mask of another type or shape.
+        """
+        if is_hidden is not None:
+            check_mask("is_hidden", is_hidden, tuple(codes.shape))
+            is_hidden = is_hidden & (codes != UNKNOWN)
+            return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
+        if not self.training:
+            return codes, torch.zeros_like(codes, dtype=torch.bool)
+        return hide_attributes(codes, self.p, whole=self.whole)
+
+    def extra_repr(self) -> str:
+        """The probabilities."""
+        return f"p={self.p}, whole={self.whole}"

@@ -16,7 +16,7 @@ from alignedfusion.datasets.images import read_image
 from alignedfusion.deployment.prediction import PredictBatch, predict_case, predict_table
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
 from alignedfusion.modules.tokenizers import AttributeTokenizer
-from alignedfusion.presets import standard
+from alignedfusion.presets import Backbone, standard
 
 SCHEMA = AttributeSchema(
     [
@@ -36,10 +36,8 @@ def folder(tmp_path_factory):
     model = standard(
         SCHEMA,
         ("benign", "malignant"),
-        backbone="test_vit",
-        pretrained=False,
+        backbone=Backbone("test_vit", pretrained=False, image_size=32),
         images=("photo", "scan"),
-        image_size=32,
         dim=64,
     )
     model.set_class_counts([3, 5])
