@@ -44,6 +44,14 @@ def as_text(cell: Any) -> str:
     return str(cell).strip()
 
 
+def quote(cell: Any) -> str:
+    """A cell as error messages show it: quoted if it is short, and never free text."""
+    text = as_text(cell)
+    if is_number(cell):
+        return text
+    return repr(text) if len(text) <= 24 else f"a text of {len(text)} characters"
+
+
 def split_quantity(text: str) -> tuple[str, str, bool] | None:
     """The number of "63 years", its unit, and whether a space stands between; None if the text has no such form."""
     if (match := _QUANTITY.fullmatch(text.strip())) is None:

@@ -16,6 +16,7 @@ from alignedfusion.attributes.cells import (
     is_same_unit,
     is_unmentioned,
     parse_number,
+    quote,
     split_quantity,
 )
 from alignedfusion.attributes.columns import ColumnOptions
@@ -91,7 +92,11 @@ def _is_numeric(
     name: str, rows: Sequence[tuple[int, Any]], numbers: Sequence[float | None], options: ColumnOptions
 ) -> bool:
     odd = [(row, cell) for (row, cell), number in zip(rows, numbers, strict=True) if number is None]
-    named = f"{len(odd)} of its {len(rows)} recorded cells are not, such as {_short(odd[0])}" if odd else ""
+    named = (
+        f"{len(odd)} of its {len(rows)} recorded cells are not, such as {quote(odd[0][1])} (row {odd[0][0]})"
+        if odd
+        else ""
+    )
     if options.kind == "numeric":
         if len(odd) == len(rows):
             raise ValueError(f"attribute {name!r} must be numeric, but none of its cells is a number: {named}")
@@ -107,12 +112,6 @@ def _is_numeric(
             f"sign"
         )
     return False
-
-
-def _short(odd: tuple[int, Any]) -> str:
-    row, cell = odd
-    text = as_text(cell)
-    return f"{text if len(text) <= 20 else text[:20] + '...'!r} (row {row})"
 
 
 def _common_unit(texts: Sequence[str], count: int) -> str:

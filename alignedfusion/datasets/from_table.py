@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
-from alignedfusion.attributes.cells import find_value
+from alignedfusion.attributes.cells import find_value, quote
 from alignedfusion.datasets.arrow import ArrowCases
 from alignedfusion.datasets.cases import Cases, make_cases
 from alignedfusion.datasets.images import image_modalities, image_paths, read_image
@@ -117,6 +117,6 @@ def _indices(texts: Sequence[str], class_names: Sequence[Any], label: str) -> Te
     indices = [find_value(text, names) for text in texts]
     refuse(
         f"rows of column {label!r} have a label that is not among class_names {names}",
-        [f"row {row} ({texts[row]!r})" for row, index in enumerate(indices) if index is None],
+        [f"row {row} ({quote(texts[row])})" for row, index in enumerate(indices) if index is None],
     )
     return torch.tensor(indices, dtype=torch.int64)

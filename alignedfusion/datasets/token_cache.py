@@ -18,10 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignedfusion.tables.files import read_json
+
 DATA = "tokens.bin"
 INDEX = "index.jsonl"
 SETTINGS = "settings.json"
 FORMAT = 1
+_FIX = "copy the folder again, or delete it and compute the tokens again"
+_KEYS = ("backbone", "weights", "weights_sha256", "image_size", "preprocessing", "dtype", "shape")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -52,7 +56,7 @@ class TokenFile:
         microseconds, and is done once per batch.
 
         Raises:
-            ValueError: If the file ends before a row does.
+            ValueError: If the file ends before a row does, or a row is not finite.
         """
         tokens = torch.zeros(len(rows), *self.shape, dtype=self.dtype)
         buffers = tokens.view(torch.uint8).flatten(1).numpy()
@@ -64,6 +68,10 @@ class TokenFile:
                         raise ValueError(
                             f"{str(self.path)!r} ends within row {row}; copy it again, or delete the folder"
                         )
+        is_finite = tokens.isfinite().flatten(1).all(1)
+        if not is_finite.all():
+            row = rows[int((~is_finite).nonzero()[0])]
+            raise ValueError(f"row {row} of {str(self.path)!r} is not finite; copy it again, or delete the folder")
         return tokens
 
 
@@ -87,10 +95,15 @@ class TokenCache:
         self.folder = Path(folder)
         if not (self.folder / SETTINGS).is_file():
             raise FileNotFoundError(f"no tokens in {str(folder)!r}: `alignedfusion tokens` computes them")
-        self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS).read_text("utf-8"))
+        self.settings: dict[str, Any] = read_json(self.folder / SETTINGS, _FIX, keys=("format", *_KEYS))
         if self.settings.get("format") != FORMAT:
             raise ValueError(f"{str(folder)!r} has format {self.settings.get('format')}, this release reads {FORMAT}")
-        num_tokens, num_features = self.settings["shape"]
+        if self.settings["dtype"] not in DTYPES:
+            raise ValueError(f"the tokens in {str(folder)!r} have the dtype {self.settings['dtype']!r}: {_FIX}")
+        shape = self.settings["shape"]
+        if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise ValueError(f"the tokens in {str(folder)!r} have the shape {shape}, not two positive numbers: {_FIX}")
+        num_tokens, num_features = shape
         self.file = TokenFile(self.folder / DATA, (num_tokens, num_features), DTYPES[self.settings["dtype"]])
         lines = complete_lines(self.folder / INDEX)
         there, needed = _size(self.file.path), len(lines) * self.file.row_bytes
@@ -98,8 +111,13 @@ class TokenCache:
             raise ValueError(
                 f"{str(self.file.path)!r} has {there} bytes, and its index needs {needed}; copy the folder again, or delete it"
             )
-        # Of an image computed again, the last row counts.
-        self._rows = {path: (row, size, changed) for row, (path, size, changed) in enumerate(map(json.loads, lines))}
+        # If an image was computed again, its last row counts.
+        try:
+            self._rows = {
+                path: (row, size, changed) for row, (path, size, changed) in enumerate(map(json.loads, lines))
+            }
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{str(self.folder / INDEX)!r} is damaged ({error}): {_FIX}") from error
 
     def __len__(self) -> int:
         return len(self._rows)

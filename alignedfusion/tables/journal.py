@@ -58,7 +58,12 @@ def read_journal(path: str | Path) -> tuple[dict[str, Any], dict[int, dict[str, 
             if not line.endswith(b"\n"):
                 break
             whole += len(line)
-            data = json.loads(line)
+            try:
+                data = json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"{str(path)!r} is damaged near byte {whole} ({error}): delete it and start again"
+                ) from error
             if about is None:
                 about = data
             else:

@@ -188,7 +188,7 @@ def evaluate(
     folder = Path(folder)
     if not (folder / METRICS_FILE).is_file():
         raise FileNotFoundError(f"no finished run in {str(folder)!r}: `alignedfusion train` makes one")
-    settings = read_json(folder / SETTINGS, "copy the run again, or train anew")
+    settings = read_json(folder / SETTINGS, "copy the run again, or train anew", keys=("images", "label", "attributes"))
     model = _to_device(AlignedFusionClassifier.from_pretrained(folder))
     columns = CaseColumns(images=settings["images"], label=settings["label"], attributes=tuple(settings["attributes"]))
     columns.check(frame)
