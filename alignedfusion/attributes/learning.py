@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from alignedfusion.attributes.cells import (
     as_text,
     decimal_sign,
     find_value,
+    fold,
     is_same_unit,
     is_unmentioned,
     parse_number,
@@ -52,7 +54,7 @@ def learn_attribute(
         if _is_numeric(name, rows, numbers, options):
             found = np.array([number for number in numbers if number is not None])
             return _numeric(name, find_edges(found, bins), units, decimal, options.missing)
-    distinct = {as_text(cell): cell for _, cell in rows}
+    distinct = _spellings(cell for _, cell in rows)
     if len(distinct) > max_values:
         raise ValueError(
             f"attribute {name!r} has {len(distinct)} distinct values in {len(rows)} rows, more than max_values={max_values}: "
@@ -114,10 +116,19 @@ def _is_numeric(
     return False
 
 
+def _spellings(cells: Iterable[Any]) -> list[str]:
+    """The distinct texts, of those that differ in case and spaces only the most frequent one."""
+    counts = Counter(map(as_text, cells))
+    best: dict[str, str] = {}
+    for text in sorted(counts, key=lambda text: (-counts[text], text)):
+        best.setdefault(fold(text), text)
+    return list(best.values())
+
+
 def _common_unit(texts: Sequence[str], count: int) -> str:
     """The unit of a column: one that follows the number in at least half of the cells, if no other does. Else empty."""
     found = [quantity for text in texts if (quantity := split_quantity(text)) and quantity[1]]
-    units = [unit for _, unit, has_space in found if has_space or len(unit) > 1]
+    units = [unit for _, unit, has_space in found if has_space or len(unit) > 1 or unit in "%°"]
     if not units or 2 * len(units) < count or not all(is_same_unit(unit, units[0]) for unit in units):
         return ""
     return max(set(units), key=lambda unit: (units.count(unit), unit))
