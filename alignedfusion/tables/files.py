@@ -1,4 +1,4 @@
-"""Tables as files, CSV or parquet."""
+"""Tables and JSON as files: read with errors that name the file, written whole, by one job at a time."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def check_columns(frame: pd.DataFrame, names: Iterable[str]) -> None:
 
 
 def check_name(path: str | Path) -> Path:
-    """Refuse a name that `write_table` cannot write, before any work is done for it."""
+    """Raise a ValueError for a name that `write_table` cannot write, before any work is done."""
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"the table must be a .csv or .parquet file, got {path.name!r}")
