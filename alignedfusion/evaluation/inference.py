@@ -105,4 +105,4 @@ def _encode(model: nn.Module, image: Any) -> Any:
 
 def _features(visual: nn.Module | None, pixels: Tensor) -> Tensor:
     has_backbone = isinstance(visual, VisualTokenizer) and visual.backbone is not None and pixels.ndim == 4
-    return visual.features(pixels) if has_backbone else pixels  # type: ignore[union-attr]
+    return visual.features(pixels) if has_backbone else pixels  # type: ignore[union-attr, operator]
