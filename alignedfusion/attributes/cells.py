@@ -39,7 +39,7 @@ def is_number(cell: Any) -> bool:
 
 def as_text(cell: Any) -> str:
     """The text of a cell; 3.0, which a column with gaps holds, is the "3" of a full column."""
-    if is_number(cell) and math.isfinite(cell) and float(cell).is_integer():
+    if is_number(cell) and (number := _finite(cell)) is not None and number.is_integer():
         return str(int(cell))
     return str(cell).strip()
 
@@ -69,18 +69,25 @@ def parse_number(cell: Any, *, units: str = "", decimal: str = "") -> float | No
             and an ambiguous one ("1,250") is no number.
     """
     if is_number(cell):
-        number = float(cell)
-        return number if math.isfinite(number) else None
+        return _finite(cell)
     if not isinstance(cell, str) or (quantity := split_quantity(cell)) is None:
         return None
     digits, suffix, _ = quantity
     if suffix and not is_same_unit(suffix, units):
         return None
     try:
-        number = float(_with_point(digits, decimal or decimal_sign(digits)))
+        return _finite(_with_point(digits, decimal or decimal_sign(digits)))
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+
+
+def _finite(number: Any) -> float | None:
+    """The number as a float; None if it is not finite or too large for one."""
+    try:
+        value = float(number)
+    except OverflowError:  # an integer of some 400 digits
+        return None
+    return value if math.isfinite(value) else None
 
 
 def is_same_unit(first: str, second: str) -> bool:

@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; what was begun goes on with the same command", file=sys.stderr)
         return 130
+    # OSError: a full disk, a folder without permission, no connection
     except (ValueError, OSError, ServerError) as error:
         print(f"alignedfusion {options.command}: {error}", file=sys.stderr)
         return 2

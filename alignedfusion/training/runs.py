@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,6 +38,7 @@ SETTINGS = "settings.json"
 METRICS_FILE = "metrics.json"
 PREDICTIONS = "predictions.csv"
 PICTURE = "missing.png"
+_FIX = "copy the run again, or train anew"
 TRAINED_ON = "trained_on.json"
 ANY_BACKBONE = Backbone()
 
@@ -188,7 +188,7 @@ def evaluate(
     folder = Path(folder)
     if not (folder / METRICS_FILE).is_file():
         raise FileNotFoundError(f"no finished run in {str(folder)!r}: `alignedfusion train` makes one")
-    settings = read_json(folder / SETTINGS, "copy the run again, or train anew", keys=("images", "label", "attributes"))
+    settings = _read_settings(folder)
     model = _to_device(AlignedFusionClassifier.from_pretrained(folder))
     columns = CaseColumns(images=settings["images"], label=settings["label"], attributes=tuple(settings["attributes"]))
     columns.check(frame)
@@ -248,7 +248,7 @@ def _report(
     used = pd.concat([manifest.rows("train"), manifest.rows("valid")])
     write_trained_cases(folder / TRAINED_ON, used, manifest.columns, manifest.root)
     # Before the metrics, which say that the run is finished.
-    model_card.write(model, folder, report=report, settings=json.loads((folder / SETTINGS).read_text("utf-8")))
+    model_card.write(model, folder, report=report, settings=_read_settings(folder))
     write_json(folder / METRICS_FILE, report)
     return report
 
@@ -262,15 +262,19 @@ def _open(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(file, settings)
         return None
-    before = json.loads(file.read_text("utf-8"))
+    before = _read_settings(folder)
     if before != settings:
         changed = "; ".join(_changes(before, settings))
         raise ValueError(
             f"{str(folder)!r} holds a run with other settings ({changed}); choose another folder, or delete it"
         )
     metrics_file = folder / METRICS_FILE
-    finished: dict[str, Any] | None = json.loads(metrics_file.read_text("utf-8")) if metrics_file.is_file() else None
-    return finished
+    return read_json(metrics_file, _FIX) if metrics_file.is_file() else None
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = read_json(folder / SETTINGS, _FIX, keys=("images", "label", "attributes"))
+    return settings
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +218,26 @@ def test_a_frozen_backbone_takes_local_weights(folder, tmp_path):
     model = AlignedFusionClassifier.from_pretrained(out)
     trained = model.visual.backbone.state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[1]", r"has no \['images', 'label', 'attributes'\]"),
+        ('{"images": ["file"], "label": "x"}', r"has no \['attributes'\]"),
+    ],
+)
+def test_damaged_settings_of_a_run_are_named_at_the_command(text, message, tmp_path, capsys):
+    (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / "settings.json").write_text(text)
+    (tmp_path / "new.csv").write_text("file,x\na.png,1\n")
+    assert cli.main(["evaluate", str(tmp_path), str(tmp_path / "new.csv")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(f"settings.json' {message}", error)
+    assert "copy the run again, or train anew" in error
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_without_a_traceback(folder, capsys):
+    assert cli.main(["train", str(folder / "cases.csv"), "--image", "file", "--label", "kind", "-o", "/proc/none"]) == 2
+    assert "/proc/none" in capsys.readouterr().err
