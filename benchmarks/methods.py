@@ -37,8 +37,9 @@ from alignedfusion.baselines import (
 )
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
+from alignedfusion.modules.masking import HideAttributes
+from alignedfusion.training import TrainingSettings, fit
 from alignedfusion.training.calibration import calibrate
-from alignedfusion.training.fitting import fit
 
 OURS = "alignedfusion"
 HEADS = 2
@@ -93,7 +94,7 @@ def neural(
     depth: int = 1,
     hide_probability: float = 0.3,
     hide_report_probability: float = 0.1,
-    evidence: bool = False,
+    unimodal_heads: bool = False,
     training: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Callable[[Fold], nn.Module]:
@@ -112,12 +113,10 @@ def neural(
             VisualTokenizer(None, fold.dim, num_features=features) if "images" in names else None,
             tokenizer,
             fusion(fold.dim, modalities=kept, depth=depth, num_heads=HEADS, dropout=0.1, **settings),
-            None if reconstruct is None else MaskedTokenReconstructor(fold.dim),
+            None if reconstruct is None else MaskedTokenReconstructor(fold.dim, fill=reconstruct),
             num_classes=len(fold.class_names),
-            reconstruct=reconstruct or "once",
-            hide_probability=hide_probability,
-            hide_report_probability=hide_report_probability,
-            unimodal_heads=evidence,
+            hiding=HideAttributes(hide_probability, whole=hide_report_probability),
+            unimodal_heads=unimodal_heads,
         )
         with tempfile.TemporaryDirectory() as scratch:
             fit(
@@ -125,9 +124,8 @@ def neural(
                 fold.train,
                 None,
                 scratch,
-                seed=fold.seed,
+                TrainingSettings(**{"epochs": fold.epochs, "seed": fold.seed, **(training or {})}),
                 progress=False,
-                **{"epochs": fold.epochs, **(training or {})},
             )
         calibrate(model, fold.valid, progress=False)
         return model
@@ -137,7 +135,7 @@ def neural(
 
 def ours(**changes: Any) -> Callable[[Fold], nn.Module]:
     """The default recipe, with changes for an ablation."""
-    return neural(**{"reconstruct": "once", "evidence": True, **changes})
+    return neural(**{"reconstruct": "once", "unimodal_heads": True, **changes})
 
 
 def _table(kind: type) -> Callable[[Fold], nn.Module]:
@@ -169,7 +167,7 @@ class _Without(nn.Module):
         return type(output)(logits=output.logits - output.contributions[:, self.index])
 
 
-def _evidence_alone(fold: Fold) -> nn.Module:
+def _heads_alone(fold: Fold) -> nn.Module:
     return _Without(fold.shared(OURS), "fused")  # type: ignore[arg-type]
 
 
@@ -195,8 +193,8 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "the paper's model": neural(reconstruct="once", hide_report_probability=0.0),
     OURS: ours(),
     "ours, no intermediate token": ours(fusion=JointSelfAttention),
-    "ours, no evidence heads": ours(unimodal_heads=False),
-    "ours, evidence heads alone": _evidence_alone,
+    "ours, no unimodal heads": ours(unimodal_heads=False),
+    "ours, unimodal heads alone": _heads_alone,
     "ours, no reconstruction": ours(reconstruct=None),
     "ours, two passes": ours(reconstruct="two_pass"),
     "ours, image rate 1": ours(training={"image_rate": 1.0}),

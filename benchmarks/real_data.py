@@ -8,7 +8,7 @@ FOLDER holds one folder per set:
   pad_ufes_20/     PAD-UFES-20: metadata.csv and images/. Malignant against benign
   derm7pt_tokens/  Derm7pt as precomputed tokens: train.npz, valid.npz and a CSV of each. Five classes, five attributes
 
-Each seed draws other parts, weights and orders. Interrupted? The same command goes on.
+Each seed draws other splits, weights and orders. Interrupted? The same command goes on.
 """
 
 import argparse
@@ -22,9 +22,10 @@ import torch
 
 from alignedfusion.datasets import derm7pt, pad_ufes_20
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.evaluation.metrics import table
+from alignedfusion.evaluation import table
+from alignedfusion.presets import Backbone
 from alignedfusion.tables.files import read_table
-from alignedfusion.training import runs
+from alignedfusion.training import TrainingSettings, runs
 
 CXR_ATTRIBUTES = [
     "sex",
@@ -71,21 +72,21 @@ def derm7pt_tokens(folder: Path, scratch: Path, seed: int) -> Manifest:
     """The official training cases (a sixth of them chooses the epoch), tested on the official validation cases."""
     scratch.mkdir(parents=True, exist_ok=True)
     frames = []
-    for part in ("train", "valid"):
-        arrays = np.load(folder / f"{part}.npz")
-        frame = read_table(folder / f"{part}.csv")
+    for split in ("train", "valid"):
+        arrays = np.load(folder / f"{split}.npz")
+        frame = read_table(folder / f"{split}.csv")
         for image in ("derm", "clinic"):
-            frame[image] = [f"{part}-{image}-{case}.npy" for case in frame["case_index"]]
+            frame[image] = [f"{split}-{image}-{case}.npy" for case in frame["case_index"]]
             for name, tokens in zip(frame[image], arrays[image], strict=True):
                 if not (scratch / name).is_file():
                     np.save(scratch / name, tokens)
-        frame["split"] = "test" if part == "valid" else "train"
-        if part == "train":
+        frame["split"] = "test" if split == "valid" else "train"
+        if split == "train":
             chosen = np.random.default_rng(seed).permutation(len(frame))[: len(frame) // 6]
             frame.loc[chosen, "split"] = "valid"
         frames.append(frame)
     frame = pd.concat(frames)
-    frame["diagnosis"] = [derm7pt.class_of(text) for text in frame["diagnosis"]]
+    frame["diagnosis"] = [derm7pt.group_diagnosis(text) for text in frame["diagnosis"]]
     return Manifest.from_frame(
         frame,
         images=["derm", "clinic"],
@@ -134,11 +135,8 @@ def main() -> None:
                 runs.train(
                     manifest,
                     out,
-                    backbone=BACKBONE,
-                    pretrained=weights,
-                    epochs=options.epochs,
-                    batch_size=32,
-                    seed=seed,
+                    backbone=Backbone(BACKBONE, pretrained=weights),
+                    settings=TrainingSettings(epochs=options.epochs, seed=seed),
                 )
             )
         report_set(name, reports, options.output)

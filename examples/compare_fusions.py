@@ -29,8 +29,8 @@ from alignedfusion.baselines import Concatenation, CrossAttention, ElementwiseSu
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.cases import TensorCases, collate
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.evaluation.metrics import missing_sweep
-from alignedfusion.training.fitting import fit
+from alignedfusion.evaluation import missing_sweep
+from alignedfusion.training import TrainingSettings, fit
 
 RATES = (0.0, 0.25, 0.5)
 DIM, NUM_HEADS, BATCH_SIZE, LEARNING_RATE = 96, 4, 64, 1e-3
@@ -59,13 +59,8 @@ def encode(visual: VisualTokenizer, cases: Dataset) -> TensorCases:
 def train(model: AlignedFusionClassifier, cases: TensorCases, epochs: int, image_rate: float) -> None:
     """Train as `alignedfusion train` does, without a progress bar."""
     with tempfile.TemporaryDirectory() as scratch:
-        settings = {
-            "epochs": epochs,
-            "batch_size": BATCH_SIZE,
-            "learning_rate": LEARNING_RATE,
-            "image_rate": image_rate,
-        }
-        fit(model, cases, None, scratch, **settings, backbone_rate=1.0, progress=False)
+        settings = TrainingSettings(epochs, BATCH_SIZE, LEARNING_RATE, image_rate=image_rate, backbone_rate=1.0)
+        fit(model, cases, None, scratch, settings, progress=False)
 
 
 def drawn_cases(count: int, epochs: int) -> tuple[AttributeSchema, tuple[str, ...], TensorCases, TensorCases]:
@@ -90,10 +85,11 @@ def own_cases(options: argparse.Namespace) -> tuple[AttributeSchema, tuple[str, 
         group=options.group,
     )
     visual = VisualTokenizer(options.backbone, DIM, pretrained=options.weights or True, frozen=True)
-    schema, rows = manifest.schema(), manifest.frame[manifest.frame[options.image].notna()]
-    is_test = rows["part"] == "test"
-    parts = (manifest.cases(part, schema, visual.transform()) for part in (rows[~is_test], rows[is_test]))
-    return schema, manifest.class_names, *(encode(visual, part) for part in parts)
+    schema = manifest.schema()
+    has_image, is_test = manifest.frame[options.image].notna(), manifest.splits == "test"
+    tables = (manifest.frame[has_image & ~is_test], manifest.frame[has_image & is_test])
+    cases = (manifest.cases(rows, schema, visual.transform()) for rows in tables)
+    return schema, manifest.class_names, *(encode(visual, each) for each in cases)
 
 
 def build(

@@ -5,6 +5,7 @@ import torch
 
 from alignedfusion import AlignedFusionClassifier, VisualTokenizer, presets
 from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
+from alignedfusion.presets import Backbone
 
 CLASSES = ("nevus", "melanoma", "basal cell carcinoma", "keratosis", "miscellaneous")
 
@@ -31,7 +32,7 @@ def test_standard_on_precomputed_tokens(schema):
 def test_standard_serves_several_images_with_one_frozen_backbone(schema, tmp_path):
     images = ("clinical", "dermoscopy")
     model = presets.standard(
-        schema, CLASSES, backbone="test_vit", pretrained=False, images=images, image_size=96, dim=64
+        schema, CLASSES, backbone=Backbone("test_vit", pretrained=False, image_size=96), images=images, dim=64
     ).eval()
     image = {m: torch.randn(2, 3, 96, 96) for m in images}
     out = model(image, torch.tensor([[0, 1, 4], [-1, -1, -1]]))

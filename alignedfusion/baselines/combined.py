@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.baselines.tables import one_hot
-from alignedfusion.evaluation.metrics import predict
+from alignedfusion.evaluation.inference import predict
 from alignedfusion.modules.outputs import ClassifierOutput
 
 

@@ -22,6 +22,7 @@ from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
 from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
 from alignedfusion.training.fitting import fit
+from alignedfusion.training.settings import TrainingSettings
 
 RATES = (0.0, 0.25, 0.5)
 OURS = "alignedfusion"
@@ -126,10 +127,7 @@ def _fit(model: AlignedFusionClassifier, cases: TensorCases, *, seed: int, image
             cases,
             None,
             scratch,
-            epochs=EPOCHS,
-            batch_size=64,
-            image_rate=image_rate,
-            seed=seed,
+            TrainingSettings(epochs=EPOCHS, batch_size=64, image_rate=image_rate, seed=seed),
             progress=False,
         )
 

@@ -36,7 +36,7 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     data.add_argument("--label", required=True, metavar="COL", help="what to predict")
     data.add_argument("--attributes", nargs="+", metavar="COL", help="attribute columns (default: all that can be)")
     data.add_argument("--exclude", nargs="+", default=[], metavar="COL", help="columns that are no attributes")
-    data.add_argument("--group", metavar="COL", help="patient column: no patient is in two parts")
+    data.add_argument("--group", metavar="COL", help="patient column: no patient is in two splits")
     data.add_argument(
         "--split", metavar="COL", help="column of train, valid and test (default: 64, 16 and 20 %% are drawn)"
     )
@@ -69,14 +69,15 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     training.add_argument("--batch-size", type=int, default=32, help="default: 32")
     training.add_argument("--learning-rate", type=float, default=1e-3, help="default: 1e-3")
     training.add_argument("--workers", type=int, default=0, help="processes that read images (default: 0)")
-    training.add_argument("--seed", type=int, default=0, help="of weights, order, hiding and drawn parts (default: 0)")
+    training.add_argument("--seed", type=int, default=0, help="of weights, order, hiding and drawn splits (default: 0)")
 
 
 def _train(options: argparse.Namespace) -> None:
     from alignedfusion.datasets.manifest import Manifest
     from alignedfusion.datasets.token_cache import TokenCache
     from alignedfusion.evaluation.metrics import table
-    from alignedfusion.training import runs
+    from alignedfusion.modules.backbones import Backbone
+    from alignedfusion.training import TrainingSettings, runs
     from alignedfusion.training.distributed import is_main_process
 
     manifest = Manifest.read(
@@ -98,17 +99,21 @@ def _train(options: argparse.Namespace) -> None:
     report = runs.train(
         manifest,
         options.output,
-        backbone=options.backbone,
-        pretrained=options.weights or not options.no_pretrained,
-        frozen=not (options.train_backbone or options.no_pretrained),
-        image_size=options.image_size,
+        backbone=Backbone(
+            options.backbone,
+            pretrained=options.weights or not options.no_pretrained,
+            frozen=not (options.train_backbone or options.no_pretrained),
+            image_size=options.image_size,
+        ),
         text_encoder=options.text_encoder,
         dim=options.dim,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
+        settings=TrainingSettings(
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+        ),
         workers=options.workers,
-        seed=options.seed,
     )
     if not is_main_process():
         return
@@ -118,7 +123,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _describe(manifest: Any) -> None:
-    counts = ", ".join(f"{len(manifest.rows(part))} {part}" for part in ("train", "valid", "test"))
+    counts = ", ".join(f"{len(manifest.rows(split))} {split}" for split in ("train", "valid", "test"))
     print(f"cases: {counts}; classes: {', '.join(manifest.class_names)}")
     training = manifest.rows("train")
     shares = {name: float(training[name].notna().mean()) for name in manifest.attributes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from torch.utils.data import Dataset, default_collate
 from alignedfusion.datasets.images import read_image
 
 if TYPE_CHECKING:
-    from alignedfusion.datasets.token_cache import TokenFile
+    from alignedfusion.datasets.token_cache import TokenCache, TokenFile
+
+Transforms: TypeAlias = Callable[[Any], Any] | Mapping[str, Callable[[Any], Any] | None] | None
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 collate = default_collate
 """Batches of nested mappings, which transformers' own collator does not make."""
@@ -65,10 +68,10 @@ class FileCases(Dataset[dict[str, Any]]):
         paths: Mapping[str, Sequence[Path | None]],
         codes: Tensor,
         labels: Tensor,
-        transform: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any] | None] | None,
+        transform: Transforms,
         *,
         read: Callable[[Path], Any] = read_image,
-        shape: Mapping[str, tuple[int, ...]] | None = None,
+        shape: Shapes | None = None,
     ) -> None:
         self.paths = {name: list(column) for name, column in paths.items()}
         self.codes = codes
@@ -157,3 +160,37 @@ class CachedCases(Dataset[dict[str, Any]]):
 
 def _pick(column: Any, i: int) -> Any:
     return {name: each[i] for name, each in column.items()} if isinstance(column, dict) else column[i]
+
+
+Cases: TypeAlias = TensorCases | FileCases | CachedCases
+
+
+def make_cases(
+    paths: Mapping[str, Sequence[Path | None]],
+    codes: Tensor,
+    labels: Tensor | None,
+    transform: Transforms,
+    *,
+    tokens: TokenCache | None = None,
+    read: Callable[[Path], Any] = read_image,
+    shape: Shapes | None = None,
+) -> Cases:
+    """Make a dataset of cases from image paths, codes and labels.
+
+    Args:
+        paths: For each image modality, a path per case, None where the case has no such image. Empty for a model that reads
+            attributes only.
+        codes: int64 (n, A).
+        labels: int64 (n,); None makes every label 0.
+        transform: See `FileCases`.
+        tokens: A token cache that holds every image; its tokens replace the images, and `transform` is not used.
+        read: See `FileCases`.
+        shape: See `FileCases`.
+    """
+    labels = torch.zeros(len(codes), dtype=torch.int64) if labels is None else labels
+    if not paths:
+        return TensorCases(torch.zeros(len(codes), 0), codes, labels)  # an empty image, which the model does not read
+    if tokens is not None:
+        rows = {modality: tokens.rows(column) for modality, column in paths.items()}
+        return CachedCases(rows, codes, labels, tokens.file)
+    return FileCases(paths, codes, labels, transform, read=read, shape=shape)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.arrow import ArrowCases
-from alignedfusion.datasets.cases import FileCases
+from alignedfusion.datasets.cases import Cases, make_cases
 from alignedfusion.datasets.images import image_modalities, image_paths, read_image
 
 
@@ -25,7 +25,7 @@ def cases_from(
     class_names: Sequence[Any] = (),
     root: str | Path = ".",
     read: Callable[[Path], Any] = read_image,
-) -> FileCases | ArrowCases:
+) -> Cases | ArrowCases:
     """Cases of a table, images read when they are needed.
 
     Args:
@@ -68,7 +68,7 @@ def cases_from(
             root=root,
             read=read,
         )
-    return FileCases(image_paths(table, columns, root), codes, labels, transform, read=read)
+    return make_cases(image_paths(table, columns, root), codes, labels, transform, read=read)
 
 
 def _column_names(table: Any, is_arrow: bool) -> list[str]:

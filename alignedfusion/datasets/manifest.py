@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from alignedfusion.attributes import REPORT, AttributeSchema
-from alignedfusion.datasets.cases import CachedCases, FileCases
+from alignedfusion.datasets.cases import Cases, Shapes, Transforms, make_cases
 from alignedfusion.datasets.images import check_images, image_modalities, image_paths
-from alignedfusion.reports.types import FAILED
-from alignedfusion.tables.files import check_columns, read_table
+from alignedfusion.datasets.splits import check_groups, draw_splits, read_splits, refuse
+from alignedfusion.tables.files import FAILED, check_columns, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from alignedfusion.datasets.token_cache import TokenCache
-
-PARTS = ("train", "valid", "test")
-_PART_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,8 @@ class Manifest:
     """A checked table of cases; `from_frame` or `read` make it.
 
     Attributes:
-        frame: The rows, with a column `part` that says "train", "valid" or "test".
+        frame: The rows.
+        splits: "train", "valid" or "test" for each row of `frame`.
         images: The image columns. One alone is the modality "image", several go by their column names.
         label: The label column.
         attributes: The attribute columns.
@@ -47,6 +41,7 @@ class Manifest:
     """
 
     frame: pd.DataFrame
+    splits: np.ndarray
     images: tuple[str, ...]
     label: str
     attributes: tuple[str, ...]
@@ -93,46 +88,49 @@ class Manifest:
             label: The column to predict.
             attributes: The attribute columns; by default every other column that can be one (see `usable_attributes`).
             exclude: Columns that are no attributes: those that follow from the label, above all.
-            group: Patient column: no patient is in two parts.
-            split: A column of "train", "valid" and "test"; without it 64 %, 16 % and 20 % of the cases are drawn, alike in
-                class shares, patients kept together.
+            group: Patient column: no patient is in two splits.
+            split: A column of "train", "valid" and "test"; without it `draw_splits` draws 64 %, 16 % and 20 % of the cases.
             root: Folder that relative image paths start from.
             units: Units of numeric attributes by name, such as `{"age": "years"}`.
-            seed: Of the drawn parts.
+            seed: Seed of the drawn splits.
             tokens: Tokens of the images, computed before: cases bring them instead of images.
 
         Raises:
             ValueError: For a missing column, file or label, an unreadable image, a label seen only outside the training
-                rows, a patient in two parts, the label among the attributes, or an image whose tokens are not in `tokens`;
+                rows, a patient in two splits, the label among the attributes, or an image whose tokens are not in `tokens`;
                 the first few offenders are listed.
         """
         images = (images,) if isinstance(images, str) else tuple(images)
         _check_columns(frame, images, label, attributes, group, split)
         frame = frame.reset_index(drop=True)
-        frame = frame.assign(
-            part=_draw_parts(frame, label, group, seed) if split is None else _read_parts(frame, split)
-        )
-        _refuse("patients are in more than one part; split by patient", _torn(frame, group))
-        _refuse("rows have no label", frame.index[frame[label].isna()])
-        class_names = _class_names(frame, label)
-        reserved = {*images, label, group, split, "part", *exclude}
+        refuse("rows have no label", frame.index[frame[label].isna()])
+        if split is not None:
+            splits = read_splits(frame, split)
+        else:
+            splits = draw_splits(frame[label].astype(str).to_numpy(), None if group is None else frame[group], seed)
+        if group is not None:
+            check_groups(splits, frame[group])
+        class_names = _class_names(frame[label], splits)
+        reserved = {*images, label, group, split, *exclude}
         if attributes is None:
-            training = frame[frame["part"] == "train"]
+            training = frame[splits == "train"]
             attributes = usable_attributes(training, [c for c in frame.columns if c not in reserved])[0]
             if not attributes:
                 raise ValueError(
                     f"none of the columns {list(frame.columns)} can be an attribute; name them with attributes"
                 )
         failed = frame.index[(frame[list(attributes)].astype(object) == FAILED).any(axis=1)]
-        _refuse(
+        refuse(
             f"rows hold the cell {FAILED!r}: their reports could not be read; extract again, or leave them out", failed
         )
-        manifest = cls(frame, images, label, tuple(attributes), class_names, Path(root), dict(units or {}), tokens)
+        manifest = cls(
+            frame, splits, images, label, tuple(attributes), class_names, Path(root), dict(units or {}), tokens
+        )
         if tokens is None:
             check_images(manifest._all_paths())
         else:
             command = tokens.command(images, Path(root))
-            _refuse(
+            refuse(
                 f"images have no tokens that can be used; `{command}` computes them",
                 tokens.faults(manifest._all_paths()),
             )
@@ -163,13 +161,12 @@ class Manifest:
             ValueError: As in `from_frame`, and for a label that the model does not know.
         """
         _check_columns(frame, tuple(images), label, attributes, None, None)
-        frame = frame.reset_index(drop=True).assign(part="test")
-        _refuse("rows have no label", frame.index[frame[label].isna()])
+        frame = frame.reset_index(drop=True)
+        refuse("rows have no label", frame.index[frame[label].isna()])
         unknown = frame[~frame[label].astype(str).isin(class_names)]
-        _refuse(
-            f"rows have a label that the model does not know (it knows {list(class_names)})", unknown[label].items()
-        )
-        manifest = cls(frame, tuple(images), label, tuple(attributes), tuple(class_names), Path(root), {})
+        refuse(f"rows have a label that the model does not know (it knows {list(class_names)})", unknown[label].items())
+        splits = np.full(len(frame), "test", dtype=object)
+        manifest = cls(frame, splits, tuple(images), label, tuple(attributes), tuple(class_names), Path(root), {})
         check_images(manifest._all_paths())
         return manifest
 
@@ -177,21 +174,23 @@ class Manifest:
         """The schema of the attribute columns, learned from the training rows."""
         return AttributeSchema.from_table(self.rows("train"), self.attributes, units=self.units)
 
-    def rows(self, part: str) -> pd.DataFrame:
+    def rows(self, split: str) -> pd.DataFrame:
         """The rows of "train", "valid" or "test"."""
-        return self.frame[self.frame["part"] == part]
+        return self.frame[self.splits == split]
+
+    def fingerprint(self) -> str:
+        """A hash of all cells and splits."""
+        content = self.frame.to_csv(index=False) + "\n" + ",".join(self.splits)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def cases(
-        self, rows: pd.DataFrame, schema: AttributeSchema, transform: Callable[[Any], Tensor] | None
-    ) -> FileCases | CachedCases:
-        """A dataset of some rows; values that the schema has not seen count as unmentioned. Tokens need no transform."""
+        self, rows: pd.DataFrame, schema: AttributeSchema, transform: Transforms, *, shape: Shapes | None = None
+    ) -> Cases:
+        """A dataset of some rows; values that the schema does not have count as unmentioned. See `make_cases`."""
         index = {name: i for i, name in enumerate(self.class_names)}
         labels = torch.tensor([index[str(label)] for label in rows[self.label]], dtype=torch.int64)
         codes = schema.encode(rows, unseen="unknown")
-        if self.tokens is None:
-            return FileCases(self.paths(rows), codes, labels, transform)
-        rows_of = {modality: self.tokens.rows(column) for modality, column in self.paths(rows).items()}
-        return CachedCases(rows_of, codes, labels, self.tokens.file)
+        return make_cases(self.paths(rows), codes, labels, transform, tokens=self.tokens, shape=shape)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -239,61 +238,12 @@ def _check_columns(
         raise ValueError(f"an image column cannot be called {REPORT!r}: that is the name of the attributes' modality")
 
 
-def _read_parts(frame: pd.DataFrame, split: str) -> list[str]:
-    named = [str(cell).strip().lower() for cell in frame[split]]
-    _refuse(
-        f"rows of column {split!r} say neither train, valid nor test",
-        [f"{row} ({frame[split].iloc[row]!r})" for row, name in enumerate(named) if name not in _PART_NAMES],
-    )
-    parts = [_PART_NAMES[name] for name in named]
-    if absent := [part for part in PARTS if part not in parts]:
-        raise ValueError(f"column {split!r} names no {' and no '.join(absent)} rows; all of {list(PARTS)} are needed")
-    return parts
-
-
-def _draw_parts(frame: pd.DataFrame, label: str, group: str | None, seed: int) -> np.ndarray:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    labels = frame[label].astype(str).to_numpy()
-    # A row without a patient is a patient of its own.
-    own = np.array([f"row {row}" for row in range(len(frame))], dtype=object)
-    groups = own if group is None else np.where(frame[group].isna(), own, frame[group].astype(str))
-    for name in np.unique(labels):
-        if (count := len(np.unique(groups[labels == name]))) < 5:
-            raise ValueError(
-                f"class {name!r} has {count} {'cases' if group is None else 'patients'}, too few to draw training, validation "
-                f"and test rows (5 at least); leave it out, join it with another, or give a split column"
-            )
-    parts = np.full(len(frame), "train", dtype=object)
-    for part in ("test", "valid"):
-        rest = np.flatnonzero(parts == "train")
-        folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(rest, labels[rest], groups[rest])
-        parts[rest[next(folds)[1]]] = part
-    return parts
-
-
-def _class_names(frame: pd.DataFrame, label: str) -> tuple[str, ...]:
-    seen = frame[frame["part"] == "train"][label].astype(str)
-    names = tuple(sorted(seen.unique()))
-    others = frame[(frame["part"] != "train") & ~frame[label].astype(str).isin(names)]
-    _refuse(
-        "labels are seen only outside the training rows",
-        [f"{name!r} (row {row})" for row, name in others[label].drop_duplicates().items()],
-    )
+def _class_names(labels: pd.Series, splits: np.ndarray) -> tuple[str, ...]:
+    texts = labels.astype(str)
+    is_training = splits == "train"
+    names = tuple(sorted(texts[is_training].unique()))
+    others = texts[~is_training & ~texts.isin(names)].drop_duplicates()
+    refuse("labels are seen only outside the training rows", [f"{name!r} (row {row})" for row, name in others.items()])
     if len(names) < 2:
         raise ValueError(f"the training rows have one label only, {list(names)}: there is nothing to learn")
     return names
-
-
-def _torn(frame: pd.DataFrame, group: str | None) -> list[str]:
-    if group is None:
-        return []
-    parts = frame.groupby(group)["part"].agg(lambda column: sorted(set(column)))
-    return [f"{name} in {' and '.join(found)}" for name, found in parts.items() if len(found) > 1]
-
-
-def _refuse(what: str, offenders: Iterable[Any]) -> None:
-    offenders = list(offenders)
-    if offenders:
-        more = f" ... and {len(offenders) - 5} more" if len(offenders) > 5 else ""
-        raise ValueError(f"{len(offenders)} {what}: {'; '.join(map(str, offenders[:5]))}{more}")

@@ -20,12 +20,12 @@ Mechanism = Callable[[Tensor, float, AttributeSchema], Tensor]
 """From codes (B, A) and a rate to each cell's probability (B, A) of going missing. It must not fall as the rate grows."""
 
 
-def per_cell(codes: Tensor, rate: float, schema: AttributeSchema) -> Tensor:
+def mcar(codes: Tensor, rate: float, schema: AttributeSchema) -> Tensor:
     """Every cell alike: missing completely at random."""
     return torch.full(codes.shape, rate, dtype=torch.float64, device=codes.device)
 
 
-def by_other_value(driver: str) -> Mechanism:
+def mar(driver: str) -> Mechanism:
     """What is missing depends on another value: nothing at the first value of `driver`, up to twice the rate at its last.
 
     The driver itself is always kept; where it is unmentioned, the other cells go missing at the rate.
@@ -42,12 +42,12 @@ def by_other_value(driver: str) -> Mechanism:
     return mechanism
 
 
-def by_own_value(
+def mnar(
     *, denials: float | Mapping[str, float], others: float | Mapping[str, float], names: Collection[str] = DENIALS
 ) -> Mechanism:
     """What is missing depends on the value itself, as in real reports.
 
-    `by_own_value(denials=0, others=1)` keeps every denial and is silent elsewhere; `by_own_value(denials=1, others=0)`
+    `mnar(denials=0, others=1)` keeps every denial and is silent elsewhere; `mnar(denials=1, others=0)`
     omits only what was looked for and not found. In chest X-ray reports, a finding that is not there goes unmentioned in
     24 % (pleural effusion), 30 % (pneumothorax) and 100 % (cardiomegaly) of the cases, and one that is there hardly ever.
 
@@ -76,7 +76,7 @@ def drop_attributes(
     rate: float | Mapping[str, float],
     schema: AttributeSchema,
     *,
-    mechanism: Mechanism = per_cell,
+    mechanism: Mechanism = mcar,
     cases: Iterable[object] | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -109,7 +109,7 @@ def drop_attributes(
 
 @dataclass(frozen=True)
 class Scenario:
-    """How much is missing in each part of the data.
+    """How much is missing in each split of the data.
 
     `Scenario(train=0.2)` is the paper's M-Tr+C-Te at 20 %, `Scenario(test=0.2)` its C-Tr+M-Te, and
     `Scenario(train=0.5, test=0.2)` its M-Tr+M-Te. Its C-Tr rows keep the validation cases complete, "Miss Val." does not.
@@ -125,15 +125,15 @@ class Scenario:
     train: float = 0.0
     valid: float = 0.0
     test: float = 0.0
-    mechanism: Mechanism = per_cell
+    mechanism: Mechanism = mcar
     seed: int = 0
 
-    def apply(self, part: str, codes: Tensor, schema: AttributeSchema, cases: Iterable[object]) -> Tensor:
-        """The codes (B, A) of the part "train", "valid" or "test" with what this scenario lets go missing."""
+    def apply(self, split: str, codes: Tensor, schema: AttributeSchema, cases: Iterable[object]) -> Tensor:
+        """The codes (B, A) of the split "train", "valid" or "test" with what this scenario lets go missing."""
         rates = {"train": self.train, "valid": self.valid, "test": self.test}
-        if part not in rates:
-            raise ValueError(f"part must be one of {sorted(rates)}, got {part!r}")
-        return drop_attributes(codes, rates[part], schema, mechanism=self.mechanism, cases=cases, seed=self.seed)
+        if split not in rates:
+            raise ValueError(f"split must be one of {sorted(rates)}, got {split!r}")
+        return drop_attributes(codes, rates[split], schema, mechanism=self.mechanism, cases=cases, seed=self.seed)
 
 
 def _probability(
@@ -142,7 +142,7 @@ def _probability(
     if not isinstance(rate, Mapping):
         check_probability("rate", rate)
         return mechanism(codes, rate, schema)
-    if mechanism is not per_cell:
+    if mechanism is not mcar:
         raise ValueError("a rate per attribute takes no mechanism beside it; give one rate for all")
     shares = torch.zeros(len(schema), dtype=torch.float64, device=codes.device)
     for name, share in rate.items():

@@ -45,7 +45,7 @@ def load(root: str | Path, *, task: str = "diagnosis", only_with_image: bool = F
         root: The folder.
         task: "diagnosis" has the six classes; "malignancy" has two, benign and malignant.
         only_with_image: Leave out rows whose image is not there, instead of refusing.
-        seed: Of the drawn parts.
+        seed: Seed of the drawn splits.
     """
     if task not in ("diagnosis", "malignancy"):
         raise ValueError(f"task must be 'diagnosis' or 'malignancy', got {task!r}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from alignedfusion.attributes import UNKNOWN
+from alignedfusion.datasets.splits import SPLITS
 from alignedfusion.deployment import card_sections as sections
 from alignedfusion.modules.checkpoint import CARD
 
@@ -109,14 +110,14 @@ def training_data(manifest: Manifest, schema: AttributeSchema) -> dict[str, Any]
     """What a card says about a table of cases: numbers only, no case of it.
 
     Returns:
-        `source`, the name of its file if it came from one; `classes`, cases per part and class; `mentioned`, the share of
+        `source`, the name of its file if it came from one; `classes`, cases per split and class; `mentioned`, the share of
         training cases that mention each attribute.
     """
     is_mentioned = schema.encode(manifest.rows("train"), unseen="unknown") != UNKNOWN  # (n, A)
     counts = {}
-    for part in ("train", "valid", "test"):
-        labels = manifest.rows(part)[manifest.label].astype(str)
-        counts[part] = {name: int((labels == name).sum()) for name in manifest.class_names}
+    for split in SPLITS:
+        labels = manifest.rows(split)[manifest.label].astype(str)
+        counts[split] = {name: int((labels == name).sum()) for name in manifest.class_names}
     return {
         "source": manifest.source,
         "classes": counts,

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from alignedfusion.attributes import UNKNOWN
-from alignedfusion.datasets.cases import FileCases, TensorCases, collate
+from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.images import check_images, image_paths, read_ahead
-from alignedfusion.evaluation.metrics import to_device
+from alignedfusion.evaluation.inference import answer, prepare_images
 from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.download import is_repository
-from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.tables.cluster import map_on_ray
-from alignedfusion.tables.files import check_columns, check_name, write_table
+from alignedfusion.tables.files import check_columns, check_name, lock_output, write_table
 from alignedfusion.tables.journal import Journal, read_journal
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def predict_case(
     paths = {m: [Path(path)] for m, path in zip(model.image_modalities, images, strict=True)}
     if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:
         raise FileNotFoundError(f"there is no image at {absent}")
-    output = _answer(model, [file_cases(model, paths, codes)[0]])
+    output = answer(model, [make_cases(paths, codes, None, **prepare_images(model))[0]])
     classes = output["logits"][0].softmax(-1).tolist()
     return {
         "classes": dict(zip(model.class_names, classes, strict=True)),
@@ -97,14 +96,15 @@ class PredictBatch:
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         codes = self.model.schema.encode(batch, unseen="unknown")
         columns = image_paths(batch, self.images, self.root).values()
-        cases = file_cases(self.model, dict(zip(self.model.image_modalities, columns, strict=True)), codes)
+        paths = dict(zip(self.model.image_modalities, columns, strict=True))
+        cases = make_cases(paths, codes, None, **prepare_images(self.model))
         steps = read_ahead(cases.__getitem__, range(len(cases)), STEP)
         rows = itertools.chain.from_iterable(map(self._step, steps))
         return batch.assign(**dict(zip(self.columns, map(list, zip(*rows, strict=True)), strict=True)))
 
     def _step(self, cases: list[dict[str, Any]]) -> list[list[Any]]:
         """The cells of the new columns, row by row."""
-        output = _answer(self.model, cases)
+        output = answer(self.model, cases)
         chances = output["logits"].softmax(-1)
         rows = [
             [self.model.class_names[best], *map(_rounded, row)]
@@ -162,33 +162,34 @@ def predict_table(
     paths = image_paths(frame, predictor.images, root)
     check_images(path for column in paths.values() for path in column if path is not None)
 
-    where = {"images": predictor.images, "root": os.path.abspath(root)}
-    journal = Journal(
-        output.with_name(output.name + ".rows.jsonl"),
-        {
-            "model": _sha256(predictor.model.saved_in),
-            "table": hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest(),
-            **where,
-        },
-    )
-    todo = frame.reset_index(drop=True)[wanted].assign(**{_ROW: range(len(frame))})
-    todo = todo[~todo[_ROW].isin(journal.done)]
-    if on_ray:
-        arguments = {"folder": folder if is_repository(folder) else os.path.abspath(folder), **where}
-        batches = map_on_ray(todo, PredictBatch, arguments, batch_size=batch_size)
-    else:
-        batches = (predictor(todo.iloc[start : start + batch_size]) for start in range(0, len(todo), batch_size))
-    done = len(journal.done)
-    with tqdm(total=len(frame), initial=done, disable=not progress, desc="predicting", unit="case") as bar:
-        for batch in batches:
-            journal.add(_lines(batch, predictor.columns))
-            bar.update(len(batch))
+    with lock_output(output):
+        where = {"images": predictor.images, "root": os.path.abspath(root)}
+        journal = Journal(
+            output.with_name(output.name + ".rows.jsonl"),
+            {
+                "model": _sha256(predictor.model.saved_in),
+                "table": hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest(),
+                **where,
+            },
+        )
+        todo = frame.reset_index(drop=True)[wanted].assign(**{_ROW: range(len(frame))})
+        todo = todo[~todo[_ROW].isin(journal.done)]
+        if on_ray:
+            arguments = {"folder": folder if is_repository(folder) else os.path.abspath(folder), **where}
+            batches = map_on_ray(todo, PredictBatch, arguments, batch_size=batch_size)
+        else:
+            batches = (predictor(todo.iloc[start : start + batch_size]) for start in range(0, len(todo), batch_size))
+        done = len(journal.done)
+        with tqdm(total=len(frame), initial=done, disable=not progress, desc="predicting", unit="case") as bar:
+            for batch in batches:
+                journal.add(_lines(batch, predictor.columns))
+                bar.update(len(batch))
 
-    rows = read_journal(journal.path)[1]
-    said = pd.DataFrame([rows[i]["cells"] for i in range(len(frame))], columns=predictor.columns, index=frame.index)
-    table = pd.concat([frame, said], axis=1)
-    write_table(table, output)
-    journal.path.unlink()
+        rows = read_journal(journal.path)[1]
+        said = pd.DataFrame([rows[i]["cells"] for i in range(len(frame))], columns=predictor.columns, index=frame.index)
+        table = pd.concat([frame, said], axis=1)
+        write_table(table, output)
+        journal.path.unlink()
     return table
 
 
@@ -203,43 +204,6 @@ def _lines(batch: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
         {"row": number, "cells": row}
         for number, row in zip(batch[_ROW].tolist(), cells.to_numpy().tolist(), strict=True)
     ]
-
-
-def file_cases(
-    model: AlignedFusionClassifier,
-    paths: Mapping[str, Sequence[Path | None]],
-    codes: Tensor,
-    labels: Tensor | None = None,
-    *,
-    is_training: bool = False,
-) -> FileCases | TensorCases:
-    """Cases whose images are files, each prepared as its modality's visual module wants it.
-
-    Args:
-        model: The classifier.
-        paths: For each image modality a path per case, None where the case lacks the image.
-        codes: int64 (n, A).
-        labels: int64 (n,); zeros by default.
-        is_training: Whether images are augmented.
-    """
-    labels = torch.zeros(len(codes), dtype=torch.int64) if labels is None else labels
-    if not paths:
-        return TensorCases(torch.zeros(len(codes), 0), codes, labels)  # an image that the model does not look at
-    visuals = {m: visual for m, visual in model.visuals.items() if isinstance(visual, VisualTokenizer)}
-    with_images = {m: visual.preprocessing for m, visual in visuals.items() if visual.preprocessing is not None}
-    transforms = {m: visuals[m].transform(is_training=is_training) if m in with_images else None for m in paths}
-    shape = {m: (1, visual.num_features) for m, visual in visuals.items()}
-    shape |= {m: tuple(preprocessing["input_size"]) for m, preprocessing in with_images.items()}
-    return FileCases(paths, codes, labels, transforms, shape=shape)
-
-
-@torch.inference_mode()
-def _answer(model: AlignedFusionClassifier, cases: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """What the model says of some cases, by field, on the CPU."""
-    device = model.log_prior.device
-    batch = {name: to_device(value, device) for name, value in collate(cases).items()}
-    output = model(batch["image"], batch["codes"], is_present=batch.get("is_present"))
-    return {name: value.float().cpu() for name, value in output.items()}
 
 
 def _named(model: AlignedFusionClassifier, codes: Tensor, logits: Tensor) -> dict[str, dict[str, float]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 DEFAULT_BACKBONE = "vit_small_patch16_224"
 
@@ -15,13 +19,13 @@ class Backbone:
     """The backbone that turns images into tokens, and how to start it.
 
     Args:
-        name: A timm model.
+        name: A timm model; by default that of a token cache where there is one, else vit_small_patch16_224.
         pretrained: True takes timm's weights from its hub, a path those of a local file, False random weights.
         frozen: Keep the backbone as it is. Right for hundreds of cases; with many thousands, train it too.
         image_size: Side of the square input in pixels; the model's own by default.
     """
 
-    name: str = DEFAULT_BACKBONE
+    name: str | None = None
     pretrained: bool | str | Path = True
     frozen: bool = True
     image_size: int | None = None
@@ -101,3 +105,16 @@ def preprocessing_of(backbone: Any, image_size: int | None) -> dict[str, Any]:
         "crop_pct": 1.0,
         "crop_mode": "squash",  # what was framed is shown whole: cut off edges may hold the finding
     }
+
+
+def weights_sha256(backbone: nn.Module) -> str:
+    """A fingerprint of a model's weights.
+
+    Position embeddings are left out: they are interpolated to the image size, which rounds differently on other machines.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(backbone.state_dict().items()):
+        if "pos" not in name:
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

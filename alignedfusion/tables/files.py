@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MISSING_VALUES = ("", "NA", "N/A", "NaN", "nan", "<NA>", "UN", "UNK")
 """Cells of a CSV that mean "not recorded"."""
+
+FAILED = "error"
+"""Cell of a report that could not be read. It differs from "UN", because the report may mention the attribute."""
 
 
 def read_table(path: str | Path, *, missing_values: Sequence[str] = ()) -> pd.DataFrame:
@@ -46,10 +54,49 @@ def check_name(path: str | Path) -> Path:
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table, whole or not at all."""
+    """Write a table atomically, as the file's suffix says."""
+    with write_atomically(path) as draft:
+        if path.suffix == ".parquet":
+            frame.to_parquet(draft)
+        else:
+            frame.to_csv(draft, index=False, encoding="utf-8")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically."""
+    with write_atomically(path) as draft:
+        draft.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yield a draft's path, and move the draft to `path` at the end; after an error `path` stays as it was."""
     draft = path.with_name(path.name + ".part")
-    if path.suffix == ".parquet":
-        frame.to_parquet(draft)
-    else:
-        frame.to_csv(draft, index=False)
-    draft.replace(path)
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock_output(path: Path) -> Iterator[None]:
+    """Hold the lock of an output, so that one job at a time writes it. The lock ends with the process.
+
+    The lock is the file `.NAME.lock` beside the output. It is left there: deleting it would let two jobs hold it.
+
+    Raises:
+        ValueError: If another job holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"another process is writing {str(path)!r}; wait until it has finished, or choose another output"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignedfusion.datasets.missingness import drop_attributes
-from alignedfusion.evaluation.metrics import RATES, outputs
+from alignedfusion.evaluation.inference import outputs
+from alignedfusion.evaluation.metrics import RATES
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 
 SPREAD = 0.4

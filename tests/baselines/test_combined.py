@@ -6,7 +6,7 @@ from torch import nn
 from alignedfusion import Attribute, AttributeSchema
 from alignedfusion.baselines import JointSelfAttention, NaiveBayes, SecondStageSVM, TwoExperts
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.evaluation.metrics import predict
+from alignedfusion.evaluation import predict
 from alignedfusion.modules.outputs import ClassifierOutput
 
 COLOURS = AttributeSchema([Attribute("colour", values=range(3)), Attribute("noise", values=range(5))])

@@ -18,7 +18,7 @@ from alignedfusion import UNKNOWN, AttributeSchema, VisualTokenizer
 from alignedfusion.datasets.arrow import ArrowCases
 from alignedfusion.datasets.cases import FileCases, TensorCases, collate
 from alignedfusion.datasets.from_table import cases_from
-from alignedfusion.training.fitting import fit
+from alignedfusion.training import TrainingSettings, fit
 
 CLASSES = ("naevus", "wart", "melanoma")
 
@@ -142,9 +142,9 @@ def test_tokens_in_the_dataset_itself_train_a_model(frame, columns, build, tmp_p
     table = arrow(frame.assign(file=tokens.tolist()), diagnosis=datasets.ClassLabel(names=list(CLASSES)))
     cases = cases_from(table, columns, None, image="file", label="diagnosis")
     assert isinstance(cases, ArrowCases)
-    log = fit(build(columns), cases, cases, tmp_path, epochs=1, batch_size=3, progress=False)
+    log = fit(build(columns), cases, cases, tmp_path, TrainingSettings(epochs=1, batch_size=3), progress=False)
     same = TensorCases(torch.from_numpy(tokens), torch.tensor(CODES), torch.tensor(LABELS))
-    again = fit(build(columns), same, same, tmp_path, epochs=1, batch_size=3, progress=False)
+    again = fit(build(columns), same, same, tmp_path, TrainingSettings(epochs=1, batch_size=3), progress=False)
     assert log[0]["loss"] == pytest.approx(again[0]["loss"], rel=1e-5)
 
 
@@ -226,7 +226,14 @@ def test_a_model_trains_on_images_that_monai_augments(frame, columns, tmp_path, 
     )
     cases = cases_from(frame, columns, transform, image="file", label="diagnosis", class_names=CLASSES, root=tmp_path)
     visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
-    log = fit(build(columns, visual=visual), cases, None, tmp_path / "run", epochs=2, batch_size=4, progress=False)
+    log = fit(
+        build(columns, visual=visual),
+        cases,
+        None,
+        tmp_path / "run",
+        TrainingSettings(epochs=2, batch_size=4),
+        progress=False,
+    )
     assert len([entry for entry in log if "loss" in entry]) == 2
 
 
@@ -239,7 +246,15 @@ def plain(columns):
 def test_tensorboard_gets_the_log(columns, plain, build, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = fit(build(columns), plain, plain, tmp_path, epochs=3, batch_size=4, progress=False, report_to="tensorboard")
+    log = fit(
+        build(columns),
+        plain,
+        plain,
+        tmp_path,
+        TrainingSettings(epochs=3, batch_size=4),
+        progress=False,
+        report_to="tensorboard",
+    )
     (run,) = (tmp_path / "runs").iterdir()
     events = EventAccumulator(str(run))
     events.Reload()
@@ -260,9 +275,7 @@ def test_mlflow_gets_the_log(columns, plain, build, tmp_path, monkeypatch):
         plain,
         plain,
         tmp_path,
-        epochs=3,
-        batch_size=4,
-        learning_rate=2e-3,
+        TrainingSettings(epochs=3, batch_size=4, learning_rate=2e-3),
         progress=False,
         report_to=["mlflow"],
     )

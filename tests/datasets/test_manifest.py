@@ -39,7 +39,7 @@ def settings(tmp_path):
 
 def test_a_split_column_is_followed(table, settings):
     manifest = Manifest.from_frame(table, **settings)
-    assert {part: len(manifest.rows(part)) for part in ("train", "valid", "test")} == {
+    assert {split: len(manifest.rows(split)) for split in ("train", "valid", "test")} == {
         "train": 18,
         "valid": 6,
         "test": 6,
@@ -75,16 +75,16 @@ def test_cases_are_rows_in_order(table, settings):
 def test_drawn_parts_keep_patients_together_and_classes_alike(table, settings, seed):
     table = pd.concat([table.assign(patient=table["patient"] + f"/{copy}") for copy in range(5)])
     manifest = Manifest.from_frame(table, **{**settings, "split": None}, seed=seed)
-    assert manifest.frame.groupby("patient")["part"].nunique().max() == 1
-    assert {len(manifest.rows(part)["diagnosis"].unique()) for part in ("train", "valid", "test")} == {3}
+    assert manifest.frame.assign(of=manifest.splits).groupby("patient")["of"].nunique().max() == 1
+    assert {len(manifest.rows(split)["diagnosis"].unique()) for split in ("train", "valid", "test")} == {3}
     again = Manifest.from_frame(table, **{**settings, "split": None}, seed=seed)
-    assert again.frame["part"].tolist() == manifest.frame["part"].tolist()
+    assert again.splits.tolist() == manifest.splits.tolist()
 
 
 def test_without_patients_a_fifth_is_for_testing(table, settings):
     table = pd.concat([table] * 10)
     manifest = Manifest.from_frame(table, **{**settings, "group": None, "split": None})
-    assert [len(manifest.rows(part)) for part in ("train", "valid", "test")] == [192, 48, 60]
+    assert [len(manifest.rows(split)) for split in ("train", "valid", "test")] == [192, 48, 60]
 
 
 def test_two_images_per_case_and_one_absent(table, settings):
@@ -110,7 +110,7 @@ def test_parquet_is_read_too(table, settings, tmp_path):
     settings.pop("root")
     manifest = Manifest.read(tmp_path / "t.parquet", **settings)
     assert manifest.root == tmp_path
-    pd.testing.assert_frame_equal(manifest.frame.drop(columns="part"), table)
+    pd.testing.assert_frame_equal(manifest.frame, table)
 
 
 def test_columns_that_cannot_be_attributes_are_left_out_with_the_reason():
@@ -133,8 +133,8 @@ MISTAKES = [
     (lambda t, s: change(t, "file", 3, "gone.png"), "1 image files cannot be used"),
     (lambda t, s: change(t, "file", 3, "gone.png"), "gone.png does not exist"),
     (lambda t, s: t.update(pd.Series([f"no{i}.png" for i in range(9)], name="file")), "... and 4 more"),
-    (lambda t, s: change(t, "split", 1, "test"), "1 patients are in more than one part; split by patient: P0 in"),
-    (lambda t, s: change(t, "split", 1, "later"), "1 rows of column 'split' say neither train, valid nor test: 1 ('later')"),
+    (lambda t, s: change(t, "split", 1, "test"), "split by patient: rows 0 (train) and 1 (test)"),
+    (lambda t, s: change(t, "split", 1, "later"), "'split' name neither train, valid nor test: row 1 ('later')"),
     (lambda t, s: t.update(pd.Series(["train"] * 30, name="split")), "column 'split' names no valid and no test rows"),
     (lambda t, s: change(t, "diagnosis", 2, None), "1 rows have no label: 2"),
     (lambda t, s: change(t, "diagnosis", 6, "new"), "1 labels are seen only outside the training rows: 'new' (row 6)"),

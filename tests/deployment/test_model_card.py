@@ -15,7 +15,7 @@ from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema, I
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.deployment import card_sections, model_card
-from alignedfusion.training import runs
+from alignedfusion.training import TrainingSettings, runs
 
 ROW = {"missing": 0.0, "accuracy": 0.8, "balanced_accuracy": 0.75, "macro_auc": 0.9, "calibration_error": 0.04}
 REPORT = {
@@ -46,7 +46,7 @@ def run(tmp_path_factory):
         rows.append({"file": f"{i}.npy", "kind": "ab"[i % 3 == 0], "sign": sign, "age": 20.0 + i, "part_of": part})
     pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
     manifest = Manifest.read(folder / "cases.csv", images="file", label="kind", split="part_of", units={"age": "years"})
-    runs.train(manifest, folder / "run", dim=64, epochs=2, progress=False)
+    runs.train(manifest, folder / "run", dim=64, settings=TrainingSettings(epochs=2), progress=False)
     return folder / "run"
 
 

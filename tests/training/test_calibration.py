@@ -8,8 +8,8 @@ from torch import nn
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.modules.outputs import ClassifierOutput
+from alignedfusion.training import TrainingSettings, fit
 from alignedfusion.training.calibration import SPREAD, calibrate
-from alignedfusion.training.fitting import fit
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 """Shares of missing attributes that a model is calibrated for."""
@@ -134,7 +134,7 @@ def test_nothing_but_the_weights_changes_and_twice_is_as_good_as_once(model, cas
 def test_training_calibrates_on_validation_cases_if_there_are_any(evidence, schema, build, cases, tmp_path):
     for valid in (cases, None):
         model = build(schema, unimodal_heads=evidence)
-        fit(model, cases, valid, tmp_path, epochs=1, batch_size=16, progress=False)
+        fit(model, cases, valid, tmp_path, TrainingSettings(epochs=1, batch_size=16), progress=False)
         assert torch.equal(model.branch_weights, model.initial_branch_weights()) == (valid is None)
         found = model.branch_weights.clone()
         calibrate(model, cases, progress=False)

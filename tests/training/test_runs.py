@@ -11,7 +11,7 @@ from alignedfusion.commands import main as cli
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.deployment.prediction import predict_case
-from alignedfusion.training import runs
+from alignedfusion.training import TrainingSettings, runs
 
 SMALL = ["--backbone", "test_vit", "--no-pretrained", "--image-size", "32", "--dim", "64", "--epochs", "2"]
 COLUMNS = ["--image", "file", "--label", "kind", "--group", "patient"]
@@ -181,7 +181,9 @@ def test_precomputed_tokens_need_no_backbone(tmp_path):
             {"first": f"{i}.npy", "second": f"{i}.npy" if i % 3 else None, "kind": kind, "sign": "+-"[i % 4 // 2]}
         )
     manifest = Manifest.from_frame(pd.DataFrame(rows), images=["first", "second"], label="kind", root=tmp_path)
-    report = runs.train(manifest, tmp_path / "run", dim=64, epochs=8, learning_rate=3e-3, progress=False)
+    report = runs.train(
+        manifest, tmp_path / "run", dim=64, settings=TrainingSettings(epochs=8, learning_rate=3e-3), progress=False
+    )
     assert report["test"]["accuracy"] == 1.0
     model = AlignedFusionClassifier.from_pretrained(tmp_path / "run")
     assert model.image_modalities == ("first", "second")
