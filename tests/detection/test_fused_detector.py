@@ -595,6 +595,10 @@ def test_a_copy_is_a_model_of_its_own(duplicate):
         assert torch.equal(model.detector(x), by_hand(model, x, None))
         assert torch.equal(twin.detector(x), by_hand(twin, x, second))
     assert len(twin.detector.backbone._forward_hooks) == 1
+    twin.remove()
+    assert torch.equal(twin.detector(x), Toy.forward(twin.detector, x))
+    assert not twin.detector.backbone._forward_hooks
+    assert torch.equal(model(x, codes=first), before)
 
 
 def test_a_shallow_copy_does_not_take_the_hook():
