@@ -170,9 +170,9 @@ class FeatureMapFusion(nn.Module):
 
         for i, (level, place) in enumerate(zip(levels, places, strict=True)):
             if self.read == "global":
-                leaves[place] = self.write[i](normed[i], message).unflatten(2, level.shape[2:])
+                leaves[place] = like(level, self.write[i](normed[i], message).unflatten(2, level.shape[2:]))
             else:
-                leaves[place] = level + self._spread(i, changes[i], message, level)
+                leaves[place] = like(level, level + self._spread(i, changes[i], message, level))
         loss = reconstruction_loss(rebuilt.logits, codes, is_hidden)
         return FeatureMapOutput(tree_unflatten(leaves, structure), loss, rebuilt.logits, intermediate)
 
@@ -250,6 +250,13 @@ class FeatureMapFusion(nn.Module):
         """Settings that no child module shows."""
         chosen = "" if self.maps is None else f", maps={self.maps}"
         return f"channels={self.channels}, read={self.read!r}{chosen}"
+
+
+def like(level: Tensor, fused: Tensor) -> Tensor:
+    """Return the fused map in the memory layout of the map, so that later layers run the same kernels as before."""
+    layout = torch.channels_last if level.ndim == 4 else torch.channels_last_3d
+    is_last = level.is_contiguous(memory_format=layout) and not level.is_contiguous()
+    return fused.contiguous(memory_format=layout) if is_last else fused
 
 
 def zero_linear(width: int, out: int) -> nn.Linear:

@@ -341,6 +341,17 @@ def test_full_attention_over_too_many_positions_is_refused(fusion_for, codes):
     assert fusion_for(PLANES, "pooled", max_positions=82)(maps, codes).maps[0].shape == (3, 5, 7, 11)
 
 
+@every_read
+@pytest.mark.parametrize("levels", [PLANES, VOLUMES], ids=["2-D", "3-D"])
+def test_the_memory_layout_is_kept(levels, read, fusion_for, codes):
+    fusion = fusion_for(levels, read).eval()
+    for layout in (torch.channels_last if levels is PLANES else torch.channels_last_3d, torch.contiguous_format):
+        maps = [each.contiguous(memory_format=layout) for each in maps_of(levels)]
+        out = fusion(maps, codes).maps
+        assert all(each.is_contiguous(memory_format=layout) for each in out)
+        assert all(torch.equal(a, b) for a, b in zip(out, maps, strict=True))
+
+
 def test_a_state_dict_rebuilds_it_and_settings_show(fusion_for, codes):
     for read in READS:
         maps, other = maps_of(PLANES), fusion_for(PLANES, read).eval()
