@@ -120,7 +120,7 @@ def main() -> None:
             f"A3D at 7 x {4 * options.side}^2: {plain:.2f} s, fused {fused:.2f} s: {100 * (fused / plain - 1):+.1f} %"
         )
     if options.output:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        options.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

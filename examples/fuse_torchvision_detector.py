@@ -159,7 +159,7 @@ def main() -> None:
     for name, values in results.items():
         print(f"{name:28}" + "".join(f"{value:>13.1%}" for value in values))
     if options.output:
-        Path(options.output).write_text(json.dumps(results, indent=2) + "\n")
+        Path(options.output).write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

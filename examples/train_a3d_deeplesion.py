@@ -139,7 +139,7 @@ def main() -> None:
                 interval = curve.interval(groups=patients)
                 curves[title] = curve
                 results[title] = {"sensitivity": curve.sensitivity, "mean": curve.mean, "interval": interval.mean}
-                (options.output / "froc.json").write_text(json.dumps(results, indent=2) + "\n")
+                (options.output / "froc.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
                 kind = "DeepLesion" if options.data else "synthetic slices"
                 plot_froc(curves, options.output / "froc.png", title=kind)
 
