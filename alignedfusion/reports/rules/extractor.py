@@ -90,7 +90,9 @@ class RuleExtractor:
             if cues is None:
                 cues = find_cues(text, sentence.start, sentence.end)
             cell = self._cell(text, match, sentence, cues)
-            if cell is None:  # a shorter term may still be asserted: "obstructing stone" and "stone" in "non-obstructing stone"
+            if (
+                cell is None
+            ):  # a shorter term may still be asserted: "obstructing stone" and "stone" in "non-obstructing stone"
                 continue
             if not role.has_gap and (role.key != "numbers" or cell.state is not None):
                 reach[column] = match.end
@@ -137,7 +139,7 @@ def _roles(column: int, attribute: LexiconAttribute) -> Iterator[tuple[Term, _Ro
 
 
 def _is_exception(exception: Match[_Role], match: Match[_Role]) -> bool:
-    """Whether an exception overrides a match: "simple cyst" in front of "cyst of the liver", "mass ... kidney" at "mass effect"."""
+    """Whether an exception overrides a match: "cyst of the liver" a "simple cyst", and "mass effect" a "mass ... kidney"."""
     is_beginning = match.tag.has_gap and match.tag.key != "except" and exception.start == match.start
     return is_beginning or exception.start < match.end < exception.end
 
