@@ -10,9 +10,9 @@ from alignedfusion._lazy import lazy_names
 
 if TYPE_CHECKING:
     from alignedfusion.attributes import UNKNOWN, Attribute, AttributeSchema
-    from alignedfusion.datasets.missingness import hide_attributes
     from alignedfusion.modules.classifier import AlignedFusionClassifier
     from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
+    from alignedfusion.modules.masking import hide_attributes
     from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, reconstruction_loss
     from alignedfusion.modules.text_encoder import TextEncoder
     from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
@@ -39,7 +39,7 @@ __getattr__, __dir__ = lazy_names(
         "attributes": ("UNKNOWN", "Attribute", "AttributeSchema"),
         "modules.classifier": ("AlignedFusionClassifier",),
         "modules.fusions.intermediate": ("IntermediateTokenFusion",),
-        "datasets.missingness": ("hide_attributes",),
+        "modules.masking": ("hide_attributes",),
         "modules.reconstruction": ("MaskedTokenReconstructor", "reconstruction_loss"),
         "modules.text_encoder": ("TextEncoder",),
         "modules.tokenizers": ("AttributeTokenizer", "VisualTokenizer"),

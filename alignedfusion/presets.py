@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import REPORT, AttributeSchema
+from alignedfusion.datasets.token_cache import TokenCache
+from alignedfusion.modules.backbones import DEFAULT_BACKBONE, Backbone, check_timm_name, weights_sha256
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT, IntermediateTokenFusion
+from alignedfusion.modules.fusions import Fusion, IntermediateTokenFusion, JointSelfAttention
+from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
@@ -19,40 +22,37 @@ def standard(
     schema: AttributeSchema,
     class_names: Sequence[str],
     *,
-    backbone: str | None = "vit_small_patch16_224",
-    pretrained: bool | str | Path = True,
-    frozen: bool = True,
+    backbone: Backbone | str | None = DEFAULT_BACKBONE,
     images: Sequence[str] = ("image",),
-    image_size: int | None = None,
     num_features: int | None = None,
     dim: int = 128,
     depth: int = 1,
     text_encoder: TextEncoder | Tensor | None = None,
 ) -> AlignedFusionClassifier:
-    """The model that `alignedfusion train` trains: a timm backbone, one round of fusion, reconstruction, evidence heads.
+    """The model that `alignedfusion train` trains: a timm backbone, one round of fusion, reconstruction, unimodal heads.
 
     Args:
         schema: The attributes.
         class_names: The classes, in the order of the labels.
-        backbone: A timm model for all images of a case; None if image tokens come precomputed.
-        pretrained: See `VisualTokenizer`.
-        frozen: Keep the backbone as it is. Right for hundreds of cases; with many thousands, train it too.
-        images: Names of the images of a case.
-        image_size: Side of the input in pixels; the backbone's own by default.
+        backbone: A timm model for all images of a case, by name or with settings; None for precomputed image tokens.
+        images: Names of the images of a case. Without any, the model reads attributes alone.
         num_features: Width of precomputed tokens, with `backbone=None`.
         dim: Token width D, a multiple of 64. Hundreds of cases overfit a wider one; many thousands may want 384.
         depth: Rounds of fusion. With hundreds of cases one generalises best, though report tokens then never see the image.
         text_encoder: Encodes the values' prompts; None learns one vector per value.
     """
-    visual = VisualTokenizer(
-        backbone, dim, pretrained=pretrained, frozen=frozen, image_size=image_size, num_features=num_features
-    )
+    heads = max(1, dim // 64)
+    visual: VisualTokenizer | None = None
+    fusion: Fusion
+    if images:
+        visual = build_visual(backbone, dim, num_features=num_features)
+        fusion = IntermediateTokenFusion(dim, modalities=(*images, REPORT), depth=depth, num_heads=heads, dropout=0.1)
+    else:
+        fusion = JointSelfAttention(dim, modalities=(REPORT,), depth=depth, num_heads=heads, dropout=0.1)
     return AlignedFusionClassifier(
         visual,
         AttributeTokenizer(schema, dim, text_encoder=text_encoder),
-        IntermediateTokenFusion(
-            dim, modalities=(*images, REPORT), depth=depth, num_heads=max(1, dim // 64), dropout=0.1
-        ),
+        fusion,
         MaskedTokenReconstructor(dim),
         num_classes=len(class_names),
         class_names=class_names,
@@ -67,7 +67,7 @@ def paper(
     Args:
         schema: The attributes.
         class_names: The classes, in the order of the labels.
-        text_encoder: ClinicalBERT by default, fetched from the Hugging Face hub.
+        text_encoder: ClinicalBERT by default, downloaded from the Hugging Face hub.
     """
     dim = 768
     return AlignedFusionClassifier(
@@ -77,7 +77,69 @@ def paper(
         MaskedTokenReconstructor(dim),
         num_classes=len(class_names),
         class_names=class_names,
-        hide_probability=0.3,
-        hide_report_probability=0.0,
-        evidence=False,
+        hiding=HideAttributes(0.3),
+        unimodal_heads=False,
     )
+
+
+def build_visual(backbone: Backbone | str | None, dim: int, *, num_features: int | None = None) -> VisualTokenizer:
+    """A `VisualTokenizer` of width `dim` with this backbone; None for precomputed tokens of width `num_features`."""
+    if backbone is None:
+        return VisualTokenizer(None, dim, num_features=num_features)
+    if isinstance(backbone, str):
+        backbone = Backbone(backbone)
+    return VisualTokenizer(
+        backbone.name or DEFAULT_BACKBONE,
+        dim,
+        pretrained=backbone.pretrained,
+        frozen=backbone.frozen,
+        image_size=backbone.image_size,
+        num_features=num_features,
+    )
+
+
+def choose_backbone(tokens: TokenCache | None, backbone: Backbone) -> Backbone:
+    """Fill in what a backbone leaves open; a token cache requires the one that its tokens were computed with.
+
+    Args:
+        tokens: The token cache that replaces the images, or None.
+        backbone: The backbone that was asked for.
+
+    Raises:
+        ValueError: If it differs from what the tokens were computed with.
+    """
+    if tokens is None:
+        return dataclasses.replace(backbone, name=backbone.name or DEFAULT_BACKBONE)
+    if not backbone.frozen or backbone.pretrained is False:
+        raise ValueError("tokens come from a frozen, pretrained backbone: train a backbone on the images themselves")
+    settings = tokens.settings
+    check_timm_name(settings["backbone"])
+    for name, requested in (("backbone", backbone.name), ("image_size", backbone.image_size)):
+        if requested is not None and requested != settings[name]:
+            raise ValueError(
+                f"the tokens in {str(tokens.folder)!r} were computed with {name} {settings[name]}, not {requested}; leave it "
+                f"out, or compute tokens in another folder"
+            )
+    pretrained = settings["weights"] or True if backbone.pretrained is True else backbone.pretrained
+    return Backbone(settings["backbone"], pretrained, True, settings["image_size"])
+
+
+def match_tokens(visual: VisualTokenizer, tokens: TokenCache, pretrained: object) -> None:
+    """Give a visual tokenizer the preprocessing of a token cache, after checking that its weights are the same.
+
+    Args:
+        visual: Built with the backbone that `choose_backbone` returned.
+        tokens: The token cache.
+        pretrained: Source of the backbone's weights, for the error message.
+
+    Raises:
+        ValueError: If the tokens were computed with other weights.
+    """
+    if weights_sha256(visual.backbone) != tokens.settings["weights_sha256"]:
+        weights = "timm's own" if pretrained is True else repr(str(pretrained))
+        raise ValueError(
+            f"the tokens in {str(tokens.folder)!r} were computed with other weights of {tokens.settings['backbone']!r} than "
+            f"{weights}; give the file they were computed with as weights, or compute them again in another folder"
+        )
+    # timm may change a model's default preprocessing between releases.
+    visual.preprocessing = tokens.settings["preprocessing"]

@@ -21,21 +21,20 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from alignedfusion.attributes import AttributeSchema
-from alignedfusion.baselines import JointSelfAttention
-from alignedfusion.datasets.cases import CachedCases
+from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.images import check_images, image_paths, token_width
 from alignedfusion.datasets.imputation import examples_of, fill_gaps
-from alignedfusion.datasets.splits import held_back
-from alignedfusion.datasets.token_cache import TokenCache, backbone_of
-from alignedfusion.deployment.prediction import file_cases
-from alignedfusion.evaluation.metrics import outputs
+from alignedfusion.datasets.reading import read_cells
+from alignedfusion.datasets.splits import hold_back
+from alignedfusion.datasets.token_cache import TokenCache
+from alignedfusion.evaluation.inference import outputs, prepare_images
+from alignedfusion.modules.backbones import Backbone
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT
-from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
-from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
-from alignedfusion.presets import standard
+from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.presets import choose_backbone, match_tokens, standard
 from alignedfusion.training.calibration import calibrate
 from alignedfusion.training.fitting import fit
+from alignedfusion.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +129,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         whole, labels = self._frame(X, reset=True), self._labels(y)
         check_consistent_length(whole, labels)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        is_held = held_back(labels, whole[self.group] if self.group else None, self.calibration, seed)
+        is_held = hold_back(labels, whole[self.group] if self.group else None, self.calibration, seed)
         frame = whole[~is_held]
         self.schema_ = AttributeSchema.from_table(frame, self._attribute_names(frame))
         self._examples = examples_of(frame, self.schema_)
@@ -144,13 +143,15 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
                 self._cases(frame, labels[~is_held], is_training=True),
                 None,
                 folder,
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                learning_rate=self.learning_rate,
-                image_rate=1.0 if starts_random else 0.2,
-                backbone_rate=1.0 if starts_random else 0.1,
+                TrainingSettings(
+                    epochs=self.epochs,
+                    batch_size=self.batch_size,
+                    learning_rate=self.learning_rate,
+                    image_rate=1.0 if starts_random else 0.2,
+                    backbone_rate=1.0 if starts_random else 0.1,
+                    seed=seed,
+                ),
                 workers=self.workers,
-                seed=seed,
                 progress=self.verbose,
             )
             if is_held.any():
@@ -228,7 +229,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         class_names = [str(name) for name in self.classes_]
         columns = self._image_columns()
         if not columns:
-            return _attributes_only(self.schema_, class_names, self.dim)
+            return standard(self.schema_, class_names, images=(), dim=self.dim)
         paths = image_paths(frame, columns, self.image_root)
         if empty := [m for m, column in paths.items() if not any(column)]:
             raise ValueError(f"no row has an image of {empty}; leave the column out")
@@ -240,12 +241,10 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             command = cache.command(columns, Path(self.image_root))
             raise ValueError(f"{len(faults)} images have no tokens: {'; '.join(faults[:5])}; `{command}` adds them")
         num_features = token_width(paths)
-        backbone, pretrained, image_size = backbone_of(
-            cache, self.backbone, self.pretrained, self.frozen, self.image_size
-        )
-        if num_features is None and not pretrained:
+        backbone = choose_backbone(cache, Backbone(self.backbone, self.pretrained, self.frozen, self.image_size))
+        if num_features is None and not backbone.pretrained:
             warnings.warn(
-                f"pretrained=False: the backbone {backbone!r} starts at random"
+                f"pretrained=False: the backbone {backbone.name!r} starts at random"
                 + (", and frozen=True keeps it so; its tokens say little" if self.frozen else ""),
                 stacklevel=3,
             )
@@ -253,28 +252,31 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             self.schema_,
             class_names,
             backbone=None if num_features else backbone,
-            pretrained=pretrained,
-            frozen=self.frozen,
             images=tuple(paths),
-            image_size=image_size,
             num_features=num_features,
             dim=self.dim,
         )
         if cache is not None:
             visual = model.visual
             assert isinstance(visual, VisualTokenizer)
-            cache.adopt(visual, pretrained)
+            match_tokens(visual, cache, backbone.pretrained)
         return model
 
     def _cases(self, frame: pd.DataFrame, labels: np.ndarray | None = None, *, is_training: bool = False) -> Any:
-        codes = self.schema_.encode(frame, unseen="unknown")
-        said = torch.zeros(len(frame), dtype=torch.int64) if labels is None else torch.from_numpy(labels)
+        codes = read_cells(frame, self.schema_, max_unread=1.0).codes
         paths = image_paths(frame, self._image_columns(), self.image_root)
+        tokens = None
         if paths and self.tokens is not None and Path(self.tokens).is_dir():
             cache = TokenCache(self.tokens)
             if not cache.faults(path for column in paths.values() for path in column if path is not None):
-                return CachedCases({m: cache.rows(column) for m, column in paths.items()}, codes, said, cache.file)
-        return file_cases(self.model_, paths, codes, said, is_training=is_training)
+                tokens = cache
+        return make_cases(
+            paths,
+            codes,
+            None if labels is None else torch.from_numpy(labels),
+            **prepare_images(self.model_, is_training=is_training),
+            tokens=tokens,
+        )
 
     def _outputs(self, frame: pd.DataFrame, field: str) -> Tensor:
         cases = self._cases(frame)
@@ -283,17 +285,6 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             result = outputs(self.model_, cases, [cases.codes], field, progress=False)[0]
         self.model_.cpu()
         return result
-
-
-def _attributes_only(schema: AttributeSchema, class_names: Sequence[str], dim: int) -> AlignedFusionClassifier:
-    return AlignedFusionClassifier(
-        None,
-        AttributeTokenizer(schema, dim),
-        JointSelfAttention(dim, modalities=(REPORT,), depth=1, num_heads=max(1, dim // 64), dropout=0.1),
-        MaskedTokenReconstructor(dim),
-        num_classes=len(class_names),
-        class_names=class_names,
-    )
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import torch
 from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema
 from alignedfusion.datasets import phantom
 from alignedfusion.deployment.export import to_onnx
-from alignedfusion.presets import standard
+from alignedfusion.presets import Backbone, standard
 
 BACKBONES = ("vit_small_patch16_224", "swin_tiny_patch4_window7_224", "efficientnet_lite0")
 ATTRIBUTES = 14
@@ -35,7 +35,7 @@ def build(backbone: str) -> AlignedFusionClassifier:
     """The standard model with random weights."""
     torch.manual_seed(0)
     schema = AttributeSchema([Attribute(f"a{i}", values=("no", "yes")) for i in range(ATTRIBUTES)])
-    return standard(schema, [f"class {i}" for i in range(5)], backbone=backbone, pretrained=False).eval()
+    return standard(schema, [f"class {i}" for i in range(5)], backbone=Backbone(backbone, pretrained=False)).eval()
 
 
 def session(file: Path) -> onnxruntime.InferenceSession:

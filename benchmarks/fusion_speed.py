@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alignedfusion import IntermediateTokenFusion
 from alignedfusion.baselines import CrossAttention, JointSelfAttention
-from alignedfusion.modules.fusions.intermediate import FusionOutput
+from alignedfusion.modules.fusions import FusionOutput
 
 
 class Size(NamedTuple):

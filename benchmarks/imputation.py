@@ -21,16 +21,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from alignedfusion import AlignedFusionClassifier, AttributeTokenizer, MaskedTokenReconstructor, hide_attributes
-from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.baselines.tables import one_hot
 from alignedfusion.datasets import pad_ufes_20
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
-from alignedfusion.evaluation.metrics import calibration_error, outputs
-from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.evaluation import calibration_error, outputs
 from alignedfusion.tables.files import read_table
-from alignedfusion.training.fitting import fit
+from alignedfusion.training import TrainingSettings, fit
 
 OURS = "reconstructor"
 HIDDEN = 0.3
@@ -87,10 +86,10 @@ def reconstructor(schema: AttributeSchema, train: Tensor, test: Tensor, seed: in
         num_classes=1,
         hide_probability=HIDDEN,
         hide_report_probability=0.0,
-        evidence=False,
+        unimodal_heads=False,
     )
     with tempfile.TemporaryDirectory() as scratch:
-        fit(model, _cases(train), None, scratch, epochs=60, seed=seed, progress=False)
+        fit(model, _cases(train), None, scratch, TrainingSettings(epochs=60, seed=seed), progress=False)
     logits = outputs(model, _cases(test), [test], "reconstruction", batch_size=256, progress=False)[0]  # (n, A, V_max)
     return [logits[:, a, :number].softmax(-1).numpy() for a, number in enumerate(schema.num_values)]
 

@@ -20,7 +20,7 @@ from alignedfusion import (
     MaskedTokenReconstructor,
     VisualTokenizer,
 )
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import REPORT, AttributeSchema
 from alignedfusion.baselines import (
     Concatenation,
     CrossAttention,
@@ -37,9 +37,9 @@ from alignedfusion.baselines import (
 )
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
-from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.modules.masking import HideAttributes
+from alignedfusion.training import TrainingSettings, fit
 from alignedfusion.training.calibration import calibrate
-from alignedfusion.training.fitting import fit
 
 OURS = "alignedfusion"
 HEADS = 2
@@ -94,7 +94,7 @@ def neural(
     depth: int = 1,
     hide_probability: float = 0.3,
     hide_report_probability: float = 0.1,
-    evidence: bool = False,
+    unimodal_heads: bool = False,
     training: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Callable[[Fold], nn.Module]:
@@ -113,12 +113,10 @@ def neural(
             VisualTokenizer(None, fold.dim, num_features=features) if "images" in names else None,
             tokenizer,
             fusion(fold.dim, modalities=kept, depth=depth, num_heads=HEADS, dropout=0.1, **settings),
-            None if reconstruct is None else MaskedTokenReconstructor(fold.dim),
+            None if reconstruct is None else MaskedTokenReconstructor(fold.dim, fill=reconstruct),
             num_classes=len(fold.class_names),
-            reconstruct=reconstruct or "once",
-            hide_probability=hide_probability,
-            hide_report_probability=hide_report_probability,
-            evidence=evidence,
+            hiding=HideAttributes(hide_probability, whole=hide_report_probability),
+            unimodal_heads=unimodal_heads,
         )
         with tempfile.TemporaryDirectory() as scratch:
             fit(
@@ -126,9 +124,8 @@ def neural(
                 fold.train,
                 None,
                 scratch,
-                seed=fold.seed,
+                TrainingSettings(**{"epochs": fold.epochs, "seed": fold.seed, **(training or {})}),
                 progress=False,
-                **{"epochs": fold.epochs, **(training or {})},
             )
         calibrate(model, fold.valid, progress=False)
         return model
@@ -138,7 +135,7 @@ def neural(
 
 def ours(**changes: Any) -> Callable[[Fold], nn.Module]:
     """The default recipe, with changes for an ablation."""
-    return neural(**{"reconstruct": "once", "evidence": True, **changes})
+    return neural(**{"reconstruct": "once", "unimodal_heads": True, **changes})
 
 
 def _table(kind: type) -> Callable[[Fold], nn.Module]:
@@ -159,18 +156,18 @@ class _Without(nn.Module):
     def __init__(self, model: AlignedFusionClassifier, part: str) -> None:
         super().__init__()
         self.model = model
-        self.index = model.parts.index(part)
+        self.index = model.branches.index(part)
 
     @property
-    def visual(self) -> Any:
-        return self.model.visual
+    def visuals(self) -> Any:
+        return self.model.visuals
 
     def forward(self, image: Any, codes: Tensor, **masks: Any) -> Any:
         output = self.model(image, codes, **masks)
-        return type(output)(logits=output.logits - output.evidence[:, self.index])
+        return type(output)(logits=output.logits - output.contributions[:, self.index])
 
 
-def _evidence_alone(fold: Fold) -> nn.Module:
+def _heads_alone(fold: Fold) -> nn.Module:
     return _Without(fold.shared(OURS), "fused")  # type: ignore[arg-type]
 
 
@@ -196,8 +193,8 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "the paper's model": neural(reconstruct="once", hide_report_probability=0.0),
     OURS: ours(),
     "ours, no intermediate token": ours(fusion=JointSelfAttention),
-    "ours, no evidence heads": ours(evidence=False),
-    "ours, evidence heads alone": _evidence_alone,
+    "ours, no unimodal heads": ours(unimodal_heads=False),
+    "ours, unimodal heads alone": _heads_alone,
     "ours, no reconstruction": ours(reconstruct=None),
     "ours, two passes": ours(reconstruct="two_pass"),
     "ours, image rate 1": ours(training={"image_rate": 1.0}),

@@ -27,14 +27,15 @@ from results import write_table
 from sources import FOLDS, Source, open_source
 from tqdm.auto import tqdm
 
-from alignedfusion.datasets.missingness import Scenario, by_own_value, drop_attributes, per_cell
-from alignedfusion.evaluation.metrics import RATES, predict
+from alignedfusion.datasets.missingness import Scenario, drop_attributes, mcar, mnar
+from alignedfusion.evaluation import predict
+from alignedfusion.evaluation.metrics import RATES
 from alignedfusion.modules.text_encoder import TextEncoder
 
 MECHANISMS = {
-    "cell": per_cell,
-    "denials kept": by_own_value(denials=0.0, others=1.0),
-    "denials omitted": by_own_value(denials=1.0, others=0.0),
+    "cell": mcar,
+    "denials kept": mnar(denials=0.0, others=1.0),
+    "denials omitted": mnar(denials=1.0, others=0.0),
 }
 MAIN = (*tuple(list(METHODS)[: list(METHODS).index("whole report as one text")]), "the paper's model", OURS)
 OF_THE_PAPER = (
@@ -83,7 +84,7 @@ def run_unit(unit: Unit, methods: list[str], source: Source, runs: Path, options
     schema = source.schema(rows["train"])
     codes = schema.encode(source.frame, unseen="unknown")
     scenario = Scenario(train=unit.training_rate, valid=unit.training_rate, seed=unit.seed)
-    seen = {part: scenario.apply(part, codes[each], schema, each.tolist()) for part, each in rows.items()}
+    seen = {split: scenario.apply(split, codes[each], schema, each.tolist()) for split, each in rows.items()}
     fold = Fold(
         train=source.cases(rows["train"], seen["train"], training=True),
         valid=source.cases(rows["valid"], seen["valid"]),

@@ -8,7 +8,7 @@ FOLDER holds one folder per set:
   pad_ufes_20/     PAD-UFES-20: metadata.csv and images/. Malignant against benign
   derm7pt_tokens/  Derm7pt as precomputed tokens: train.npz, valid.npz and a CSV of each. Five classes, five attributes
 
-Each seed draws other parts, weights and orders. Interrupted? The same command goes on.
+Each seed draws other splits, weights and orders. Interrupted? The same command goes on.
 """
 
 import argparse
@@ -20,11 +20,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from alignedfusion.attributes import ColumnOptions
 from alignedfusion.datasets import derm7pt, pad_ufes_20
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.evaluation.metrics import table
+from alignedfusion.evaluation import table
+from alignedfusion.presets import Backbone
 from alignedfusion.tables.files import read_table
-from alignedfusion.training import runs
+from alignedfusion.training import TrainingSettings, runs
 
 CXR_ATTRIBUTES = [
     "sex",
@@ -52,12 +55,14 @@ def cxr_notes(folder: Path, scratch: Path, seed: int) -> Manifest:
     frame["is_covid"] = np.where(frame["finding"].str.contains("COVID-19"), "COVID-19", "other")
     return Manifest.from_frame(
         frame,
-        images="filename",
-        label="is_covid",
-        attributes=[name for name in CXR_ATTRIBUTES if frame[name].notna().sum() > 20],
-        group="patientid",
+        CaseColumns(
+            images="filename",
+            label="is_covid",
+            attributes=tuple(name for name in CXR_ATTRIBUTES if frame[name].notna().sum() > 20),
+            group="patientid",
+        ),
         root=folder / "images",
-        units={"age": "years"},
+        options={"age": ColumnOptions(units="years")},
         seed=seed,
     )
 
@@ -71,27 +76,24 @@ def derm7pt_tokens(folder: Path, scratch: Path, seed: int) -> Manifest:
     """The official training cases (a sixth of them chooses the epoch), tested on the official validation cases."""
     scratch.mkdir(parents=True, exist_ok=True)
     frames = []
-    for part in ("train", "valid"):
-        arrays = np.load(folder / f"{part}.npz")
-        frame = read_table(folder / f"{part}.csv")
+    for split in ("train", "valid"):
+        arrays = np.load(folder / f"{split}.npz")
+        frame = read_table(folder / f"{split}.csv")
         for image in ("derm", "clinic"):
-            frame[image] = [f"{part}-{image}-{case}.npy" for case in frame["case_index"]]
+            frame[image] = [f"{split}-{image}-{case}.npy" for case in frame["case_index"]]
             for name, tokens in zip(frame[image], arrays[image], strict=True):
                 if not (scratch / name).is_file():
                     np.save(scratch / name, tokens)
-        frame["split"] = "test" if part == "valid" else "train"
-        if part == "train":
+        frame["split"] = "test" if split == "valid" else "train"
+        if split == "train":
             chosen = np.random.default_rng(seed).permutation(len(frame))[: len(frame) // 6]
             frame.loc[chosen, "split"] = "valid"
         frames.append(frame)
     frame = pd.concat(frames)
-    frame["diagnosis"] = [derm7pt.class_of(text) for text in frame["diagnosis"]]
+    frame["diagnosis"] = [derm7pt.group_diagnosis(text) for text in frame["diagnosis"]]
     return Manifest.from_frame(
         frame,
-        images=["derm", "clinic"],
-        label="diagnosis",
-        attributes=derm7pt.ATTRIBUTES["five"],
-        split="split",
+        CaseColumns(images=("derm", "clinic"), label="diagnosis", attributes=derm7pt.ATTRIBUTES["five"], split="split"),
         root=scratch,
         seed=seed,
     )
@@ -134,11 +136,8 @@ def main() -> None:
                 runs.train(
                     manifest,
                     out,
-                    backbone=BACKBONE,
-                    pretrained=weights,
-                    epochs=options.epochs,
-                    batch_size=32,
-                    seed=seed,
+                    backbone=Backbone(BACKBONE, pretrained=weights),
+                    settings=TrainingSettings(epochs=options.epochs, seed=seed),
                 )
             )
         report_set(name, reports, options.output)

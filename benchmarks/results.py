@@ -12,7 +12,8 @@ from methods import OURS
 from reported import REPORTED
 from scipy.stats import ttest_rel
 
-from alignedfusion.evaluation.metrics import METRICS, RATES, metrics
+from alignedfusion.evaluation import compute_metrics
+from alignedfusion.evaluation.metrics import METRICS, RATES
 from alignedfusion.evaluation.plots import accuracy_against_missing
 
 BY_TRAINING_RATE = ("1a", "2", "4a")
@@ -55,7 +56,7 @@ def summarise(predictions: Predictions, columns: list[Column]) -> list[dict[str,
     for column in columns:
         right = {name: _right(column.of(units)) for name, units in predictions.items()}
         for name, units in predictions.items():
-            each = [metrics(probabilities, labels) for _, probabilities, labels in column.of(units).values()]
+            each = [compute_metrics(probabilities, labels) for _, probabilities, labels in column.of(units).values()]
             entry: dict[str, Any] = {"row": name, "column": column.name, "seeds": len(each), "cases": len(right[name])}
             for metric in METRICS:
                 values = [one[metric] for one in each]

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from derm7pt_tokens import ManyViews, load_tokens
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from alignedfusion import VisualTokenizer
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import AttributeSchema, ColumnOptions
 from alignedfusion.datasets import derm7pt, pad_ufes_20, phantom
 from alignedfusion.datasets.cases import TensorCases
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 
 FOLDS = 5
@@ -33,10 +35,10 @@ class Source:
         labels: int64 (n,).
         class_names: In their order.
         image: (n, N, F) per image modality.
-        parts: "train", "valid" or "test" per case; a source without "valid" gives a sixth of "train" to it, by the seed.
+        splits: "train", "valid" or "test" per case; a source without "valid" gives a sixth of "train" to it, by the seed.
         views: (n, views, N, F) per image modality: augmented views to train on; None if there are none.
         groups: The patient of each case, if there are several cases of one.
-        units: Of numeric attributes.
+        options: Options of attribute columns.
     """
 
     name: str
@@ -45,21 +47,21 @@ class Source:
     labels: Tensor
     class_names: Sequence[str]
     image: Mapping[str, Tensor]
-    parts: np.ndarray
+    splits: np.ndarray
     views: Mapping[str, Tensor] | None = None
     groups: np.ndarray | None = None
-    units: Mapping[str, str] | None = None
+    options: Mapping[str, ColumnOptions] | None = None
 
     def split(self, protocol: str, fold: int, seed: int) -> dict[str, np.ndarray]:
         """Row numbers of the training, validation and test cases."""
         if protocol == "split":
-            rows = {part: np.flatnonzero(self.parts == part) for part in ("train", "valid", "test")}
+            rows = {split: np.flatnonzero(self.splits == split) for split in ("train", "valid", "test")}
         else:
             rows = self._fold(fold, seed)
         if not len(rows["valid"]):
             order = np.random.default_rng(seed).permutation(rows["train"])
             rows["valid"], rows["train"] = (
-                np.sort(part) for part in (order[: len(order) // 6], order[len(order) // 6 :])
+                np.sort(rows_of) for rows_of in (order[: len(order) // 6], order[len(order) // 6 :])
             )
         return rows
 
@@ -73,12 +75,12 @@ class Source:
 
     def schema(self, rows: np.ndarray) -> AttributeSchema:
         """The attributes, learned from these rows."""
-        return AttributeSchema.from_table(self.frame.iloc[rows], list(self.attributes), units=dict(self.units or {}))
+        return AttributeSchema.from_table(self.frame.iloc[rows], list(self.attributes), options=self.options)
 
     def cases(self, rows: np.ndarray, codes: Tensor, *, training: bool = False) -> TensorCases:
         """Cases of these rows with these codes; in training a random view of each image, if there are views."""
         if training and self.views is not None:
-            return derm7pt.ManyViews({m: each[rows] for m, each in self.views.items()}, codes, self.labels[rows])
+            return ManyViews({m: each[rows] for m, each in self.views.items()}, codes, self.labels[rows])
         return TensorCases({m: each[rows] for m, each in self.image.items()}, codes, self.labels[rows])
 
 
@@ -99,14 +101,14 @@ def open_source(kind: str, data: Path | None, attributes: str, scratch: Path, co
         manifest = pad_ufes_20.load(data, only_with_image=True, task=columns["task"])
     else:
         chosen = {name: columns[name] for name in ("images", "label", "attributes", "group", "split")}
-        manifest = Manifest.read(data, **{name: each for name, each in chosen.items() if each})
+        manifest = Manifest.read(data, CaseColumns(**{name: each for name, each in chosen.items() if each}))
     return from_manifest(kind, manifest, scratch, columns["backbone"], columns["weights"], columns["group"])
 
 
 def derm7pt_tokens(data: Path, attributes: str) -> Source:
     """The official training and validation cases as tokens; the latter are the test cases here."""
-    tokens = derm7pt.load_tokens(data)
-    parts = np.where(tokens.frame["split"] == "train", "train", "test")
+    tokens = load_tokens(data)
+    splits = np.where(tokens.frame["split"] == "train", "train", "test")
     columns = derm7pt.ATTRIBUTES[attributes]
     return Source(
         f"derm7pt_tokens-{attributes}",
@@ -115,7 +117,7 @@ def derm7pt_tokens(data: Path, attributes: str) -> Source:
         tokens.labels,
         tokens.class_names,
         tokens.image,
-        parts,
+        splits,
         tokens.views,
     )
 
@@ -133,11 +135,11 @@ def drawn(scratch: Path, cases: int = 1500) -> Source:
         visual = demo.pretrain()
         pixels = made.cases(**{name: visual.preprocessing[name] for name in ("mean", "std")}).image
         _save(file, {"image": _encode(visual, pixels)})
-    parts = np.array(["train"] * (cases // 3) + ["test"] * (cases - cases // 3))
+    splits = np.array(["train"] * (cases // 3) + ["test"] * (cases - cases // 3))
     frame = pd.DataFrame(phantom.SCHEMA.decode(made.codes))
     labels = torch.as_tensor(made.labels)
     return Source(
-        "phantom", frame, phantom.SCHEMA.names, labels, phantom.CLASS_NAMES, torch.load(file, weights_only=True), parts
+        "phantom", frame, phantom.SCHEMA.names, labels, phantom.CLASS_NAMES, torch.load(file, weights_only=True), splits
     )
 
 
@@ -165,9 +167,9 @@ def from_manifest(
         torch.tensor([manifest.class_names.index(str(label)) for label in frame[manifest.label]]),
         manifest.class_names,
         torch.load(file, weights_only=True),
-        frame["part"].to_numpy(),
+        manifest.splits,
         groups=None if group is None else frame[group].to_numpy(),
-        units=manifest.units,
+        options=manifest.options,
     )
 
 

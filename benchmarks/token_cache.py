@@ -31,11 +31,12 @@ from torch.utils.data import DataLoader
 
 from alignedfusion import presets
 from alignedfusion.datasets.cases import collate
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.token_cache import TokenCache
-from alignedfusion.training import token_writer
+from alignedfusion.presets import Backbone
+from alignedfusion.training import TrainingSettings, fit, parameter_groups, token_writer
 from alignedfusion.training.calibration import calibrate
-from alignedfusion.training.fitting import fit, parameter_groups
 
 ATTRIBUTES = 14
 
@@ -45,7 +46,7 @@ def make_tokens(folder: Path, cases: int, backbone: str) -> None:
     torch.manual_seed(0)
     weights = folder / "weights.pth"
     torch.save(timm.create_model(backbone, pretrained=False, num_classes=0).state_dict(), weights)
-    cache = token_writer.write([], folder / "tokens", backbone=backbone, weights=weights, progress=False)
+    cache = token_writer.write([], folder / "tokens", backbone=Backbone(backbone, pretrained=weights), progress=False)
     with open(cache.file.path, "wb") as data, open(cache.folder / "index.jsonl", "w") as index:
         for start in range(0, cases, 1000):
             count = min(1000, cases - start)
@@ -85,14 +86,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         drawn = np.random.default_rng(1).permutation(options.cases)[: max(100, round(options.share * options.cases))]
         files = [f"{i}.jpg" for i in drawn]
     manifest = Manifest.from_frame(
-        make_table(files), images="file", label="label", split="split", root=root, tokens=tokens
+        make_table(files), CaseColumns(images="file", label="label", split="split"), root=root, tokens=tokens
     )
     schema = manifest.schema()
-    model = presets.standard(schema, manifest.class_names, backbone=options.backbone, pretrained=folder / "weights.pth")
+    model = presets.standard(
+        schema, manifest.class_names, backbone=Backbone(options.backbone, pretrained=folder / "weights.pth")
+    )
     transform = model.visual.transform(is_training=True)
     if tokens is not None:
         model.visual.backbone = None  # as in `runs.train`
-    train, valid = (manifest.cases(manifest.rows(part), schema, transform) for part in ("train", "valid"))
+    train, valid = (manifest.cases(manifest.rows(split), schema, transform) for split in ("train", "valid"))
     start = time.process_time()
     with tempfile.TemporaryDirectory() as checkpoints:
         log = fit(
@@ -100,8 +103,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             train,
             None,
             checkpoints,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
+            TrainingSettings(epochs=options.epochs, batch_size=options.batch_size),
             workers=options.workers,
             progress=False,
         )
@@ -126,7 +128,7 @@ def parts(model: Any, cases: Any, batch_size: int, batches: int = 30) -> dict[st
     start = time.perf_counter()
     read = [next(loader) for _ in range(batches)]
     reading = time.perf_counter() - start
-    optimizer = torch.optim.AdamW(parameter_groups(model.train(), 1e-3, 0.05))
+    optimizer = torch.optim.AdamW(parameter_groups(model.train()))
     device = next(model.parameters()).device
     start = time.perf_counter()
     for batch in read:

@@ -32,7 +32,7 @@ from alignedfusion import (
     MaskedTokenReconstructor,
     VisualTokenizer,
 )
-from alignedfusion.presets import standard
+from alignedfusion.presets import Backbone, standard
 
 BACKBONE, CLASSES, ATTRIBUTES = "vit_small_patch16_224", 5, 14
 SCHEMA = AttributeSchema([Attribute(f"a{i}", values=("absent", "mild", "severe")) for i in range(ATTRIBUTES)])
@@ -66,7 +66,7 @@ def wide() -> AlignedFusionClassifier:
 
 MODELS = {
     "backbone": BackboneAlone,
-    "standard": lambda: standard(SCHEMA, NAMES, backbone=BACKBONE, pretrained=False, frozen=False),
+    "standard": lambda: standard(SCHEMA, NAMES, backbone=Backbone(BACKBONE, pretrained=False, frozen=False)),
     "width 384, two rounds": wide,
 }
 

@@ -28,9 +28,10 @@ from alignedfusion import (
 from alignedfusion.baselines import Concatenation, CrossAttention, ElementwiseSum, JointSelfAttention
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.cases import TensorCases, collate
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.evaluation.metrics import missing_sweep
-from alignedfusion.training.fitting import fit
+from alignedfusion.evaluation import missing_sweep
+from alignedfusion.training import TrainingSettings, fit
 
 RATES = (0.0, 0.25, 0.5)
 DIM, NUM_HEADS, BATCH_SIZE, LEARNING_RATE = 96, 4, 64, 1e-3
@@ -59,13 +60,8 @@ def encode(visual: VisualTokenizer, cases: Dataset) -> TensorCases:
 def train(model: AlignedFusionClassifier, cases: TensorCases, epochs: int, image_rate: float) -> None:
     """Train as `alignedfusion train` does, without a progress bar."""
     with tempfile.TemporaryDirectory() as scratch:
-        settings = {
-            "epochs": epochs,
-            "batch_size": BATCH_SIZE,
-            "learning_rate": LEARNING_RATE,
-            "image_rate": image_rate,
-        }
-        fit(model, cases, None, scratch, **settings, backbone_rate=1.0, progress=False)
+        settings = TrainingSettings(epochs, BATCH_SIZE, LEARNING_RATE, image_rate=image_rate, backbone_rate=1.0)
+        fit(model, cases, None, scratch, settings, progress=False)
 
 
 def drawn_cases(count: int, epochs: int) -> tuple[AttributeSchema, tuple[str, ...], TensorCases, TensorCases]:
@@ -73,7 +69,7 @@ def drawn_cases(count: int, epochs: int) -> tuple[AttributeSchema, tuple[str, ..
     visual = VisualTokenizer("test_vit", DIM, pretrained=False, image_size=64)
     scale = {name: visual.preprocessing[name] for name in ("mean", "std")}
     tokenizer, alone = AttributeTokenizer(phantom.SCHEMA, DIM), JointSelfAttention(DIM, modalities=("image",), depth=1)
-    model = AlignedFusionClassifier(visual, tokenizer, alone, None, len(phantom.CLASS_NAMES), evidence=False)
+    model = AlignedFusionClassifier(visual, tokenizer, alone, None, len(phantom.CLASS_NAMES), unimodal_heads=False)
     train(model, phantom.make(2 * count, seed=2).cases(**scale), epochs, image_rate=1.0)
     training, test = phantom.make(count, seed=0, missing=0.2), phantom.make(1000, seed=1)
     return phantom.SCHEMA, phantom.CLASS_NAMES, *(encode(visual, drawn.cases(**scale)) for drawn in (training, test))
@@ -83,17 +79,20 @@ def own_cases(options: argparse.Namespace) -> tuple[AttributeSchema, tuple[str, 
     """The training and validation rows of a table together, and its test rows, as far as they have an image."""
     manifest = Manifest.read(
         options.data,
-        images=options.image,
-        label=options.label,
-        attributes=options.attributes,
-        exclude=options.exclude,
-        group=options.group,
+        CaseColumns(
+            images=options.image,
+            label=options.label,
+            attributes=options.attributes,
+            exclude=options.exclude,
+            group=options.group,
+        ),
     )
     visual = VisualTokenizer(options.backbone, DIM, pretrained=options.weights or True, frozen=True)
-    schema, rows = manifest.schema(), manifest.frame[manifest.frame[options.image].notna()]
-    is_test = rows["part"] == "test"
-    parts = (manifest.cases(part, schema, visual.transform()) for part in (rows[~is_test], rows[is_test]))
-    return schema, manifest.class_names, *(encode(visual, part) for part in parts)
+    schema = manifest.schema()
+    has_image, is_test = manifest.frame[options.image].notna(), manifest.splits == "test"
+    tables = (manifest.frame[has_image & ~is_test], manifest.frame[has_image & is_test])
+    cases = (manifest.cases(rows, schema, visual.transform()) for rows in tables)
+    return schema, manifest.class_names, *(encode(visual, each) for each in cases)
 
 
 def build(
@@ -108,7 +107,7 @@ def build(
         MaskedTokenReconstructor(DIM) if method == OURS else None,
         num_classes=len(class_names),
         class_names=class_names,
-        evidence=method == OURS,
+        unimodal_heads=method == OURS,
     )
 
 

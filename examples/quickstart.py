@@ -15,7 +15,7 @@ import torch
 from alignedfusion import UNKNOWN
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.missingness import drop_attributes
-from alignedfusion.presets import standard
+from alignedfusion.presets import Backbone, standard
 
 TRAINING_CASES, TEST_CASES = 1000, 500
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 10, 64, 1e-3
@@ -38,7 +38,9 @@ def main() -> None:
 
     # "test_vit" is a toy. On your images: backbone="vit_small_patch16_224", and leave out the last three arguments.
     model = standard(
-        schema, phantom.CLASS_NAMES, backbone="test_vit", pretrained=False, frozen=False, image_size=IMAGE_SIZE
+        schema,
+        phantom.CLASS_NAMES,
+        backbone=Backbone("test_vit", pretrained=False, frozen=False, image_size=IMAGE_SIZE),
     )
     scale = {name: model.visual.preprocessing[name] for name in ("mean", "std")}
     train = phantom.make(options.cases, seed=0, image_size=IMAGE_SIZE, missing=0.2).cases(**scale)

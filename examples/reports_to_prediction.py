@@ -16,7 +16,7 @@ import torch
 
 from alignedfusion import UNKNOWN, AlignedFusionClassifier
 from alignedfusion.datasets import phantom
-from alignedfusion.presets import standard
+from alignedfusion.presets import Backbone, standard
 from alignedfusion.reports import Lexicon, RuleExtractor
 
 LEXICON, ATTRIBUTES = "skin_lesion", ["grew", "itch", "region", "age", "diameter"]
@@ -95,7 +95,9 @@ def main() -> None:
     codes = schema.encode(table)
 
     model = standard(
-        schema, phantom.CLASS_NAMES, backbone="test_vit", pretrained=False, frozen=False, image_size=IMAGE_SIZE
+        schema,
+        phantom.CLASS_NAMES,
+        backbone=Backbone("test_vit", pretrained=False, frozen=False, image_size=IMAGE_SIZE),
     )
     images = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     training, testing = slice(options.cases), slice(options.cases, None)

@@ -23,7 +23,7 @@ from PIL import Image
 from alignedfusion import UNKNOWN, AlignedFusionClassifier
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.images import read_image
-from alignedfusion.presets import standard
+from alignedfusion.presets import Backbone, standard
 
 HOST, LARGEST_REQUEST = "127.0.0.1", 50_000_000  # bytes
 TRAINING_CASES, EPOCHS, BATCH_SIZE, LEARNING_RATE, IMAGE_SIZE = 1000, 8, 64, 1e-3, 64
@@ -102,10 +102,7 @@ def train(cases: int) -> AlignedFusionClassifier:
     model = standard(
         phantom.SCHEMA,
         phantom.CLASS_NAMES,
-        backbone="test_vit",
-        pretrained=False,
-        frozen=False,
-        image_size=IMAGE_SIZE,
+        backbone=Backbone("test_vit", pretrained=False, frozen=False, image_size=IMAGE_SIZE),
     )
     scale = {name: model.visual.preprocessing[name] for name in ("mean", "std")}
     data = phantom.make(cases, image_size=IMAGE_SIZE, missing=0.2).cases(**scale)

@@ -9,6 +9,7 @@ torchrun --nproc_per_node 2 train_classifier.py [--loop plain] # in two processe
 
 import argparse
 import tempfile
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -17,16 +18,17 @@ from torch.utils.data import DataLoader
 from alignedfusion import AlignedFusionClassifier
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.evaluation.metrics import missing_sweep, table
-from alignedfusion.presets import standard
+from alignedfusion.evaluation import missing_sweep, table
+from alignedfusion.presets import Backbone, standard
+from alignedfusion.training import TrainingSettings, fit, parameter_groups
 from alignedfusion.training.distributed import is_main_process, loss_over_processes, must_use_cpu
-from alignedfusion.training.fitting import fit, parameter_groups
 
 BACKBONE = "test_vit"  # a toy; on real images take vit_small_patch16_224 with pretrained=True
 IMAGE_SIZE = 64
 BATCH_SIZE = 64  # per process
 LEARNING_RATE = 1e-3
-RATES = {"image_rate": 1.0, "backbone_rate": 1.0}  # this backbone starts at random; leave them out for a pretrained one
+# This backbone starts at random: leave the last two out for a pretrained one.
+SETTINGS = TrainingSettings(batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, image_rate=1.0, backbone_rate=1.0)
 
 
 def train_plainly(model: AlignedFusionClassifier, train: TensorCases, epochs: int) -> None:
@@ -34,7 +36,7 @@ def train_plainly(model: AlignedFusionClassifier, train: TensorCases, epochs: in
     accelerator = Accelerator(cpu=must_use_cpu())
     torch.manual_seed(accelerator.process_index)  # each process hides other cells
     model.set_class_counts(train.labels.bincount(minlength=model.num_classes))
-    optimizer = torch.optim.AdamW(parameter_groups(model, LEARNING_RATE, weight_decay=0.05, **RATES))
+    optimizer = torch.optim.AdamW(parameter_groups(model, SETTINGS))
     model, optimizer, loader = accelerator.prepare(model, optimizer, DataLoader(train, BATCH_SIZE, shuffle=True))
     peaks = [group["lr"] for group in optimizer.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=epochs * len(loader))
@@ -66,10 +68,7 @@ def main() -> None:
     model = standard(
         phantom.SCHEMA,
         phantom.CLASS_NAMES,
-        backbone=BACKBONE,
-        pretrained=False,
-        frozen=False,
-        image_size=IMAGE_SIZE,
+        backbone=Backbone(BACKBONE, pretrained=False, frozen=False, image_size=IMAGE_SIZE),
         dim=128,
     )
     scale = {name: model.visual.preprocessing[name] for name in ("mean", "std")}
@@ -86,10 +85,7 @@ def main() -> None:
                 train,
                 None,
                 checkpoints,
-                epochs=options.epochs,
-                batch_size=BATCH_SIZE,
-                learning_rate=LEARNING_RATE,
-                **RATES,
+                replace(SETTINGS, epochs=options.epochs),
             )
 
     if not is_main_process():

@@ -13,7 +13,7 @@ from alignedfusion import (
     MaskedTokenReconstructor,
     VisualTokenizer,
 )
-from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.attributes import REPORT
 
 settings.register_profile("alignedfusion", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("alignedfusion")
@@ -47,7 +47,7 @@ def build():
         fusion=None,
         visual=None,
         tokenizer=None,
-        reconstructs=True,
+        fill="once",
         modalities=("image", REPORT),
         depth=2,
         **settings,
@@ -57,7 +57,7 @@ def build():
             VisualTokenizer(None, 38, num_features=13) if visual is None else visual,
             AttributeTokenizer(schema, 38) if tokenizer is None else tokenizer,
             IntermediateTokenFusion(38, modalities=modalities, depth=depth, num_heads=2) if fusion is None else fusion,
-            MaskedTokenReconstructor(38) if reconstructs else None,
+            None if fill is None else MaskedTokenReconstructor(38, fill=fill),
             17,
             **{"dropout": 0.0, **settings},
         )
@@ -85,7 +85,7 @@ def same():
     """Whether two outputs are bit for bit the same in all that does not know the right answer."""
 
     def same(first, second):
-        fields = ("logits", "reconstruction", "intermediate", "evidence")
+        fields = ("logits", "reconstruction", "intermediate", "contributions")
         return all(torch.equal(first[field], second[field]) for field in fields)
 
     return same

@@ -5,6 +5,7 @@ import torch
 
 from alignedfusion import AlignedFusionClassifier, VisualTokenizer, presets
 from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
+from alignedfusion.presets import Backbone
 
 CLASSES = ("nevus", "melanoma", "basal cell carcinoma", "keratosis", "miscellaneous")
 
@@ -15,7 +16,7 @@ def test_standard_on_precomputed_tokens(schema):
     assert out.logits.shape == (2, 5)
     assert out.loss.isfinite()
     assert model.class_names == CLASSES
-    assert model.parts == ("image", "report", "fused")
+    assert model.branches == ("image", "report", "fused")
     assert model.fusion.to_dict() == {
         "dim": 128,
         "modalities": ["image", "report"],
@@ -31,7 +32,7 @@ def test_standard_on_precomputed_tokens(schema):
 def test_standard_serves_several_images_with_one_frozen_backbone(schema, tmp_path):
     images = ("clinical", "dermoscopy")
     model = presets.standard(
-        schema, CLASSES, backbone="test_vit", pretrained=False, images=images, image_size=96, dim=64
+        schema, CLASSES, backbone=Backbone("test_vit", pretrained=False, image_size=96), images=images, dim=64
     ).eval()
     image = {m: torch.randn(2, 3, 96, 96) for m in images}
     out = model(image, torch.tensor([[0, 1, 4], [-1, -1, -1]]))
@@ -65,8 +66,8 @@ def test_the_paper_s_model(given, schema, monkeypatch):
     assert asked[1:2] == ([] if given else ["The elevation is flat."])
     assert isinstance(model.fusion, IntermediateTokenFusion)
     assert (model.fusion.dim, len(model.fusion.rounds), model.fusion.share_weights) == (768, 1, False)
-    assert (model.hide_probability, model.reconstruct) == (0.3, "once")
-    assert (model.evidence, model.parts) == (None, ("fused",))
+    assert (model.hiding.p, model.reconstructor.fill) == (0.3, "once")
+    assert (model.unimodal_heads, model.branches) == (None, ("fused",))
     with torch.no_grad():
         out = model(torch.randn(1, 3, 224, 224), torch.tensor([[0, -1, 4]]))
     assert out.logits.shape == (1, 5)

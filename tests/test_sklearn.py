@@ -24,7 +24,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, Stratifi
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from alignedfusion import AlignedFusionClassifier
-from alignedfusion.datasets.splits import held_back
+from alignedfusion.datasets.splits import hold_back
+from alignedfusion.presets import Backbone
 from alignedfusion.sklearn import AlignedFusionEstimator
 
 ROOT = Path(__file__).parent.parent
@@ -226,9 +227,7 @@ def test_tokens_computed_before_stand_in_for_images(pictures, tmp_path, weights)
     write(
         [tmp_path / name for name in X["file"]],
         tmp_path / "tokens",
-        backbone="test_vit",
-        weights=weights,
-        image_size=32,
+        backbone=Backbone("test_vit", pretrained=weights, image_size=32),
         progress=False,
     )
     settings = {**QUICK, "epochs": 30, "images": "file", "image_root": tmp_path, "tokens": tmp_path / "tokens"}
@@ -283,16 +282,16 @@ def test_npy_files_of_tokens_need_no_backbone(tmp_path):
 def test_held_back_rows_keep_patients_whole_and_every_class_trained(labels, patients, share, seed):
     labels = np.array(labels)
     groups = pd.Series(np.random.default_rng(seed).integers(0, patients, len(labels)))
-    is_held = held_back(labels, groups, share, seed)
+    is_held = hold_back(labels, groups, share, seed)
     assert set(groups[is_held]).isdisjoint(groups[~is_held])
     assert set(labels[~is_held]) == set(labels)
-    assert (is_held == held_back(labels, groups, share, seed)).all()
-    alone = held_back(labels, None, share, seed)
+    assert (is_held == hold_back(labels, groups, share, seed)).all()
+    alone = hold_back(labels, None, share, seed)
     assert [alone[labels == c].sum() for c in set(labels)] == [int(share * (labels == c).sum()) for c in set(labels)]
 
 
 def test_a_row_without_a_patient_is_one_of_its_own():
-    is_held = held_back(np.arange(40) % 2, pd.Series([None] * 40), 0.25, 0)
+    is_held = hold_back(np.arange(40) % 2, pd.Series([None] * 40), 0.25, 0)
     assert is_held.sum() == 10
 
 
@@ -392,7 +391,12 @@ def test_pad_ufes_20_is_cross_validated_and_searched(tmp_path):
     manifest = pad_ufes_20.load(DATA, task="malignancy", only_with_image=True)
     X, y = manifest.frame[["img_id", "patient_id", *pad_ufes_20.ATTRIBUTES]], manifest.frame["malignancy"]
     files = [DATA / "images" / name for name in X["img_id"]]
-    write(files, tmp_path / "tokens", backbone="tf_efficientnet_lite0", weights=tmp_path / "lite0.pt", progress=False)
+    write(
+        files,
+        tmp_path / "tokens",
+        backbone=Backbone("tf_efficientnet_lite0", pretrained=tmp_path / "lite0.pt"),
+        progress=False,
+    )
 
     estimator = AlignedFusionEstimator(
         images="img_id",

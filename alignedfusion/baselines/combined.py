@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignedfusion.attributes import UNKNOWN, AttributeSchema
+from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.baselines.tables import one_hot
-from alignedfusion.evaluation.metrics import predict
-from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.evaluation.inference import predict
 from alignedfusion.modules.outputs import ClassifierOutput
 
 
@@ -35,9 +34,9 @@ class TwoExperts(nn.Module):
         self.attribute_model = attribute_model
 
     @property
-    def visual(self) -> Any:
-        """The image model's."""
-        return self.image_model.visual
+    def visuals(self) -> Any:
+        """The modules that read the image model's images."""
+        return self.image_model.visuals
 
     def forward(self, image: Any, codes: Tensor, labels: Tensor | None = None, **masks: Any) -> ClassifierOutput:
         """Sums of log-probabilities (B, C) as logits."""
@@ -69,9 +68,9 @@ class SecondStageSVM(nn.Module):
         self.svm: Any = None
 
     @property
-    def visual(self) -> Any:
-        """The image model's."""
-        return self.image_model.visual
+    def visuals(self) -> Any:
+        """The modules that read the image model's images."""
+        return self.image_model.visuals
 
     def fit(self, train: Any, valid: Any) -> SecondStageSVM:
         """Fit the SVM to the training cases, and the weight to the validation cases."""

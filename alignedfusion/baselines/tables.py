@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.datasets.missingness import hide_attributes
+from alignedfusion.modules.masking import hide_attributes
 from alignedfusion.modules.outputs import ClassifierOutput
 
 

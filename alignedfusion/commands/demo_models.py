@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from alignedfusion.attributes import REPORT
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.evaluation import plots
 from alignedfusion.evaluation.metrics import missing_sweep
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT, IntermediateTokenFusion
+from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
 from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
 from alignedfusion.training.fitting import fit
+from alignedfusion.training.settings import TrainingSettings
 
 RATES = (0.0, 0.25, 0.5)
 OURS = "alignedfusion"
@@ -85,7 +87,7 @@ def pretrain() -> VisualTokenizer:
     visual = VisualTokenizer(BACKBONE, DIM, pretrained=False, image_size=IMAGE_SIZE)
     tokenizer = AttributeTokenizer(phantom.SCHEMA, DIM)
     fusion = JointSelfAttention(DIM, modalities=("image",), depth=1, num_heads=NUM_HEADS)
-    model = AlignedFusionClassifier(visual, tokenizer, fusion, None, len(phantom.CLASS_NAMES), evidence=False)
+    model = AlignedFusionClassifier(visual, tokenizer, fusion, None, len(phantom.CLASS_NAMES), unimodal_heads=False)
     cases = phantom.make(PRETRAINING_CASES, seed=1_000_000, image_size=IMAGE_SIZE).cases(**_scale(visual))
     _fit(model, cases, image_rate=1.0, seed=0)
     return visual
@@ -113,7 +115,7 @@ def _build(method: str, pretrained: VisualTokenizer) -> AlignedFusionClassifier:
         MaskedTokenReconstructor(DIM) if method == OURS else None,
         num_classes=len(phantom.CLASS_NAMES),
         class_names=phantom.CLASS_NAMES,
-        evidence=method == OURS,
+        unimodal_heads=method == OURS,
     )
 
 
@@ -125,10 +127,7 @@ def _fit(model: AlignedFusionClassifier, cases: TensorCases, *, seed: int, image
             cases,
             None,
             scratch,
-            epochs=EPOCHS,
-            batch_size=64,
-            image_rate=image_rate,
-            seed=seed,
+            TrainingSettings(epochs=EPOCHS, batch_size=64, image_rate=image_rate, seed=seed),
             progress=False,
         )
 

@@ -36,6 +36,7 @@ def add_tokens(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _tokens(options: argparse.Namespace) -> None:
     from alignedfusion.datasets.images import image_paths
+    from alignedfusion.modules.backbones import Backbone
     from alignedfusion.tables.files import check_columns
     from alignedfusion.training import token_writer
 
@@ -44,9 +45,7 @@ def _tokens(options: argparse.Namespace) -> None:
     cache = token_writer.write(
         (path for column in image_paths(frame, options.image, root).values() for path in column if path is not None),
         options.output,
-        backbone=options.backbone,
-        weights=options.weights,
-        image_size=options.image_size,
+        backbone=Backbone(options.backbone, pretrained=options.weights or True, image_size=options.image_size),
         dtype=options.dtype,
         batch_size=options.batch_size,
         workers=options.workers,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from alignedfusion.datasets.images import read_image
+from alignedfusion.datasets.images import read_image, read_tokens
 
 if TYPE_CHECKING:
-    from alignedfusion.datasets.token_cache import TokenFile
+    from alignedfusion.datasets.token_cache import TokenCache, TokenFile
+
+Transforms: TypeAlias = Callable[[Any], Any] | Mapping[str, Callable[[Any], Any] | None] | None
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 collate = default_collate
 """Batches of nested mappings, which transformers' own collator does not make."""
@@ -34,9 +36,11 @@ class TensorCases(Dataset[dict[str, Any]]):
         self.codes = codes
         self.labels = labels
         images = {"image": image} if isinstance(image, Tensor) else dict(image)
-        sizes = {name: len(each) for name, each in images.items()} | {"codes": len(codes), "labels": len(labels)}
-        if len(set(sizes.values())) != 1:
-            raise ValueError(f"every case needs its images, codes and label; got {sizes}")
+        sizes = {name: len(column) for name, column in images.items()}
+        if {len(codes), *sizes.values()} != {len(labels)}:
+            raise ValueError(
+                f"every case needs its images, codes and label; got images {sizes}, {len(codes)} codes and {len(labels)} labels"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,10 +69,10 @@ class FileCases(Dataset[dict[str, Any]]):
         paths: Mapping[str, Sequence[Path | None]],
         codes: Tensor,
         labels: Tensor,
-        transform: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any] | None] | None,
+        transform: Transforms,
         *,
         read: Callable[[Path], Any] = read_image,
-        shape: Mapping[str, tuple[int, ...]] | None = None,
+        shape: Shapes | None = None,
     ) -> None:
         self.paths = {name: list(column) for name, column in paths.items()}
         self.codes = codes
@@ -105,7 +109,7 @@ class FileCases(Dataset[dict[str, Any]]):
                 self._shapes[name] = self.shape[name] if there is None else tuple(self._read(name, there).shape)
             return torch.zeros(self._shapes[name])
         if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path).astype(np.float32))  # (N, F)
+            return torch.from_numpy(read_tokens(path))  # (N, F)
         transform = self.transforms[name]
         if transform is None:
             raise ValueError(f"{str(path)!r} is an image, but this model takes precomputed tokens (.npy files)")
@@ -157,3 +161,37 @@ class CachedCases(Dataset[dict[str, Any]]):
 
 def _pick(column: Any, i: int) -> Any:
     return {name: each[i] for name, each in column.items()} if isinstance(column, dict) else column[i]
+
+
+Cases: TypeAlias = TensorCases | FileCases | CachedCases
+
+
+def make_cases(
+    paths: Mapping[str, Sequence[Path | None]],
+    codes: Tensor,
+    labels: Tensor | None,
+    transform: Transforms,
+    *,
+    tokens: TokenCache | None = None,
+    read: Callable[[Path], Any] = read_image,
+    shape: Shapes | None = None,
+) -> Cases:
+    """Make a dataset of cases from image paths, codes and labels.
+
+    Args:
+        paths: For each image modality, a path per case, None where the case has no such image. Empty for a model that reads
+            attributes only.
+        codes: int64 (n, A).
+        labels: int64 (n,); None makes every label 0.
+        transform: See `FileCases`.
+        tokens: A token cache that holds every image; its tokens replace the images, and `transform` is not used.
+        read: See `FileCases`.
+        shape: See `FileCases`.
+    """
+    labels = torch.zeros(len(codes), dtype=torch.int64) if labels is None else labels
+    if not paths:
+        return TensorCases(torch.zeros(len(codes), 0), codes, labels)  # an empty image, which the model does not read
+    if tokens is not None:
+        rows = {modality: tokens.rows(column) for modality, column in paths.items()}
+        return CachedCases(rows, codes, labels, tokens.file)
+    return FileCases(paths, codes, labels, transform, read=read, shape=shape)

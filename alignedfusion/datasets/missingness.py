@@ -1,4 +1,4 @@
-"""Missing attributes: hidden at random in training (eq. 9), and dropped reproducibly in experiments."""
+"""Missing attributes in experiments: dropped reproducibly, completely at random or depending on values."""
 
 from __future__ import annotations
 
@@ -10,72 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.modules.fusions.intermediate import check_mask
+from alignedfusion.attributes import UNKNOWN, AttributeSchema, check_probability
 
 DENIALS = frozenset({"absent", "no", "none", "false", "negative", "denied"})
 """Values that deny an attribute."""
-
-
-def hide_attributes(
-    codes: Tensor, p: float = 0.3, *, whole: float = 0.0, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """Hide each mentioned attribute with probability `p` (eq. 9), and whole reports now and then.
-
-    Args:
-        codes: (B, A), `UNKNOWN` where unmentioned.
-        p: Probability, 0 to 1. The paper's is 0.3.
-        whole: Probability of hiding all attributes of a row. With p alone an empty report is never met in training.
-        generator: Source of randomness; the global one by default.
-
-    Returns:
-        The codes with hidden cells set to `UNKNOWN` (B, A), and is_hidden (B, A). Cells that were never mentioned are
-        not hidden: there is nothing to name again.
-    """
-    check_probability("p", p)
-    check_probability("whole", whole)
-    draw = torch.rand(codes.shape, generator=generator, device=codes.device)
-    is_hidden = draw < p
-    if whole:
-        is_hidden |= torch.rand((len(codes), 1), generator=generator, device=codes.device) < whole
-    is_hidden &= codes != UNKNOWN
-    return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
-
-
-def seen_and_hidden(
-    codes: Tensor, is_hidden: Tensor | None, p: float, *, whole: float = 0.0, training: bool
-) -> tuple[Tensor, Tensor]:
-    """What a model sees of its codes (B, A), and which cells were hidden: those it was told, or some drawn in training.
-
-    Args:
-        codes: `UNKNOWN` where unmentioned.
-        is_hidden: bool (B, A), cells to hide; None to draw them.
-        p: As in `hide_attributes`, like `whole`.
-        whole: See there.
-        training: Whether to draw any.
-
-    Raises:
-        ValueError: For a mask of another type or shape.
-    """
-    if is_hidden is not None:
-        check_mask("is_hidden", is_hidden, tuple(codes.shape))
-        is_hidden = is_hidden & (codes != UNKNOWN)
-        return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
-    if not training:
-        return codes, torch.zeros_like(codes, dtype=torch.bool)
-    return hide_attributes(codes, p, whole=whole)
 
 
 Mechanism = Callable[[Tensor, float, AttributeSchema], Tensor]
 """From codes (B, A) and a rate to each cell's probability (B, A) of going missing. It must not fall as the rate grows."""
 
 
-def per_cell(codes: Tensor, rate: float, schema: AttributeSchema) -> Tensor:
+def mcar(codes: Tensor, rate: float, schema: AttributeSchema) -> Tensor:
     """Every cell alike: missing completely at random."""
     return torch.full(codes.shape, rate, dtype=torch.float64, device=codes.device)
 
 
-def by_other_value(driver: str) -> Mechanism:
+def mar(driver: str) -> Mechanism:
     """What is missing depends on another value: nothing at the first value of `driver`, up to twice the rate at its last.
 
     The driver itself is always kept; where it is unmentioned, the other cells go missing at the rate.
@@ -92,12 +42,12 @@ def by_other_value(driver: str) -> Mechanism:
     return mechanism
 
 
-def by_own_value(
+def mnar(
     *, denials: float | Mapping[str, float], others: float | Mapping[str, float], names: Collection[str] = DENIALS
 ) -> Mechanism:
     """What is missing depends on the value itself, as in real reports.
 
-    `by_own_value(denials=0, others=1)` keeps every denial and is silent elsewhere; `by_own_value(denials=1, others=0)`
+    `mnar(denials=0, others=1)` keeps every denial and is silent elsewhere; `mnar(denials=1, others=0)`
     omits only what was looked for and not found. In chest X-ray reports, a finding that is not there goes unmentioned in
     24 % (pleural effusion), 30 % (pneumothorax) and 100 % (cardiomegaly) of the cases, and one that is there hardly ever.
 
@@ -126,7 +76,7 @@ def drop_attributes(
     rate: float | Mapping[str, float],
     schema: AttributeSchema,
     *,
-    mechanism: Mechanism = per_cell,
+    mechanism: Mechanism = mcar,
     cases: Iterable[object] | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -159,7 +109,7 @@ def drop_attributes(
 
 @dataclass(frozen=True)
 class Scenario:
-    """How much is missing in each part of the data.
+    """How much is missing in each split of the data.
 
     `Scenario(train=0.2)` is the paper's M-Tr+C-Te at 20 %, `Scenario(test=0.2)` its C-Tr+M-Te, and
     `Scenario(train=0.5, test=0.2)` its M-Tr+M-Te. Its C-Tr rows keep the validation cases complete, "Miss Val." does not.
@@ -175,15 +125,15 @@ class Scenario:
     train: float = 0.0
     valid: float = 0.0
     test: float = 0.0
-    mechanism: Mechanism = per_cell
+    mechanism: Mechanism = mcar
     seed: int = 0
 
-    def apply(self, part: str, codes: Tensor, schema: AttributeSchema, cases: Iterable[object]) -> Tensor:
-        """The codes (B, A) of the part "train", "valid" or "test" with what this scenario lets go missing."""
+    def apply(self, split: str, codes: Tensor, schema: AttributeSchema, cases: Iterable[object]) -> Tensor:
+        """The codes (B, A) of the split "train", "valid" or "test" with what this scenario lets go missing."""
         rates = {"train": self.train, "valid": self.valid, "test": self.test}
-        if part not in rates:
-            raise ValueError(f"part must be one of {sorted(rates)}, got {part!r}")
-        return drop_attributes(codes, rates[part], schema, mechanism=self.mechanism, cases=cases, seed=self.seed)
+        if split not in rates:
+            raise ValueError(f"split must be one of {sorted(rates)}, got {split!r}")
+        return drop_attributes(codes, rates[split], schema, mechanism=self.mechanism, cases=cases, seed=self.seed)
 
 
 def _probability(
@@ -192,7 +142,7 @@ def _probability(
     if not isinstance(rate, Mapping):
         check_probability("rate", rate)
         return mechanism(codes, rate, schema)
-    if mechanism is not per_cell:
+    if mechanism is not mcar:
         raise ValueError("a rate per attribute takes no mechanism beside it; give one rate for all")
     shares = torch.zeros(len(schema), dtype=torch.float64, device=codes.device)
     for name, share in rate.items():
@@ -209,12 +159,6 @@ def _column(name: str, schema: AttributeSchema) -> int:
 
 def _factor(factors: float | Mapping[str, float], name: str) -> float:
     return factors.get(name, 0.0) if isinstance(factors, Mapping) else factors
-
-
-def check_probability(name: str, value: float) -> None:
-    """Refuse what is no probability."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must be between 0 and 1, got {value}")
 
 
 def _key(text: str) -> int:

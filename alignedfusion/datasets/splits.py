@@ -1,29 +1,95 @@
-"""Rows held back from training, to calibrate a model with."""
+"""Training, validation and test rows of a table, and rows held back for calibration."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
 
+SPLITS = ("train", "valid", "test")
+_SPELLINGS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
-def held_back(labels: np.ndarray, groups: pd.Series | None, share: float, seed: int) -> np.ndarray:
-    """Which rows (n,) are for calibration: the share of each class, groups whole, no class without a row to train on.
+
+def read_splits(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """The split of each row (n,) as a column of the table gives it.
+
+    Raises:
+        ValueError: For a cell that names no split, or a split without rows.
+    """
+    names = [str(cell).strip().lower() for cell in frame[column]]
+    refuse(
+        f"rows of column {column!r} name neither train, valid nor test",
+        [f"row {row} ({frame[column].iloc[row]!r})" for row, name in enumerate(names) if name not in _SPELLINGS],
+    )
+    splits = np.array([_SPELLINGS[name] for name in names], dtype=object)
+    if absent := [split for split in SPLITS if split not in splits]:
+        raise ValueError(f"column {column!r} names no {' and no '.join(absent)} rows; all of {list(SPLITS)} are needed")
+    return splits
+
+
+def draw_splits(labels: np.ndarray, groups: pd.Series | None, seed: int) -> np.ndarray:
+    """Draw the split of each row (n,): 20 % test, 16 % validation and 64 % training rows, with similar class shares.
+
+    Args:
+        labels: (n,), the class names.
+        groups: The patient of each row, or None; the rows of a patient stay together. A row without a patient counts as a
+            patient of its own.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: For a class with fewer than five cases or patients.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    keys = _group_keys(groups, len(labels))
+    sizes = {str(name): len(np.unique(keys[labels == name])) for name in np.unique(labels)}
+    for name, size in sizes.items():
+        if size < 5:
+            raise ValueError(
+                f"class {name!r} has {size} {'cases' if groups is None else 'patients'}, too few to draw training, validation "
+                f"and test rows (5 at least); leave it out, join it with another, or give a split column"
+            )
+    splits = np.full(len(labels), "train", dtype=object)
+    for split in ("test", "valid"):
+        rest = np.flatnonzero(splits == "train")
+        # A class of five leaves four for training and validation: a fold must not be smaller than one of them.
+        smallest = min(len(np.unique(keys[rest][labels[rest] == name])) for name in sizes)
+        folds = StratifiedGroupKFold(max(2, min(5, smallest)), shuffle=True, random_state=seed)
+        splits[rest[next(folds.split(rest, labels[rest], keys[rest]))[1]]] = split
+    return splits
+
+
+def check_groups(splits: np.ndarray, groups: pd.Series) -> None:
+    """Raise a ValueError if a patient has rows in more than one split. The message gives row numbers, not patient numbers."""
+    first: dict[Any, int] = {}
+    torn: dict[Any, str] = {}
+    for row, (group, is_empty) in enumerate(zip(groups, groups.isna(), strict=True)):
+        start = row if is_empty else first.setdefault(group, row)
+        if splits[start] != splits[row] and group not in torn:
+            torn[group] = f"rows {start} ({splits[start]}) and {row} ({splits[row]})"
+    refuse("patients are in more than one split; split by patient", torn.values())
+
+
+def hold_back(labels: np.ndarray, groups: pd.Series | None, share: float, seed: int) -> np.ndarray:
+    """Draw the rows (n,) for calibration: a share of each class, groups whole, leaving every class rows to train on.
 
     Args:
         labels: int64 (n,).
         groups: The patient of each row, or None; a row without one is a patient of its own.
         share: 0 to 1 (exclusive), rounded down in each class.
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
     if not 0.0 <= share < 1.0:
         raise ValueError(f"calibration is the share of rows to hold back, 0 to 1 (exclusive); got {share}")
-    own = np.arange(len(labels)).astype(str)
-    keys = own if groups is None else np.where(groups.isna(), own, "group " + groups.astype(str))
-    _, first, group_of_row = np.unique(keys, return_index=True, return_inverse=True)
+    _, first, group_of_row = np.unique(_group_keys(groups, len(labels)), return_index=True, return_inverse=True)
     generator = np.random.default_rng(seed)
     is_held = np.zeros(len(first), dtype=bool)
     for label in np.unique(labels[first]):
@@ -32,3 +98,17 @@ def held_back(labels: np.ndarray, groups: pd.Series | None, share: float, seed: 
     for label in np.setdiff1d(labels, labels[~is_held[group_of_row]]):
         is_held[group_of_row[labels == label]] = False
     return is_held[group_of_row]
+
+
+def refuse(what: str, offenders: Iterable[Any]) -> None:
+    """Raise a ValueError with the number of offenders and the first five of them, if there are any."""
+    offenders = list(offenders)
+    if offenders:
+        more = f" ... and {len(offenders) - 5} more" if len(offenders) > 5 else ""
+        raise ValueError(f"{len(offenders)} {what}: {'; '.join(map(str, offenders[:5]))}{more}")
+
+
+def _group_keys(groups: pd.Series | None, count: int) -> np.ndarray:
+    """A text per row (count,), equal within a group."""
+    own = np.array([f"row {row}" for row in range(count)], dtype=object)
+    return own if groups is None else np.where(groups.isna(), own, "group " + groups.astype(str))

@@ -7,20 +7,16 @@ the same call goes on behind the last complete line.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from alignedfusion.modules.tokenizers import VisualTokenizer
+from torch import Tensor
 
 DATA = "tokens.bin"
 INDEX = "index.jsonl"
@@ -91,7 +87,7 @@ class TokenCache:
         self.folder = Path(folder)
         if not (self.folder / SETTINGS).is_file():
             raise FileNotFoundError(f"no tokens in {str(folder)!r}: `alignedfusion tokens` computes them")
-        self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS).read_text())
+        self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS).read_text("utf-8"))
         if self.settings.get("format") != FORMAT:
             raise ValueError(f"{str(folder)!r} has format {self.settings.get('format')}, this release reads {FORMAT}")
         num_tokens, num_features = self.settings["shape"]
@@ -118,25 +114,6 @@ class TokenCache:
         An image that is no longer there is no fault: its tokens are.
         """
         return [fault for fault in map(self._fault, dict.fromkeys(map(key, paths))) if fault]
-
-    def adopt(self, visual: VisualTokenizer, pretrained: bool | str | Path) -> None:
-        """Let a tokenizer prepare images as these tokens were computed; refuse one that would give other tokens.
-
-        Args:
-            visual: With the backbone that `backbone_of` named.
-            pretrained: Where its weights come from, for the message.
-
-        Raises:
-            ValueError: If its weights are not those the tokens were computed with.
-        """
-        if weights_sha256(visual.backbone) != self.settings["weights_sha256"]:
-            weights = "timm's own" if pretrained is True else repr(str(pretrained))
-            raise ValueError(
-                f"the tokens in {str(self.folder)!r} were computed with other weights of {self.settings['backbone']!r} than "
-                f"{weights}; give the file they were computed with as weights, or compute them again in another folder"
-            )
-        # timm may change a model's defaults from release to release.
-        visual.preprocessing = self.settings["preprocessing"]
 
     def command(self, images: Sequence[str], root: Path) -> str:
         """The command that adds images of a table to this folder."""
@@ -165,33 +142,6 @@ class TokenCache:
         )
 
 
-def backbone_of(
-    tokens: TokenCache | None,
-    backbone: str | None,
-    pretrained: bool | str | Path,
-    frozen: bool,
-    image_size: int | None,
-) -> tuple[str, bool | str | Path, int | None]:
-    """A model's backbone, its weights and its input size: those that tokens were computed with, if there are any.
-
-    Raises:
-        ValueError: If something else was asked for than the tokens were computed with.
-    """
-    if tokens is None:
-        return backbone or "vit_small_patch16_224", pretrained, image_size
-    if not frozen or pretrained is False:
-        raise ValueError("tokens come from a frozen, pretrained backbone: train a backbone on the images themselves")
-    settings = tokens.settings
-    for name, asked in (("backbone", backbone), ("image_size", image_size)):
-        if asked is not None and asked != settings[name]:
-            raise ValueError(
-                f"the tokens in {str(tokens.folder)!r} were computed with {name} {settings[name]}, not {asked}; leave it out, "
-                f"or compute tokens in another folder"
-            )
-    weights = settings["weights"] or True if pretrained is True else pretrained
-    return settings["backbone"], weights, settings["image_size"]
-
-
 def key(path: str | Path) -> str:
     """The name under which an image stands in the index."""
     return os.path.abspath(path)
@@ -200,19 +150,6 @@ def key(path: str | Path) -> str:
 def complete_lines(index: Path) -> list[bytes]:
     """The lines of an index, without one that was begun and not ended."""
     return index.read_bytes().split(b"\n")[:-1] if index.is_file() else []
-
-
-def weights_sha256(backbone: nn.Module) -> str:
-    """A fingerprint of a model's weights.
-
-    Position embeddings are left out: they are interpolated to the image size, which rounds differently on other machines.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(backbone.state_dict().items()):
-        if "pos" not in name:
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -1,1 +1,19 @@
-"""Models with their cards, for others: on a model hub, and described in a README.md."""
+"""Models for others: predictions of saved models, exports, model cards and model hubs."""
+
+from typing import TYPE_CHECKING
+
+from alignedfusion._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from alignedfusion.deployment.hub import push_to_hub
+    from alignedfusion.deployment.prediction import PredictBatch, predict_case, predict_table
+
+__all__ = ["PredictBatch", "predict_case", "predict_table", "push_to_hub"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "hub": ("push_to_hub",),
+        "prediction": ("PredictBatch", "predict_case", "predict_table"),
+    },
+)

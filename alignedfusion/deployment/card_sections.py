@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from alignedfusion import __version__
-from alignedfusion.deployment.markdown import names, table
-from alignedfusion.modules import checkpoint
-from alignedfusion.modules.fusions.intermediate import REPORT
+from alignedfusion.attributes import REPORT
+from alignedfusion.modules.fusions import describe_fusion
 from alignedfusion.modules.tokenizers import VisualTokenizer
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LOAD = "model = AlignedFusionClassifier.from_pretrained"
 FOLDER = '"."'  # the card's own
+_SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 _SHOWN = 12  # values of an attribute; config.json has the rest
 
 
@@ -46,7 +47,7 @@ def what_it_is(model: AlignedFusionClassifier, settings: Mapping[str, Any]) -> s
         told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in trained.items())
         lines.append(f"- Training: {told}.")
     has_backbone = any(getattr(visual, "backbone", None) is not None for visual in model.visuals.values())
-    if has_backbone and (start := settings.get("model", {}).get("pretrained")) is not None:
+    if has_backbone and (start := settings.get("model", {}).get("backbone", {}).get("pretrained")) is not None:
         known = {"True": "timm's pretrained weights", "False": "random weights"}
         lines.append(f"- The backbone started from {known.get(start, 'weights of a file')}.")
     return (
@@ -73,7 +74,7 @@ def how_to_use(model: AlignedFusionClassifier) -> str:
     """Code that runs beside the weights, on an image of noise."""
     visuals = dict.fromkeys(model.visuals.values())
     own = [f"visual={type(visual).__name__}(...)" for visual in visuals if type(visual) is not VisualTokenizer]
-    own += [] if checkpoint.is_rebuilt(model.fusion) else [f"fusion={type(model.fusion).__name__}(...)"]
+    own += [] if not describe_fusion(model.fusion).get("own") else [f"fusion={type(model.fusion).__name__}(...)"]
     example = dict(_example(attribute) for attribute in list(model.schema)[:2])
     lines = [
         "import torch",
@@ -106,6 +107,63 @@ def attributes(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> str
         "## Attributes\n\nAn empty cell, or `UN`, means that the report does not say. It never means absent: an absence that "
         f"was reported is a value of its own.\n\n{table(head, rows)}"
     )
+
+
+def training_data(report: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """How many cases of which classes it learned from, and was tested on."""
+    cases = report.get("cases", {})
+    if "train" not in cases:
+        return ""
+    data = report.get("training_data", {})
+    source = f" of the table {code(data['source'])}" if data.get("source") else ""
+    label = f", labelled by the column {code(settings['label'])}" if settings.get("label") else ""
+    told = ", ".join(f"{cases[split]:,} {name}" for split, name in _SPLITS.items() if split in cases)
+    text = f"## Training data\n\n{told} cases{source}{label}. Validation cases calibrated the model; test cases only tested it."
+    if (classes := data.get("classes")) is None:
+        return text
+    rows = [[name, *(str(classes[split][name]) for split in _SPLITS)] for name in classes["train"]]
+    return f"{text}\n\n{table(['class', *_SPLITS.values()], rows)}"
+
+
+def results(report: Mapping[str, Any]) -> str:
+    """How good it is when attributes are missing."""
+    if not (rows := report.get("missing")):
+        return ""
+    shares = ("accuracy", "balanced_accuracy", "calibration_error")
+    cells = [[_whole(row["missing"]), *(_share(row[name]) for name in shares), _auc(row["macro_auc"])] for row in rows]
+    head = ["attributes missing", "accuracy", "balanced accuracy", "expected calibration error", "macro AUC"]
+    notes = ["A share of the attributes that test reports mention was removed at random; means over the draws."]
+    if (n := report.get("cases", {}).get("test")) is not None:
+        error = math.sqrt(rows[0]["accuracy"] * (1 - rows[0]["accuracy"]) / n)
+        notes.insert(0, f"{n:,} test cases: one standard error of the first accuracy is {100 * error:.1f} points.")
+    if (chance := report.get("most_frequent_class")) is not None:
+        notes.append(f"Chance level: the most frequent class is {_share(chance)} of the test cases.")
+    return f"## Metrics by missing attributes\n\n{' '.join(notes)}\n\n{table(head, cells)}"
+
+
+def calibration(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> str:
+    """How far its probabilities can be believed, and what the answer is a sum of."""
+    lines = []
+    if rows := report.get("missing"):
+        first, last = rows[0], rows[-1]
+        lines.append(
+            f"On the test cases above, the probability of the class that is named differs from the share of right answers by "
+            f"{_share(first['calibration_error'])} (expected calibration error) with {_whole(first['missing'])} of the "
+            f"attributes missing, and by {_share(last['calibration_error'])} with {_whole(last['missing'])}. On other cases, "
+            f"measure it anew."
+        )
+    if len(model.branches) > 1:
+        weights = ", ".join(
+            f"{part} {weight:.2f}" for part, weight in zip(model.branches, model.branch_weights.tolist(), strict=True)
+        )
+        is_fitted = not model.branch_weights.cpu().allclose(model.initial_branch_weights(), rtol=1e-3)
+        how = (
+            "fitted to validation cases" if is_fitted and rows else "fitted" if is_fitted else "not fitted to any cases"
+        )
+        lines.append(
+            f"The logits are the log prior plus the contribution of each branch times its weight ({how}): {weights}."
+        )
+    return "## Calibration\n\n" + "\n\n".join(lines) if lines else ""
 
 
 def limits() -> str:
@@ -177,3 +235,39 @@ def _values(attribute: Attribute) -> str:
         return f"a number, divided at {edges}" if edges else "a number, recorded or not"
     more = len(attribute.values) - _SHOWN
     return ", ".join(attribute.values[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _whole(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _auc(value: float) -> str:
+    return "-" if value != value else f"{value:.3f}"  # nan: only one class among the test cases
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; cells may hold any text."""
+    lines = [head, ["---"] * len(head), *([plain(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "&#92;")
+    for sign in "|`*_[]#~":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def code(text: str) -> str:
+    """Text as inline code, on one line."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
+
+
+def names(each: Iterable[str]) -> str:
+    """A list of names, each as it is."""
+    return ", ".join(plain(name) for name in each)

@@ -94,7 +94,7 @@ def to_onnx(
 
     Inputs, for each image modality m: `m`, images (B, channels, H, W) or tokens (B, N, F); `is_present_m`, bool (B,); with
     padding `is_valid_m`, bool (B, N). And `codes`, int64 (B, A). Outputs: `logits`, `probabilities` (B, C), and what else
-    the classifier says: `reconstruction`, `intermediate`, `evidence`. A code out of range fails on the CPU; other
+    the classifier says: `reconstruction`, `intermediate`, `contributions`. A code out of range fails on the CPU; other
     runtimes may not look.
 
     The file's metadata say the rest in JSON, see `metadata`.
@@ -168,7 +168,7 @@ def metadata(model: AlignedFusionClassifier) -> dict[str, Any]:
       its value, and of a number (kind "numeric") how many of `edges` are at or below it.
     - `unknown`, the code of what is not mentioned.
     - `class_names`, in the order of the logits.
-    - `parts`, in the order of the evidence.
+    - `branches`, in the order of the contributions.
     - `preprocessing`, for each image modality how an image becomes its input; None for tokens.
     """
     return {
@@ -179,7 +179,7 @@ def metadata(model: AlignedFusionClassifier) -> dict[str, Any]:
         ],
         "unknown": UNKNOWN,
         "class_names": list(model.class_names),
-        "parts": list(model.parts),
+        "branches": list(model.branches),
         "preprocessing": {m: getattr(visual, "preprocessing", None) for m, visual in model.visuals.items()},
     }
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from alignedfusion.attributes import UNKNOWN
+from alignedfusion.datasets.splits import SPLITS
 from alignedfusion.deployment import card_sections as sections
-from alignedfusion.deployment import figures
-from alignedfusion.deployment.markdown import plain
+from alignedfusion.modules.checkpoint import CARD
 
 if TYPE_CHECKING:
     from alignedfusion.attributes import AttributeSchema
     from alignedfusion.datasets.manifest import Manifest
     from alignedfusion.modules.classifier import AlignedFusionClassifier
-
-CARD = "README.md"
 
 # By the digest of what stands above it, a card that somebody edited is told from one as it was written.
 _SEAL = re.compile(
@@ -68,25 +67,26 @@ def render(
     """The text of a card: YAML that a model hub reads, then Markdown. Arguments as in `write`."""
     report, settings = report or {}, settings or {}
     title = sections.title(model, settings)
-    head = {
-        "library_name": "alignedfusion",
-        "pipeline_tag": "image-classification" if model.image_modalities else "tabular-classification",
-        "tags": ["medical", "multimodal", "missing-data"],
-        **_model_index(title, report),
-    }
+    head = ModelCardData(
+        library_name="alignedfusion",
+        pipeline_tag="image-classification" if model.image_modalities else "tabular-classification",
+        tags=["medical", "multimodal", "missing-data"],
+        model_name=title,
+        eval_results=_eval_results(report) or None,
+    )
     body = [
-        f"# {plain(title)}",
+        f"# {sections.plain(title)}",
         sections.what_it_is(model, settings),
         sections.intended_use(),
         sections.how_to_use(model),
         sections.attributes(model, report),
-        figures.training_data(report, settings),
-        figures.metrics(report),
-        figures.calibration(model, report),
+        sections.training_data(report, settings),
+        sections.results(report),
+        sections.calibration(model, report),
         sections.limits(),
         sections.versions(),
     ]
-    front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=120)
+    front = head.to_yaml(line_break="\n") + "\n"
     licence = "# The licence is for the model's owner to name: add a line such as `license: apache-2.0`.\n"
     return _seal(f"---\n{front}{licence}---\n\n" + "\n\n".join(part for part in body if part) + "\n\n")
 
@@ -110,14 +110,14 @@ def training_data(manifest: Manifest, schema: AttributeSchema) -> dict[str, Any]
     """What a card says about a table of cases: numbers only, no case of it.
 
     Returns:
-        `source`, the name of its file if it came from one; `classes`, cases per part and class; `mentioned`, the share of
+        `source`, the name of its file if it came from one; `classes`, cases per split and class; `mentioned`, the share of
         training cases that mention each attribute.
     """
     is_mentioned = schema.encode(manifest.rows("train"), unseen="unknown") != UNKNOWN  # (n, A)
     counts = {}
-    for part in ("train", "valid", "test"):
-        labels = manifest.rows(part)[manifest.label].astype(str)
-        counts[part] = {name: int((labels == name).sum()) for name in manifest.class_names}
+    for split in SPLITS:
+        labels = manifest.rows(split)[manifest.label].astype(str)
+        counts[split] = {name: int((labels == name).sum()) for name in manifest.class_names}
     return {
         "source": manifest.source,
         "classes": counts,
@@ -125,27 +125,26 @@ def training_data(manifest: Manifest, schema: AttributeSchema) -> dict[str, Any]
     }
 
 
-def _model_index(title: str, report: Mapping[str, Any]) -> dict[str, Any]:
-    if not report.get("missing"):
-        return {}
+def _eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
+    """The metrics at each missing rate, as a model hub lists them."""
     source = report.get("training_data", {}).get("source") or "a table of cases"
-    task = {"type": "image-classification", "name": "Classification of images with incomplete reports"}
-    results = []
-    for row in report["missing"]:
-        dataset = {
-            "type": re.sub(r"[^\w.-]+", "-", source, flags=re.ASCII).strip("-.")
-            or "table",  # hubs take no other letters
-            "name": f"Test cases of {source}",
-            "config": f"{100 * row['missing']:.0f} % of the attributes missing",
-            "split": "test",
-        }
-        values = [
-            {"type": kind, "name": label, "value": round(row[key], 4)}
-            for key, (kind, label) in _METRICS.items()
-            if row.get(key) is not None and row[key] == row[key]
-        ]
-        results.append({"task": dict(task), "dataset": dataset, "metrics": values})
-    return {"model-index": [{"name": title, "results": results}]}
+    dataset = re.sub(r"[^\w.-]+", "-", source, flags=re.ASCII).strip("-.") or "table"  # hubs take no other letters
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Classification of images with incomplete reports",
+            dataset_type=dataset,
+            dataset_name=f"Test cases of {source}",
+            dataset_config=f"{100 * row['missing']:.0f} % of the attributes missing",
+            dataset_split="test",
+            metric_type=kind,
+            metric_name=label,
+            metric_value=round(row[key], 4),
+        )
+        for row in report.get("missing", ())
+        for key, (kind, label) in _METRICS.items()
+        if row.get(key) is not None and not math.isnan(row[key])
+    ]
 
 
 def _seal(body: str) -> str:

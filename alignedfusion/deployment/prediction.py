@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from alignedfusion.attributes import UNKNOWN
-from alignedfusion.datasets.cases import FileCases, TensorCases, collate
+from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.images import check_images, image_paths, read_ahead
-from alignedfusion.deployment import hub
-from alignedfusion.evaluation.metrics import to_device
+from alignedfusion.datasets.reading import MAX_UNREAD, name_unread, read_cells
+from alignedfusion.evaluation.inference import answer, prepare_images
 from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.modules.download import is_repository
 from alignedfusion.tables.cluster import map_on_ray
-from alignedfusion.tables.files import check_columns, check_name, write_table
+from alignedfusion.tables.files import check_columns, check_name, free_name, lock_output, write_table
 from alignedfusion.tables.journal import Journal, read_journal
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def predict_case(
     paths = {m: [Path(path)] for m, path in zip(model.image_modalities, images, strict=True)}
     if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:
         raise FileNotFoundError(f"there is no image at {absent}")
-    output = _answer(model, [file_cases(model, paths, codes)[0]])
+    output = answer(model, [make_cases(paths, codes, None, **prepare_images(model))[0]])
     classes = output["logits"][0].softmax(-1).tolist()
     return {
         "classes": dict(zip(model.class_names, classes, strict=True)),
@@ -74,7 +74,8 @@ class PredictBatch:
     Attributes:
         columns: What a batch gets: `predicted`, `p(CLASS)` for each class, and, if the model reconstructs, for each attribute
             `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of a cell that is not mentioned, and its
-            probability; both empty where it is.
+            probability; both empty where it is. Then `unreadable`, the attributes whose cells could not be read and count as
+            unmentioned, separated by semicolons.
     """
 
     def __init__(self, folder: str | Path, *, images: Sequence[str] | None = None, root: str | Path = ".") -> None:
@@ -90,21 +91,25 @@ class PredictBatch:
             "predicted",
             *(f"p({name})" for name in self.model.class_names),
             *(column for name in filled for column in (f"filled({name})", f"p(filled({name}))")),
+            "unreadable",
         ]
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
         """The batch with the new columns."""
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        codes = self.model.schema.encode(batch, unseen="unknown")
+        codes, is_unread = self.model.schema.read(batch)
         columns = image_paths(batch, self.images, self.root).values()
-        cases = file_cases(self.model, dict(zip(self.model.image_modalities, columns, strict=True)), codes)
+        paths = dict(zip(self.model.image_modalities, columns, strict=True))
+        cases = make_cases(paths, codes, None, **prepare_images(self.model))
         steps = read_ahead(cases.__getitem__, range(len(cases)), STEP)
         rows = itertools.chain.from_iterable(map(self._step, steps))
-        return batch.assign(**dict(zip(self.columns, map(list, zip(*rows, strict=True)), strict=True)))
+        unread = name_unread(is_unread, self.model.schema)
+        table = [[*row, names] for row, names in zip(rows, unread, strict=True)]
+        return batch.assign(**dict(zip(self.columns, map(list, zip(*table, strict=True)), strict=True)))
 
     def _step(self, cases: list[dict[str, Any]]) -> list[list[Any]]:
         """The cells of the new columns, row by row."""
-        output = _answer(self.model, cases)
+        output = answer(self.model, cases)
         chances = output["logits"].softmax(-1)
         rows = [
             [self.model.class_names[best], *map(_rounded, row)]
@@ -129,12 +134,13 @@ def predict_table(
     root: str | Path = ".",
     batch_size: int = 256,
     on_ray: bool = False,
+    max_unread: float = MAX_UNREAD,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Predict every row of a table, and write it with the columns of `PredictBatch`.
 
-    Rows that are finished are kept beside the output; the same call after an interruption goes on from there. A value that
-    the model has not seen counts as unmentioned.
+    Finished rows are kept beside the output, and the same call continues after an interruption. A cell that the model cannot
+    read counts as unmentioned; such cells are logged, and named in the column `unreadable`.
 
     Args:
         folder: A saved model, or the name of its repository on a model hub.
@@ -143,6 +149,7 @@ def predict_table(
         images: See `PredictBatch`, as for the next.
         root: See there.
         batch_size: Rows at a time.
+        max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
         on_ray: Predict on a Ray cluster instead, see `cluster.map_on_ray`; all machines need the images and the model.
         progress: Show a progress bar.
 
@@ -159,87 +166,50 @@ def predict_table(
     check_columns(frame, wanted)
     if twice := [name for name in predictor.columns if name in frame.columns]:
         raise ValueError(f"the table has columns {twice} already; rename or drop them")
+    read_cells(frame.reset_index(drop=True), predictor.model.schema, max_unread=max_unread)
     paths = image_paths(frame, predictor.images, root)
     check_images(path for column in paths.values() for path in column if path is not None)
 
-    where = {"images": predictor.images, "root": os.path.abspath(root)}
-    journal = Journal(
-        output.with_name(output.name + ".rows.jsonl"),
-        {
-            "model": _sha256(predictor.model.saved_in),
-            "table": hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest(),
-            **where,
-        },
-    )
-    todo = frame.reset_index(drop=True)[wanted].assign(**{_ROW: range(len(frame))})
-    todo = todo[~todo[_ROW].isin(journal.done)]
-    if on_ray:
-        arguments = {"folder": folder if hub.is_repository(folder) else os.path.abspath(folder), **where}
-        batches = map_on_ray(todo, PredictBatch, arguments, batch_size=batch_size)
-    else:
-        batches = (predictor(todo.iloc[start : start + batch_size]) for start in range(0, len(todo), batch_size))
-    done = len(journal.done)
-    with tqdm(total=len(frame), initial=done, disable=not progress, desc="predicting", unit="case") as bar:
-        for batch in batches:
-            journal.add(_lines(batch, predictor.columns))
-            bar.update(len(batch))
+    with lock_output(output):
+        where = {"images": predictor.images, "root": os.path.abspath(root)}
+        journal = Journal(
+            output.with_name(output.name + ".rows.jsonl"),
+            {
+                "model": _sha256(predictor.model.saved_in),
+                "table": hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest(),
+                **where,
+            },
+        )
+        number = free_name("row", [*frame.columns, *predictor.columns])
+        todo = frame.reset_index(drop=True)[wanted].assign(**{number: range(len(frame))})
+        todo = todo[~todo[number].isin(journal.done)]
+        if on_ray:
+            arguments = {"folder": folder if is_repository(folder) else os.path.abspath(folder), **where}
+            batches = map_on_ray(todo, PredictBatch, arguments, batch_size=batch_size)
+        else:
+            batches = (predictor(todo.iloc[start : start + batch_size]) for start in range(0, len(todo), batch_size))
+        done = len(journal.done)
+        with tqdm(total=len(frame), initial=done, disable=not progress, desc="predicting", unit="case") as bar:
+            for batch in batches:
+                journal.add(_lines(batch, predictor.columns, number))
+                bar.update(len(batch))
 
-    rows = read_journal(journal.path)[1]
-    said = pd.DataFrame([rows[i]["cells"] for i in range(len(frame))], columns=predictor.columns, index=frame.index)
-    table = pd.concat([frame, said], axis=1)
-    write_table(table, output)
-    journal.path.unlink()
+        rows = read_journal(journal.path)[1]
+        said = pd.DataFrame([rows[i]["cells"] for i in range(len(frame))], columns=predictor.columns, index=frame.index)
+        table = pd.concat([frame, said], axis=1)
+        write_table(table, output)
+        journal.path.unlink()
     return table
 
 
-_ROW = "alignedfusion row"
-
-
-def _lines(batch: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
+def _lines(batch: pd.DataFrame, columns: Sequence[str], number: str) -> list[dict[str, Any]]:
     """Predicted rows as a journal keeps them."""
     cells = batch[columns].astype(object)
     cells = cells.where(cells.notna(), None)
     return [
-        {"row": number, "cells": row}
-        for number, row in zip(batch[_ROW].tolist(), cells.to_numpy().tolist(), strict=True)
+        {"row": position, "cells": row}
+        for position, row in zip(batch[number].tolist(), cells.to_numpy().tolist(), strict=True)
     ]
-
-
-def file_cases(
-    model: AlignedFusionClassifier,
-    paths: Mapping[str, Sequence[Path | None]],
-    codes: Tensor,
-    labels: Tensor | None = None,
-    *,
-    is_training: bool = False,
-) -> FileCases | TensorCases:
-    """Cases whose images are files, each prepared as its modality's visual module wants it.
-
-    Args:
-        model: The classifier.
-        paths: For each image modality a path per case, None where the case lacks the image.
-        codes: int64 (n, A).
-        labels: int64 (n,); zeros by default.
-        is_training: Whether images are augmented.
-    """
-    labels = torch.zeros(len(codes), dtype=torch.int64) if labels is None else labels
-    if not paths:
-        return TensorCases(torch.zeros(len(codes), 0), codes, labels)  # an image that the model does not look at
-    visuals = {m: visual for m, visual in model.visuals.items() if isinstance(visual, VisualTokenizer)}
-    with_images = {m: visual.preprocessing for m, visual in visuals.items() if visual.preprocessing is not None}
-    transforms = {m: visuals[m].transform(is_training=is_training) if m in with_images else None for m in paths}
-    shape = {m: (1, visual.num_features) for m, visual in visuals.items()}
-    shape |= {m: tuple(preprocessing["input_size"]) for m, preprocessing in with_images.items()}
-    return FileCases(paths, codes, labels, transforms, shape=shape)
-
-
-@torch.inference_mode()
-def _answer(model: AlignedFusionClassifier, cases: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """What the model says of some cases, by field, on the CPU."""
-    device = model.log_prior.device
-    batch = {name: to_device(value, device) for name, value in collate(cases).items()}
-    output = model(batch["image"], batch["codes"], is_present=batch.get("is_present"))
-    return {name: value.float().cpu() for name, value in output.items()}
 
 
 def _named(model: AlignedFusionClassifier, codes: Tensor, logits: Tensor) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""How good a model is, and what missing attributes cost it."""
+"""Metrics of a model, and what missing attributes cost it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
 
 from alignedfusion.attributes import AttributeSchema
-from alignedfusion.datasets.cases import collate
 from alignedfusion.datasets.missingness import drop_attributes
-from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.evaluation.inference import predict
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 METRICS = ("accuracy", "balanced_accuracy", "macro_auc", "calibration_error")
 
 
-def metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def compute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracy, balanced accuracy, macro AUC and expected calibration error.
 
     Args:
@@ -30,17 +27,16 @@ def metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         The four, 0 to 1. The AUC is one class against the rest, averaged over the classes that `labels` has; nan if it has
         only one.
     """
-    from sklearn.metrics import roc_auc_score
+    from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
     if len(probabilities) != len(labels) or not len(labels):
         raise ValueError(f"need one row of probabilities per label, got {len(probabilities)} for {len(labels)}")
     predicted = probabilities.argmax(1)
     present = np.unique(labels)
-    recalls = [float((predicted[labels == c] == c).mean()) for c in present]
     aucs = [float(roc_auc_score(labels == c, probabilities[:, c])) for c in present] if len(present) > 1 else [np.nan]
     return {
-        "accuracy": float((predicted == labels).mean()),
-        "balanced_accuracy": float(np.mean(recalls)),
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "balanced_accuracy": float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0)),
         "macro_auc": float(np.mean(aucs)),
         "calibration_error": calibration_error(probabilities.max(1), predicted == labels),
     }
@@ -51,53 +47,6 @@ def calibration_error(confidence: np.ndarray, is_right: np.ndarray, *, bins: int
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(index, weights=is_right.astype(float) - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(confidence))
-
-
-def predict(
-    model: nn.Module, cases: Dataset[Any], variants: Sequence[Tensor], *, batch_size: int = 64, progress: bool = True
-) -> np.ndarray:
-    """Class probabilities of the same cases under several versions of their attributes; each image is encoded once.
-
-    Args:
-        model: An `AlignedFusionClassifier`; left in evaluation mode.
-        cases: n cases, in order.
-        variants: Codes (n, A), one tensor per version.
-        batch_size: Cases per step.
-        progress: Show a progress bar.
-
-    Returns:
-        (versions, n, C).
-    """
-    logits = outputs(model, cases, variants, "logits", batch_size=batch_size, progress=progress)
-    return logits.softmax(-1).numpy()
-
-
-@torch.no_grad()
-def outputs(
-    model: nn.Module,
-    cases: Dataset[Any],
-    variants: Sequence[Tensor],
-    field: str,
-    *,
-    batch_size: int = 64,
-    progress: bool = True,
-) -> Tensor:
-    """One field of a model's output for the same cases under several versions of their attributes, as in `predict`."""
-    from tqdm.auto import tqdm
-
-    model.eval()
-    device = next(iter(model.state_dict().values())).device
-    results: list[list[Tensor]] = [[] for _ in variants]
-    start = 0
-    for batch in tqdm(DataLoader(cases, batch_size, collate_fn=collate), disable=not progress, desc="predicting"):
-        size = len(batch["labels"])
-        image = _features(getattr(model, "visual", None), to_device(batch["image"], device))
-        is_present = to_device(batch.get("is_present"), device)
-        for result, codes in zip(results, variants, strict=True):
-            output = model(image, codes[start : start + size].to(device), is_present=is_present)
-            result.append(output[field].float().cpu())
-        start += size
-    return torch.stack([torch.cat(result) for result in results])
 
 
 def missing_sweep(
@@ -127,7 +76,7 @@ def missing_sweep(
     labels = cases.labels.numpy()
     rows = []
     for i, rate in enumerate(rates):
-        draws = [metrics(probabilities[i * len(seeds) + j], labels) for j in range(len(seeds))]
+        draws = [compute_metrics(probabilities[i * len(seeds) + j], labels) for j in range(len(seeds))]
         rows.append({"missing": float(rate)} | {name: float(np.mean([d[name] for d in draws])) for name in METRICS})
     return rows
 
@@ -148,19 +97,3 @@ def _cell(value: Any, is_share: bool) -> str:
     if value != value:
         return "-"
     return f"{value * 100:.1f} %" if is_share else f"{value:.3f}"
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """A tensor, a mapping of tensors or None, on a device."""
-    if isinstance(value, dict):
-        return {name: each.to(device) for name, each in value.items()}
-    return None if value is None else value.to(device)
-
-
-def _features(visual: nn.Module | None, image: Any) -> Any:
-    # Images do not depend on what the report mentions: the backbone runs once for all versions of the attributes.
-    if isinstance(image, dict):
-        each = visual if isinstance(visual, nn.ModuleDict) else dict.fromkeys(image, visual)
-        return {name: _features(each[name], pixels) for name, pixels in image.items()}
-    has_backbone = isinstance(visual, VisualTokenizer) and visual.backbone is not None and image.ndim == 4
-    return visual.features(image) if has_backbone else image  # type: ignore[union-attr, operator]

@@ -2,8 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
+
+DEFAULT_BACKBONE = "vit_small_patch16_224"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The backbone that turns images into tokens, and how to start it.
+
+    Args:
+        name: A timm model; by default that of a token cache where there is one, else vit_small_patch16_224.
+        pretrained: True takes timm's weights from its hub, a path those of a local file, False random weights.
+        frozen: Keep the backbone as it is. Right for hundreds of cases; with many thousands, train it too.
+        image_size: Side of the square input in pixels; the model's own by default.
+    """
+
+    name: str | None = None
+    pretrained: bool | str | Path = True
+    frozen: bool = True
+    image_size: int | None = None
+
+
+def check_timm_name(name: str) -> None:
+    """Refuse a backbone in a saved file that is not the plain name of a timm model.
+
+    timm also takes "hf-hub:owner/model" and "local-dir:path". A file that somebody sent must not decide where to connect
+    or what to read.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(
+            f"the saved settings name the backbone {name!r}, which is not the plain name of a timm model, so it is not loaded "
+            f"from there; if you trust it, build the module yourself, VisualTokenizer({name!r}, ...), and pass it as visual="
+        )
 
 
 def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | None) -> Any:
@@ -42,7 +80,7 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
 def _load_local(backbone: Any, name: str, path: str | Path) -> None:
     from timm.models import load_state_dict
 
-    state = load_state_dict(str(path))
+    state = load_state_dict(str(path), weights_only=True)  # whatever timm's default is
     wanted = backbone.state_dict()
     if wrong := [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]:
         raise ValueError(
@@ -67,3 +105,16 @@ def preprocessing_of(backbone: Any, image_size: int | None) -> dict[str, Any]:
         "crop_pct": 1.0,
         "crop_mode": "squash",  # what was framed is shown whole: cut off edges may hold the finding
     }
+
+
+def weights_sha256(backbone: nn.Module) -> str:
+    """A fingerprint of a model's weights.
+
+    Position embeddings are left out: they are interpolated to the image size, which rounds differently on other machines.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(backbone.state_dict().items()):
+        if "pos" not in name:
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,4 +1,7 @@
-"""Models in a folder: weights as safetensors, settings as JSON. No pickle."""
+"""Models in a folder: weights as safetensors, settings as JSON, no pickle.
+
+This module knows files and formats, and no class of models: it writes a dictionary and a state.
+"""
 
 from __future__ import annotations
 
@@ -6,169 +9,189 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from alignedfusion.attributes import AttributeSchema
-from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
-from alignedfusion.modules.tokenizers import AttributeTokenizer, VisualTokenizer
-
-if TYPE_CHECKING:
-    from alignedfusion.modules.classifier import AlignedFusionClassifier
+from alignedfusion.modules.download import download, is_repository
 
 WEIGHTS = "model.safetensors"
 SETTINGS = "config.json"
-FORMAT = 2
+CARD = "README.md"
+FORMAT = 3
+MAX_IMAGE_SIZE = 8192
 
 
-def save(model: AlignedFusionClassifier, folder: str | Path) -> None:
-    """Write a model: `model.safetensors` and `config.json`.
+def save(model: nn.Module, settings: Mapping[str, Any], folder: str | Path) -> None:
+    """Write `model.safetensors` and `config.json`. An earlier checkpoint stays as it is until both files are complete.
 
-    The settings hold the schema, the class names, each backbone's name and its preprocessing. A checkpoint that was there
-    before stays as it is until both files are written.
+    Args:
+        model: Its weights are written.
+        settings: Plain JSON, from the model's `to_dict`.
+        folder: Created if it does not exist.
     """
-    if not isinstance(model.tokenizer, AttributeTokenizer):
-        raise ValueError(f"only models with an AttributeTokenizer can be saved, got {type(model.tokenizer).__name__}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {
-        "library": "alignedfusion",
-        "format": FORMAT,
-        "num_classes": model.num_classes,
-        "class_names": list(model.class_names),
-        "hide_probability": model.hide_probability,
-        "hide_report_probability": model.hide_report_probability,
-        "reconstruct": model.reconstruct,
-        "dropout": model.dropout,
-        "evidence": model.evidence is not None,
-        "visual": _describe_visual(model.visual),
-        "tokenizer": model.tokenizer.to_dict(),
-        "fusion": _describe_fusion(model.fusion),
-        "has_reconstructor": model.reconstructor is not None,
-    }
-    text = json.dumps(settings, indent=2) + "\n"
+    text = json.dumps({"library": "alignedfusion", "format": FORMAT, **settings}, indent=2) + "\n"
     weights_draft, settings_draft = folder / f"{WEIGHTS}.part", folder / f"{SETTINGS}.part"
     save_model(model, str(weights_draft))
-    settings_draft.write_text(text)
+    settings_draft.write_text(text, encoding="utf-8")
     os.replace(weights_draft, folder / WEIGHTS)
     os.replace(settings_draft, folder / SETTINGS)
 
 
-def load(
-    cls: type[AlignedFusionClassifier],
-    folder: str | Path,
-    *,
-    schema: AttributeSchema | None = None,
-    visual: nn.Module | Mapping[str, nn.Module] | None = None,
-    fusion: nn.Module | None = None,
-) -> AlignedFusionClassifier:
-    """Read a model that `save` wrote; arguments as in `AlignedFusionClassifier.from_pretrained`."""
-    folder = Path(folder)
-    settings = read_settings(folder)
-    saved = AttributeSchema.from_dict(settings["tokenizer"]["schema"])
-    if schema is not None and schema != saved:
-        raise ValueError(
-            f"the checkpoint in {str(folder)!r} has another schema: {saved.difference(schema)} given; encode your table "
-            f"with the checkpoint's own schema, model.schema, or train anew"
-        )
-    tokenizer = AttributeTokenizer.from_dict(settings["tokenizer"])
-    model = cls(
-        _build_visual(settings["visual"], folder) if visual is None else visual,
-        tokenizer,
-        _build_fusion(settings["fusion"], folder) if fusion is None else fusion,
-        MaskedTokenReconstructor(tokenizer.dim) if settings["has_reconstructor"] else None,
-        settings["num_classes"],
-        class_names=settings["class_names"],
-        hide_probability=settings["hide_probability"],
-        hide_report_probability=settings["hide_report_probability"],
-        reconstruct=settings["reconstruct"],
-        dropout=settings["dropout"],
-        evidence=settings["evidence"],
-    )
-    with safe_open(str(folder / WEIGHTS), framework="pt") as weights:
-        model.to(weights.get_tensor("head.2.weight").dtype)
-    load_model(model, str(folder / WEIGHTS))
-    return model.eval()
+def resolve_folder(
+    folder: str | Path, *, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
+) -> Path:
+    """The folder of a model, downloaded first if it is the name of a repository; arguments as in `download`."""
+    if is_repository(folder):
+        name = str(folder)
+        # The settings first: another library's weights may be large. Then all of that commit, so that two models never mix.
+        found = download(name, files=(SETTINGS,), revision=revision, token=token, cache_dir=cache_dir)
+        if (found / SETTINGS).is_file():
+            _check_library(_parse(found / SETTINGS), f"{SETTINGS} of the repository {name!r}")
+            found = download(name, files=(WEIGHTS, CARD), revision=found.name, token=token, cache_dir=cache_dir)
+        if absent := [file for file in (SETTINGS, WEIGHTS) if not (found / file).is_file()]:
+            raise FileNotFoundError(f"the repository {name!r} holds no model of alignedfusion: {absent[0]} not there")
+        return found
+    if revision is not None:
+        raise ValueError(f"revision={revision!r} belongs to a repository, but {str(folder)!r} is not one; leave it out")
+    return Path(folder)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a saved model, or an error that says what is wrong with the folder."""
+    """The settings of a saved model, in today's format.
+
+    Raises:
+        FileNotFoundError: If a file of the model is absent.
+        ValueError: If the settings are another library's, of a release that this one cannot read, or do not fit the weights.
+    """
     if absent := [name for name in (SETTINGS, WEIGHTS) if not (folder / name).is_file()]:
         raise FileNotFoundError(f"no saved model in {str(folder)!r}: {' and '.join(absent)} not there")
-    return check_settings((folder / SETTINGS).read_text(), repr(str(folder / SETTINGS)))
-
-
-def check_settings(text: str, where: str) -> dict[str, Any]:
-    """The settings in the text of a `config.json`, or an error that says where it came from."""
-    settings = json.loads(text)
-    if not isinstance(settings, dict) or settings.get("library") != "alignedfusion":
-        raise ValueError(f"{where} was not written by alignedfusion: it belongs to another library's model")
-    if settings["format"] != FORMAT:
-        cure = "update alignedfusion" if settings["format"] > FORMAT else "train the model anew"
-        raise ValueError(f"{where} has format {settings['format']}, this release reads {FORMAT}: {cure}")
+    path = folder / SETTINGS
+    settings = _parse(path)
+    _check_library(settings, repr(str(path)))
+    if settings["format"] == 2:
+        settings = _from_format_2(settings)
+    _check_sizes(settings, _shapes(folder), path)
     return settings
 
 
-def _describe_visual(visual: nn.Module | None) -> dict[str, Any] | None:
-    if visual is None:
-        return None
-    if isinstance(visual, nn.ModuleDict):
-        return {"each": {name: _describe_visual(module) for name, module in visual.items()}}
-    # Not a subclass: what it does otherwise is in no settings.
-    return visual.to_dict() if type(visual) is VisualTokenizer else {"own": type(visual).__name__}
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load the weights of a folder into a model, in the type that they were saved in.
 
-
-def _build_visual(settings: dict[str, Any] | None, folder: Path) -> Any:
-    if settings is None:
-        return None
-    if "each" in settings:
-        return {name: _build_visual(each, folder) for name, each in settings["each"].items()}
-    if "own" in settings:
+    Raises:
+        ValueError: If the file is damaged, does not fit the model, or holds weights that are not finite.
+    """
+    path = folder / WEIGHTS
+    try:
+        with safe_open(str(path), framework="pt") as weights:
+            # Read with the keys of old formats too: the names inside the file decide.
+            keys = set(weights.keys())
+            model.to(weights.get_tensor("head.2.weight").dtype)
+        if keys & set(_RENAMED_WEIGHTS):
+            _load_renamed(model, path)
+        else:
+            load_model(model, str(path))
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}): copy the model again") from error
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {str(path)!r} do not fit the model in {SETTINGS}: {error}") from error
+    if bad := [name for name, value in model.state_dict().items() if not value.isfinite().all()]:
         raise ValueError(
-            f"the model in {str(folder)!r} was built with a visual module of your own ({settings['own']}): "
-            f"pass one like it as visual="
+            f"{len(bad)} weights in {str(path)!r} are nan or infinite, such as {bad[0]!r}: train the model again"
         )
-    return VisualTokenizer.from_dict(settings)
 
 
-def _fusions() -> dict[str, Any]:
-    # Here, for baselines stand above the classifier, which saves itself with this module.
-    from alignedfusion.modules.fusions import published
-    from alignedfusion.modules.fusions import simple as fusions
-    from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
-
-    each = (
-        IntermediateTokenFusion,
-        fusions.JointSelfAttention,
-        fusions.Concatenation,
-        fusions.ElementwiseSum,
-        fusions.CrossAttention,
-        published.RemixFormerFusion,
-        published.MSMAFusion,
-    )
-    return {fusion.__name__: fusion for fusion in each}
+def _parse(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not JSON ({error}): copy the model again") from error
 
 
-def is_rebuilt(fusion: nn.Module) -> bool:
-    """Whether a fusion is one of the library's own, which loading builds by itself."""
-    return _fusions().get(type(fusion).__name__) is type(fusion)
+def _check_library(settings: Any, where: str) -> None:
+    if not isinstance(settings, dict) or settings.get("library") != "alignedfusion":
+        raise ValueError(f"{where} was not written by alignedfusion: it belongs to another library's model")
+    if settings["format"] not in (2, FORMAT):
+        cure = "update alignedfusion" if settings["format"] > FORMAT else "train the model again"
+        raise ValueError(f"{where} has format {settings['format']}, this release reads 2 and {FORMAT}: {cure}")
 
 
-def _describe_fusion(fusion: nn.Module) -> dict[str, Any]:
-    name = type(fusion).__name__
-    if is_rebuilt(fusion):
-        return {"type": name, **fusion.to_dict()}  # type: ignore[operator]
-    return {"type": name, "own": True}
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the saved weights, from the header of the file alone."""
+    path = folder / WEIGHTS
+    try:
+        with safe_open(str(path), framework="pt") as weights:
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}): copy the model again") from error
 
 
-def _build_fusion(settings: dict[str, Any], folder: Path) -> Any:
-    if settings.get("own"):
-        raise ValueError(
-            f"the model in {str(folder)!r} was built with a fusion of your own ({settings['type']}): pass one like it as "
-            f"fusion="
-        )
-    arguments = {key: value for key, value in settings.items() if key != "type"}
-    return _fusions()[settings["type"]](**arguments)
+def _check_sizes(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Compare sizes with those of the weights before anything is built: a wrong number could cost minutes or all memory."""
+    tokenizer, fusion = settings["tokenizer"], settings["fusion"]
+    identity = shapes.get("tokenizer.identity", ())
+    found = {
+        "tokenizer.dim": (tokenizer["dim"], identity[-1:]),
+        "fusion.dim": (fusion.get("dim", tokenizer["dim"]), identity[-1:]),
+        "tokenizer.schema": (len(tokenizer["schema"]["attributes"]), identity[:1]),
+        "class_names": (len(settings["class_names"]), shapes.get("log_prior", ())),
+    }
+    if tokenizer["text_dim"] is not None:
+        found["tokenizer.text_dim"] = (tokenizer["text_dim"], shapes.get("tokenizer.value_vectors", ())[-1:])
+    for name, (size, shape) in found.items():
+        if shape != (size,):
+            raise ValueError(
+                f"{str(path)!r} does not belong to the weights beside it: {name} asks for {size}, the weights have "
+                f"{shape[0] if shape else 'no such tensor'}; copy the model again"
+            )
+    for name in ("depth", "num_tokens"):
+        if fusion.get(name, 1) > len(shapes) + sum(shapes.get("fusion.intermediate", ())):
+            raise ValueError(f"{str(path)!r} asks for fusion.{name}={fusion[name]}, the weights hold far less")
+    visual = settings["visual"] or {}
+    for each in visual.get("each", {"": visual}).values():
+        if (each.get("image_size") or 0) > MAX_IMAGE_SIZE:
+            raise ValueError(
+                f"{str(path)!r} asks for images of {each['image_size']} pixels; {MAX_IMAGE_SIZE} is the most"
+            )
+        if (width := each.get("num_features")) is not None and width > max(map(max, filter(None, shapes.values()))):
+            raise ValueError(f"{str(path)!r} asks for num_features={width}, no weight is as wide")
+
+
+_RENAMED_WEIGHTS = {"weights": "branch_weights"}
+
+
+def _load_renamed(model: nn.Module, path: Path) -> None:
+    """Load weights with the names of format 2 (release 0.1.0)."""
+    from safetensors.torch import load_file
+
+    state = {}
+    for name, value in load_file(str(path)).items():
+        renamed = _RENAMED_WEIGHTS.get(name, name)
+        if renamed.startswith("evidence."):
+            renamed = "unimodal_heads." + renamed.removeprefix("evidence.")
+        state[renamed] = value
+    model.load_state_dict(state)
+
+
+def _from_format_2(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of release 0.1.0 in today's format."""
+    visual = settings["visual"]
+    if visual is not None:
+        each = visual["each"].values() if "each" in visual else [visual]
+        for one in each:
+            one.pop("keep_prefix_tokens", None)
+    dim = settings["tokenizer"]["dim"]
+    return {
+        "visual": visual,
+        "tokenizer": settings["tokenizer"],
+        "fusion": settings["fusion"],
+        "reconstructor": {"dim": dim, "fill": settings["reconstruct"]} if settings["has_reconstructor"] else None,
+        "class_names": settings["class_names"],
+        "hiding": {"p": settings["hide_probability"], "whole": settings["hide_report_probability"]},
+        "dropout": settings["dropout"],
+        "unimodal_heads": settings["evidence"],
+    }

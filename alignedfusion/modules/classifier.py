@@ -1,122 +1,119 @@
-"""The assembled model: image and incomplete attributes in, class out (eq. 11). Saving is in `checkpoint`."""
+"""The assembled model: images and incomplete attributes in, a class out (eq. 11)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.datasets.missingness import check_probability, seen_and_hidden
+from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.modules import checkpoint
-from alignedfusion.modules.fusions.intermediate import REPORT, FusionOutput, check_mask, mean_of_tokens
-from alignedfusion.modules.heads import FUSED, EvidenceHeads, linear_head
-from alignedfusion.modules.images import Images, blanked, images_by_modality, visual_of
+from alignedfusion.modules.fusions import build_fusion, describe_fusion
+from alignedfusion.modules.fusions.base import Fusion, FusionOutput, check_fusion
+from alignedfusion.modules.heads import FUSED, UnimodalHeads, linear_head
+from alignedfusion.modules.images import (
+    Images,
+    blank_images,
+    build_visual,
+    describe_visual,
+    images_by_modality,
+    resolve_visual,
+)
+from alignedfusion.modules.masking import HideAttributes
+from alignedfusion.modules.modalities import Masks, blank, check_mask, module_key
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
 
 
 class AlignedFusionClassifier(nn.Module):
-    """Classifies a case from its images and from what its report mentions.
+    """Classifies a case from its images and the attributes that its report mentions.
 
-    The logits are log p(class) + w_image e_image + w_report e_report + w_fused e_fused: what the images say alone, what the
-    report says alone (see `EvidenceHeads`), and what the fused tokens say (eq. 11). Each is trained to be right alone. The
-    weights w are no parameters: they start at 2/3, 2/3 and 1/3, and `alignedfusion.training.calibration.calibrate` fits them
-    to cases that the model was not trained on. The prior p(class) comes from `set_class_counts`.
+    The logits are log p(class) + w_image c_image + w_report c_report + w_fused c_fused: the contributions of the images
+    alone, of the report alone (see `UnimodalHeads`), and of the fused tokens (eq. 11). Each branch has its own term in
+    the loss. The weights w are not parameters: they start at 2/3, 2/3 and 1/3, and `training.calibration.calibrate` fits
+    them to cases that were not used in training. The prior p(class) is set by `set_class_counts`.
 
     Args:
         visual: Turns images into tokens (B, N, D): a `VisualTokenizer` or any module of your own. One module serves all
             image modalities of the fusion; a mapping gives each its own. None if the fusion has no image modality.
         tokenizer: Turns attribute codes into tokens.
-        fusion: `IntermediateTokenFusion`, or anything with its call and its `modalities` and `dim`. The modality "report"
-            stands for the attributes, every other name for an image.
-        reconstructor: Names unmentioned attributes; None to leave them unnamed.
-        num_classes: Classes C.
-        class_names: Their names, in the order of the logits.
-        hide_probability: Probability p of hiding a mentioned attribute in training (eq. 9).
-        hide_report_probability: Probability of hiding all attributes of a case in training.
-        reconstruct: "once" puts the reconstructed token in the place of every unmentioned or hidden one after fusion;
-            "two_pass" puts it in before, and fuses again; "none" only trains the reconstructor.
+        fusion: `IntermediateTokenFusion`, or another `alignedfusion.modules.fusions.Fusion`. The modality "report" stands for
+            the attributes, every other name for an image.
+        reconstructor: Reconstructs unmentioned attributes; None leaves them unmentioned.
+        num_classes: Number of classes C.
+        class_names: Names of the classes, in the order of the logits.
+        hiding: Hides attributes in training. None hides 30 % of the cells (eq. 9) and one report in ten.
         dropout: Probability before the last layers.
-        evidence: Let each modality also speak for itself. False leaves the fused tokens alone, as in the paper.
+        unimodal_heads: Whether each modality also has a branch of its own. False leaves the fused tokens alone, as in the
+            paper.
+
+    Attributes:
+        branches: Names of the branches, in the order of `ClassifierOutput.contributions`.
+        branch_weights: (P,), the weight of each branch.
+        log_prior: (C,).
     """
 
     log_prior: Tensor
-    weights: Tensor
-    saved_in: Path | None = None  # its card lies there
+    branch_weights: Tensor
+    saved_in: Path | None = None
+    """Folder that the model was loaded from or saved to."""
 
     def __init__(
         self,
         visual: nn.Module | Mapping[str, nn.Module] | None,
         tokenizer: AttributeTokenizer,
-        fusion: nn.Module,
+        fusion: Fusion,
         reconstructor: MaskedTokenReconstructor | None,
         num_classes: int,
         *,
         class_names: Sequence[str] | None = None,
-        hide_probability: float = 0.3,
-        hide_report_probability: float = 0.1,
-        reconstruct: str = "once",
+        hiding: HideAttributes | None = None,
         dropout: float = 0.1,
-        evidence: bool = True,
+        unimodal_heads: bool = True,
     ) -> None:
         super().__init__()
-        if reconstruct not in ("once", "two_pass", "none"):
-            raise ValueError(f"reconstruct must be 'once', 'two_pass' or 'none', got {reconstruct!r}")
+        check_fusion(fusion)
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(
                 f"class_names must name {num_classes} classes, got {len(class_names)}: {list(class_names)}"
             )
-        if tokenizer.dim != fusion.dim:
-            raise ValueError(
-                f"tokenizer and fusion must have the same width, got dim={tokenizer.dim} and dim={fusion.dim}"
-            )
-        if reconstructor is not None and reconstructor.dim != fusion.dim:
-            raise ValueError(
-                f"reconstructor and fusion must have the same width, got dim={reconstructor.dim} and dim={fusion.dim}"
-            )
-        check_probability("hide_probability", hide_probability)
-        check_probability("hide_report_probability", hide_report_probability)
-        if reconstructor is not None and hasattr(fusion, "pooled_dim"):
-            raise ValueError(
-                f"{type(fusion).__name__} pools its tokens by itself, so reconstructed ones would come too late: pass "
-                f"reconstructor=None"
-            )
-        self.modalities: tuple[str, ...] = tuple(fusion.modalities)  # type: ignore[arg-type]
+        for name, part in (("tokenizer", tokenizer), ("reconstructor", reconstructor)):
+            if part is not None and part.dim != fusion.dim:
+                raise ValueError(f"{name} and fusion must have the same width, got dim={part.dim} and dim={fusion.dim}")
+        self.modalities = tuple(fusion.modalities)
         self.image_modalities = tuple(m for m in self.modalities if m != REPORT)
-        self.visual = visual_of(visual, self.image_modalities)
+        self.visual = resolve_visual(visual, self.image_modalities)
         self.tokenizer = tokenizer
         self.fusion = fusion
         self.reconstructor = reconstructor if REPORT in self.modalities else None
         self.num_classes = num_classes
         self.class_names = tuple(map(str, range(num_classes) if class_names is None else class_names))
-        self.hide_probability = hide_probability
-        self.hide_report_probability = hide_report_probability
-        self.reconstruct = reconstruct
+        self.hiding = HideAttributes(0.3, whole=0.1) if hiding is None else hiding
         self.dropout = dropout
-        self.pooled_dim = self._pooled_dim()
-        self.head = linear_head(self.pooled_dim, num_classes, dropout)
-        self.evidence = (
-            EvidenceHeads(tokenizer.dim, self.modalities, num_classes, dropout=dropout) if evidence else None
+        self.head = linear_head(fusion.pooled_dim, num_classes, dropout)
+        self.unimodal_heads = (
+            UnimodalHeads(fusion.dim, self.modalities, num_classes, dropout=dropout) if unimodal_heads else None
         )
-        self.parts: tuple[str, ...] = (*(self.evidence.parts if self.evidence else ()), FUSED)
-        self.register_buffer("weights", self.initial_weights())
+        self.branches = (*(() if self.unimodal_heads is None else self.unimodal_heads.branches), FUSED)
+        self.register_buffer("branch_weights", self.initial_branch_weights())
         self.register_buffer("log_prior", torch.zeros(num_classes))
 
     @property
     def schema(self) -> AttributeSchema:
-        """The attributes this model was built for."""
+        """The attributes that this model was built for."""
         return self.tokenizer.schema
 
     @property
     def visuals(self) -> dict[str, nn.Module]:
         """The module that reads each image modality; one module may read them all."""
-        each = self.visual
-        return {m: each[m] if isinstance(each, nn.ModuleDict) else each for m in self.image_modalities}  # type: ignore[misc]
+        visual = self.visual
+        is_dict = isinstance(visual, nn.ModuleDict)
+        return {m: visual[module_key(m)] if is_dict else visual for m in self.image_modalities}  # type: ignore[index, misc]
 
     def forward(
         self,
@@ -124,8 +121,8 @@ class AlignedFusionClassifier(nn.Module):
         codes: Tensor,
         labels: Tensor | None = None,
         *,
-        is_present: Mapping[str, Tensor] | None = None,
-        is_valid: Mapping[str, Tensor] | None = None,
+        is_present: Masks | None = None,
+        is_valid: Masks | None = None,
         is_hidden: Tensor | None = None,
     ) -> ClassifierOutput:
         """Classify a batch.
@@ -134,7 +131,7 @@ class AlignedFusionClassifier(nn.Module):
             image: (B, channels, H, W) or precomputed tokens (B, N, F); a mapping of them for several image modalities.
             codes: int64 (B, A), `UNKNOWN` where unmentioned.
             labels: int64 (B,).
-            is_present: (B,) per modality that some rows lack. What stands in its place there counts for nothing.
+            is_present: (B,) per modality that some rows lack; the images or codes of those rows are ignored.
             is_valid: (B, N) per image modality whose tokens are padded; False where padded.
             is_hidden: (B, A), cells to hide and reconstruct; drawn at random in training, none otherwise.
 
@@ -142,63 +139,119 @@ class AlignedFusionClassifier(nn.Module):
             ValueError: For a missing modality, codes that do not fit the schema, or shapes that do not fit each other.
         """
         self.schema.check_codes(codes)
-        for m, mask in (is_present or {}).items():
-            check_mask(f"is_present[{m!r}]", mask, (codes.shape[0],))
-        if is_present and REPORT in is_present:
-            codes = codes.masked_fill(~is_present[REPORT][:, None], UNKNOWN)
-        seen, is_hidden = seen_and_hidden(
-            codes, is_hidden, self.hide_probability, whole=self.hide_report_probability, training=self.training
-        )
+        is_valid, is_present = is_valid or {}, is_present or {}
+        codes = self.present_codes(codes, is_present)
+        visible, is_hidden = self.hiding(codes, is_hidden)
 
         # Hidden and unmentioned attributes become the same tokens from here on.
         values = self.tokenizer.value_tokens()  # (V, D)
-        is_valid, is_present = is_valid or {}, is_present or {}
-        images = images_by_modality(image, self.image_modalities, codes.shape[0])
-        visuals = self.visuals
-        tokens = {m: visuals[m](blanked(each, m, is_valid, is_present)) for m, each in images.items()}  # (B, N, D) each
-        if REPORT in self.modalities:
-            tokens[REPORT] = self.tokenizer(seen, values=values)  # (B, A, D)
+        tokens = self._tokenize(image, visible, values, is_valid, is_present)  # (B, N_m, D) each
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
 
         rebuilt = None
         if self.reconstructor is not None:
             rebuilt = self.reconstructor(fused.tokens[REPORT], values, self.schema)
-            fused = self._fill(tokens, fused, rebuilt, (seen == UNKNOWN)[..., None], is_valid, is_present)
+            fused = self._fill(tokens, fused, rebuilt, (visible == UNKNOWN)[..., None], is_valid, is_present)
 
-        said = {} if self.evidence is None else self.evidence(tokens, is_valid, {**is_present, **self._is_said(seen)})
-        said[FUSED] = self.head(self._pool(fused, is_valid, is_present))
-        evidence = torch.stack([said[part].float() for part in self.parts], dim=1)  # (B, P, C)
-        weighted = evidence * self.weights.float()[:, None]
-        answer = {
-            "loss": None if labels is None else self._loss(evidence, labels, rebuilt, codes, is_hidden),
-            "logits": (self.log_prior + weighted.sum(1)).to(said[FUSED].dtype),
+        fused_logits = self.head(self.fusion.pool(fused, is_valid, is_present))  # (B, C)
+        contributions = self._contributions(tokens, fused_logits, visible, is_valid, is_present)  # (B, P, C)
+        weighted = contributions * self.branch_weights.float()[:, None]
+        output = {
+            "loss": None if labels is None else self._loss(contributions, labels, rebuilt, codes, is_hidden),
+            "logits": (self.log_prior + weighted.sum(1)).to(fused_logits.dtype),
             "reconstruction": None if rebuilt is None else rebuilt.logits,
             "intermediate": fused.intermediate,
-            "evidence": weighted,
+            "contributions": weighted,
         }
-        # Not left to the output: compiled, it would hold a None it was given.
-        return ClassifierOutput(**{name: value for name, value in answer.items() if value is not None})
+        # None is left out here, because a compiled ClassifierOutput would keep it.
+        return ClassifierOutput(**{name: value for name, value in output.items() if value is not None})
 
-    def initial_weights(self) -> Tensor:
-        """Weights of the parts (P,) before any calibration."""
-        return torch.tensor([2 / 3] * (len(self.parts) - 1) + [1 / 3] if self.evidence else [1.0])
+    def present_codes(self, codes: Tensor, is_present: Masks) -> Tensor:
+        """Codes (B, A) in which nothing is mentioned for rows without a report."""
+        for m, mask in is_present.items():
+            check_mask(f"is_present[{m!r}]", mask, (codes.shape[0],))
+        return codes.masked_fill(~is_present[REPORT][:, None], UNKNOWN) if REPORT in is_present else codes
+
+    def initial_branch_weights(self) -> Tensor:
+        """Weights of the branches (P,) before any calibration."""
+        if self.unimodal_heads is None:
+            return torch.ones(1)
+        return torch.tensor([2 / 3] * (len(self.branches) - 1) + [1 / 3])
 
     def set_class_counts(self, counts: Tensor | Sequence[int]) -> None:
-        """Tell how often each class (C,) occurs among the training cases, before training; `training.fit` does it.
+        """Set the prior from the number of training cases of each class (C,), before training; `training.fit` does it.
 
-        Without it the prior is uniform, every part learns the class shares by itself, and their sum counts them twice.
+        Without it the prior is uniform. Every branch then learns the class shares, and their sum counts them more than once.
         """
         counts = torch.as_tensor(counts, dtype=torch.float32)
         if tuple(counts.shape) != (self.num_classes,):
             raise ValueError(f"counts must hold one number per class ({self.num_classes}), got {tuple(counts.shape)}")
+        if not (counts >= 0).all():
+            raise ValueError(f"counts are numbers of cases and cannot be negative or nan, got {counts.tolist()}")
         self.log_prior.copy_(((counts + 1.0) / (counts + 1.0).sum()).log())
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights (safetensors) and settings (JSON) into a folder; see `checkpoint.save`.
+    def image_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that read images, alone or together with the report; none for a model without images.
 
-        `sharing.model_card.write` puts a card beside them.
+        Image tokens are many and rich, so these parameters overfit first: `training.fit` gives them a lower learning rate.
         """
-        checkpoint.save(self, folder)
+        if not self.image_modalities:
+            return
+        of_report = [*self.tokenizer.parameters(), *self.fusion.report_parameters()]
+        if self.reconstructor is not None:
+            of_report += self.reconstructor.parameters()
+        if self.unimodal_heads is not None and REPORT in self.modalities:
+            of_report += self.unimodal_heads.heads[REPORT].parameters()
+        excluded = set(map(id, of_report))
+        yield from (parameter for parameter in self.parameters() if id(parameter) not in excluded)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings that rebuild this model, as plain JSON; the weights are in the state dict."""
+        if not isinstance(self.tokenizer, AttributeTokenizer):
+            kind = type(self.tokenizer).__name__
+            raise ValueError(f"only models with an AttributeTokenizer can be saved, got {kind}")
+        return {
+            "visual": describe_visual(self.visual, self.image_modalities),
+            "tokenizer": self.tokenizer.to_dict(),
+            "fusion": describe_fusion(self.fusion),
+            "reconstructor": None if self.reconstructor is None else self.reconstructor.to_dict(),
+            "class_names": list(self.class_names),
+            "hiding": {"p": self.hiding.p, "whole": self.hiding.whole},
+            "dropout": self.dropout,
+            "unimodal_heads": self.unimodal_heads is not None,
+        }
+
+    @classmethod
+    def from_dict(
+        cls,
+        settings: Mapping[str, Any],
+        *,
+        visual: nn.Module | Mapping[str, nn.Module] | None = None,
+        fusion: Fusion | None = None,
+    ) -> AlignedFusionClassifier:
+        """A model with the settings of `to_dict` and random weights.
+
+        Args:
+            settings: What `to_dict` returned.
+            visual: Your own visual module, if the model was built with one.
+            fusion: Your own fusion, likewise.
+        """
+        reconstructor = settings["reconstructor"]
+        return cls(
+            build_visual(settings["visual"]) if visual is None else visual,
+            AttributeTokenizer.from_dict(settings["tokenizer"]),
+            build_fusion(settings["fusion"]) if fusion is None else fusion,
+            None if reconstructor is None else MaskedTokenReconstructor(**reconstructor),
+            len(settings["class_names"]),
+            class_names=settings["class_names"],
+            hiding=HideAttributes(**settings["hiding"]),
+            dropout=settings["dropout"],
+            unimodal_heads=settings["unimodal_heads"],
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the weights (safetensors) and settings (JSON) into a folder; see `modules.checkpoint.save`."""
+        checkpoint.save(self, self.to_dict(), folder)
         self.saved_in = Path(folder).resolve()
 
     @classmethod
@@ -208,68 +261,53 @@ class AlignedFusionClassifier(nn.Module):
         *,
         schema: AttributeSchema | None = None,
         visual: nn.Module | Mapping[str, nn.Module] | None = None,
-        fusion: nn.Module | None = None,
+        fusion: Fusion | None = None,
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | Path | None = None,
     ) -> AlignedFusionClassifier:
-        """Read a model that `save_pretrained` wrote or `push_to_hub` put on a model hub, in evaluation mode.
+        """Load a model from a folder that `save_pretrained` wrote, or from a model hub; it is returned in evaluation mode.
 
         Args:
-            folder: Where it lies, or the name of a repository, "owner/model". A folder of that name comes first.
-            schema: The schema your codes follow; a checkpoint with another one is refused.
-            visual: Your own visual module, if the model was built with one: only its weights are in the folder.
+            folder: A folder, or the name of a repository, "owner/model". A folder of that name takes precedence.
+            schema: The schema that your codes follow; a checkpoint with another one is refused.
+            visual: Your own visual module, if the model was built with one: the folder holds only its weights.
             fusion: Your own fusion, likewise.
             revision: Branch, tag or commit of a repository; the newest by default.
-            token: See `sharing.hub.download`, as for the next.
-            cache_dir: See there.
+            token: Access token of a private repository; by default the one that `hf auth login` stored.
+            cache_dir: Folder for downloads; by default the cache that all Hugging Face libraries share.
 
         Raises:
             FileNotFoundError: If neither a folder nor a repository of that name holds a model.
-            ValueError: If what is there is another library's model, or needs arguments that were not given.
+            ValueError: If it holds another library's model, or one that needs arguments that were not given.
         """
-        from alignedfusion.deployment import hub
-
-        if hub.is_repository(folder):
-            folder = hub.download(str(folder), revision=revision, token=token, cache_dir=cache_dir)
-        elif revision is not None:
+        folder = checkpoint.resolve_folder(folder, revision=revision, token=token, cache_dir=cache_dir)
+        settings = checkpoint.read_settings(folder)
+        saved = AttributeSchema.from_dict(settings["tokenizer"]["schema"])
+        if schema is not None and schema != saved:
             raise ValueError(
-                f"revision={revision!r} belongs to a repository, and {str(folder)!r} is none; leave it out"
+                f"the checkpoint in {str(folder)!r} has another schema: {saved.difference(schema)} given; encode your table "
+                f"with the checkpoint's own schema, model.schema, or train the model again"
             )
-        model = checkpoint.load(cls, folder, schema=schema, visual=visual, fusion=fusion)
-        model.saved_in = Path(folder).resolve()
-        return model
+        try:
+            model = cls.from_dict(settings, visual=visual, fusion=fusion)
+        except ValueError as error:
+            raise ValueError(f"cannot build the model in {str(folder)!r}: {error}") from error
+        checkpoint.load_weights(model, folder)
+        model.saved_in = folder.resolve()
+        return model.eval()
 
-    def push_to_hub(
-        self, name: str, *, private: bool = True, commit_message: str | None = None, token: str | None = None
-    ) -> str:
-        """Put weights, settings and card into a repository of a model hub, as one commit. Nothing else leaves this machine.
-
-        The card is the README.md beside the weights that this model was loaded from or saved to, if it still has them, so that
-        the figures of a run go along; else one with what the model knows of itself. A README.md that was edited there stays.
-
-        Args:
-            name: The repository, "owner/model"; it is made if it is not there.
-            private: Whether a new repository is seen by its owners only.
-            commit_message: The title of the commit.
-            token: Access token; by default the one that `hf auth login` stored.
-
-        Returns:
-            The address of the commit.
-        """
-        from alignedfusion.deployment import hub
-
-        return hub.push(self, name, private=private, commit_message=commit_message, token=token)
-
-    def _pooled_dim(self) -> int:
-        if hasattr(self.fusion, "pooled_dim"):  # a fusion that pools by itself
-            return int(self.fusion.pooled_dim)  # type: ignore[arg-type]
-        intermediate = getattr(self.fusion, "intermediate", None)
-        return self.tokenizer.dim * (len(self.modalities) + (0 if intermediate is None else len(intermediate)))
-
-    def _is_said(self, codes: Tensor) -> dict[str, Tensor]:
-        """Which rows have a report that mentions anything (B,): an empty one is no evidence."""
-        return {REPORT: (codes != UNKNOWN).any(1)} if REPORT in self.modalities else {}
+    def _tokenize(
+        self, image: Images | None, visible: Tensor, values: Tensor, is_valid: Masks, is_present: Masks
+    ) -> dict[str, Tensor]:
+        images = images_by_modality(image, self.image_modalities, visible.shape[0])
+        visuals = self.visuals
+        tokens = {m: visuals[m](pixels) for m, pixels in blank_images(images, is_valid, is_present).items()}
+        # Again after the module, which may be a user's own and turn zeros into anything.
+        tokens = {m: blank(each, m, is_valid, is_present) for m, each in tokens.items()}
+        if REPORT in self.modalities:
+            tokens[REPORT] = self.tokenizer(visible, values=values)  # (B, A, D)
+        return tokens
 
     def _fill(
         self,
@@ -277,35 +315,45 @@ class AlignedFusionClassifier(nn.Module):
         fused: FusionOutput,
         rebuilt: Reconstruction,
         is_unknown: Tensor,
-        is_valid: Mapping[str, Tensor] | None,
-        is_present: Mapping[str, Tensor] | None,
+        is_valid: Masks,
+        is_present: Masks,
     ) -> FusionOutput:
-        if self.reconstruct == "none":
+        """Put the reconstructed tokens in the place of unknown ones, as the reconstructor's `fill` says."""
+        assert self.reconstructor is not None
+        if self.reconstructor.fill == "none":
             return fused
-        if self.reconstruct == "two_pass":
+        if self.reconstructor.fill == "two_pass":
             filled = torch.where(is_unknown, rebuilt.tokens, tokens[REPORT])
-            again: FusionOutput = self.fusion({**tokens, REPORT: filled}, is_valid=is_valid, is_present=is_present)
-            return again
+            return self.fusion({**tokens, REPORT: filled}, is_valid=is_valid, is_present=is_present)
         filled = torch.where(is_unknown, rebuilt.tokens, fused.tokens[REPORT])
         return FusionOutput({**fused.tokens, REPORT: filled}, fused.intermediate)
 
-    def _pool(self, fused: FusionOutput, is_valid: Mapping[str, Tensor], is_present: Mapping[str, Tensor]) -> Tensor:
-        if fused.pooled is not None:
-            return fused.pooled
-        parts = [mean_of_tokens(fused.tokens[m], m, is_valid, is_present) for m in self.modalities]
-        return torch.cat([*parts, fused.intermediate.flatten(1)], dim=-1)  # (B, (M + K) D)
+    def _contributions(
+        self, tokens: dict[str, Tensor], fused_logits: Tensor, visible: Tensor, is_valid: Masks, is_present: Masks
+    ) -> Tensor:
+        """The unweighted contributions of all branches (B, P, C)."""
+        contributions: dict[str, Tensor] = {}
+        if self.unimodal_heads is not None:
+            # A report that mentions nothing counts as absent.
+            mentions = {REPORT: (visible != UNKNOWN).any(1)} if REPORT in self.modalities else {}
+            contributions = self.unimodal_heads(tokens, is_valid, {**is_present, **mentions})
+        contributions[FUSED] = fused_logits
+        return torch.stack([contributions[branch].float() for branch in self.branches], dim=1)
 
     def _loss(
-        self, evidence: Tensor, labels: Tensor, rebuilt: Reconstruction | None, codes: Tensor, is_hidden: Tensor
+        self,
+        contributions: Tensor,
+        labels: Tensor,
+        rebuilt: Reconstruction | None,
+        codes: Tensor,
+        is_hidden: Tensor,
     ) -> Tensor:
-        # Each part alone, unweighted: a part that is already right must not silence the others.
-        logits = (self.log_prior.float() + evidence).transpose(1, 2)  # (B, C, P)
-        loss = F.cross_entropy(logits, labels[:, None].expand(-1, len(self.parts))) * len(self.parts)
+        # Every branch alone and unweighted: in a joint loss, one that is right already would leave the others no gradient.
+        logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, P)
+        targets = labels[:, None].expand(-1, len(self.branches))
+        loss = F.cross_entropy(logits, targets, reduction="sum") / (labels >= 0).sum().clamp(min=1)
         return loss if rebuilt is None else loss + reconstruction_loss(rebuilt.logits, codes, is_hidden)
 
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
-        return (
-            f"classes={self.class_names}, hide_probability={self.hide_probability}, reconstruct={self.reconstruct!r}, "
-            f"parts={self.parts}"
-        )
+        return f"classes={self.class_names}, branches={self.branches}"

@@ -1,18 +1,20 @@
-"""Images on their way to tokens: which module reads which, and what a row lacks."""
+"""Images before they become tokens: which module reads which modality, and what a row lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from alignedfusion.modules.fusions.intermediate import check_mask
+from alignedfusion.modules.modalities import Masks, blank, check_mask, module_key
+from alignedfusion.modules.tokenizers import VisualTokenizer
 
 Images = Tensor | Mapping[str, Tensor]
 
 
-def visual_of(visual: nn.Module | Mapping[str, nn.Module] | None, modalities: Sequence[str]) -> nn.Module | None:
-    """The module that reads every image modality, or a ModuleDict of one each; None if there is none.
+def resolve_visual(visual: nn.Module | Mapping[str, nn.Module] | None, modalities: Sequence[str]) -> nn.Module | None:
+    """The module that reads all image modalities, or a ModuleDict with one module each; None if there are no images.
 
     Raises:
         ValueError: If modules and modalities do not match, or one module has two names.
@@ -27,11 +29,11 @@ def visual_of(visual: nn.Module | Mapping[str, nn.Module] | None, modalities: Se
         raise ValueError(f"visual must have the keys {sorted(modalities)}, got {sorted(visual)}")
     if len({id(module) for module in visual.values()}) != len(visual):
         raise ValueError("visual names one module for several modalities; pass the module itself to share it among all")
-    return nn.ModuleDict(dict(visual.items()))
+    return nn.ModuleDict({module_key(m): visual[m] for m in modalities})
 
 
 def images_by_modality(image: Images | None, modalities: Sequence[str], batch: int) -> dict[str, Tensor]:
-    """Images (B, ...) by modality, one tensor standing for the only one.
+    """Images (B, ...) by modality; a single tensor belongs to the only image modality.
 
     Raises:
         ValueError: For a missing or unknown modality, or another number of images than `batch`.
@@ -46,8 +48,8 @@ def images_by_modality(image: Images | None, modalities: Sequence[str], batch: i
         image = {modalities[0]: image}
     if set(image) != set(modalities):
         raise ValueError(
-            f"images must have the keys {sorted(modalities)}, got {sorted(image)}; an image that rows lack "
-            f"is given as zeros, with is_present saying which rows have it"
+            f"images must have the keys {sorted(modalities)}, got {sorted(image)}; pass zeros for an image that rows lack, and "
+            f"mark the rows that have it in is_present"
         )
     for m, pixels in image.items():
         if pixels.shape[0] != batch:  # len() would fix the size of every batch when traced
@@ -55,14 +57,39 @@ def images_by_modality(image: Images | None, modalities: Sequence[str], batch: i
     return dict(image)
 
 
-def blanked(pixels: Tensor, modality: str, is_valid: Mapping[str, Tensor], is_present: Mapping[str, Tensor]) -> Tensor:
-    """Images (B, channels, H, W) or tokens (B, N, F), zero where padded or absent.
+def blank_images(images: Mapping[str, Tensor], is_valid: Masks, is_present: Masks) -> dict[str, Tensor]:
+    """Images (B, channels, H, W) or tokens (B, N, F) with padded tokens and absent rows set to zero.
 
-    This comes before the first weight: a NaN there would come back as the gradient of every weight it met.
+    This happens before the first weight: a NaN in an ignored row would make the gradient of every weight it meets NaN.
     """
-    if modality in is_valid and pixels.ndim == 3:
-        check_mask(f"is_valid[{modality!r}]", is_valid[modality], tuple(pixels.shape[:2]))
-        pixels = pixels.masked_fill(~is_valid[modality][..., None], 0.0)
-    if modality in is_present:
-        pixels = pixels.masked_fill(~is_present[modality].view(-1, *[1] * (pixels.ndim - 1)), 0.0)
-    return pixels
+    for m, pixels in images.items():
+        if m in is_valid and pixels.ndim == 3:
+            check_mask(f"is_valid[{m!r}]", is_valid[m], tuple(pixels.shape[:2]))
+    return {m: blank(pixels, m, is_valid, is_present) for m, pixels in images.items()}
+
+
+def describe_visual(visual: nn.Module | None, modalities: Sequence[str]) -> dict[str, Any] | None:
+    """Settings of the module that reads the images, or of one module each, as plain JSON."""
+    if visual is None:
+        return None
+    if isinstance(visual, nn.ModuleDict):
+        return {"each": {m: describe_visual(visual[module_key(m)], ()) for m in modalities}}
+    # A subclass counts as a module of the user's own: its settings may not rebuild it.
+    return visual.to_dict() if type(visual) is VisualTokenizer else {"own": type(visual).__name__}
+
+
+def build_visual(settings: Mapping[str, Any] | None) -> nn.Module | dict[str, Any] | None:
+    """Modules with random weights from what `describe_visual` returned.
+
+    Raises:
+        ValueError: For a module that this library does not have.
+    """
+    if settings is None:
+        return None
+    if "each" in settings:
+        return {m: build_visual(each) for m, each in settings["each"].items()}
+    if "own" in settings:
+        raise ValueError(
+            f"the model was built with a visual module of your own ({settings['own']}): pass one like it as visual="
+        )
+    return VisualTokenizer.from_dict(dict(settings))

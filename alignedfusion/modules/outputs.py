@@ -1,4 +1,4 @@
-"""What a classifier answers with: named fields, in training and evaluation alike."""
+"""The output of a classifier: named fields, the same in training and evaluation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.utils import _pytree
 
 
 class ClassifierOutput(OrderedDict[str, Tensor | None]):
-    """What `AlignedFusionClassifier` returns, in training and evaluation alike.
+    """The output of `AlignedFusionClassifier`, with the same fields in training and evaluation.
 
-    A field is had by attribute, by name (`out["logits"]`) or, among those that are not None, by position (`out[0]`): what
-    `transformers.Trainer` expects, without the need of transformers.
+    Fields can be read as attributes, as keys (`out["logits"]`), or by position among those that are not None (`out[0]`).
+    This is the behaviour of transformers' `ModelOutput`, which is not used because it must be imported to define a model.
 
     Attributes:
         loss: Classification plus reconstruction loss (l_all); None without labels.
@@ -21,15 +21,16 @@ class ClassifierOutput(OrderedDict[str, Tensor | None]):
         reconstruction: (B, A, V_max) logits over each attribute's values, -inf beyond the last; None if the model does not
             reconstruct.
         intermediate: (B, K, D).
-        evidence: (B, P, C), how much each of the model's `parts` adds to the log prior of each class; the logits are their sum.
+        contributions: (B, P, C), the weighted contribution of each of the model's `branches` to each class; the logits are the
+            log prior plus their sum.
     """
 
-    # An OrderedDict that is built by OrderedDict's own __init__: of all dictionaries, torch.compile has always known these.
+    # torch.compile supports subclasses of OrderedDict that keep its own __init__.
     loss: Tensor | None
     logits: Tensor | None
     reconstruction: Tensor | None
     intermediate: Tensor | None
-    evidence: Tensor | None
+    contributions: Tensor | None
 
     def __getattr__(self, name: str) -> Tensor | None:
         _check_field(name)

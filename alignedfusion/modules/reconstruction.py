@@ -1,8 +1,8 @@
-"""Naming hidden and unmentioned attributes again from the rest (eq. 10)."""
+"""Reconstruction of hidden and unmentioned attributes from the fused tokens (eq. 10)."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from alignedfusion.attributes import AttributeSchema
 
 
 class Reconstruction(NamedTuple):
-    """What the reconstructor says of every cell.
+    """The reconstruction of every cell.
 
     Attributes:
         logits: (B, A, V_max) over each attribute's own values, -inf beyond the last of them.
@@ -29,11 +29,17 @@ class MaskedTokenReconstructor(nn.Module):
 
     Args:
         dim: Token width D.
+        fill: How a classifier uses the reconstructed tokens. "once" replaces the tokens of unmentioned and hidden attributes
+            after fusion; "two_pass" replaces them before fusion, and fuses again; "none" replaces nothing, so that the
+            reconstruction only adds a term to the loss.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, fill: str = "once") -> None:
         super().__init__()
+        if fill not in ("once", "two_pass", "none"):
+            raise ValueError(f"fill must be 'once', 'two_pass' or 'none', got {fill!r}")
         self.dim = dim
+        self.fill = fill
         self.query = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.key = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
 
@@ -43,7 +49,7 @@ class MaskedTokenReconstructor(nn.Module):
         Args:
             tokens: (B, A, D), the report tokens after fusion.
             values: (V, D), one token per candidate value, as `AttributeTokenizer.value_tokens` gives them.
-            schema: Says which values belong to which attribute.
+            schema: The attributes, which divide the values among them.
 
         Raises:
             ValueError: If the shapes do not fit the schema.
@@ -62,6 +68,14 @@ class MaskedTokenReconstructor(nn.Module):
         expected = torch.einsum("bav,avd->bad", logits.softmax(-1).to(candidates.dtype), candidates)  # (B, A, D)
         return Reconstruction(logits, expected)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Arguments that rebuild this module, as plain JSON; the weights are in the state dict."""
+        return {"dim": self.dim, "fill": self.fill}
+
+    def extra_repr(self) -> str:
+        """Settings that no child module shows."""
+        return f"dim={self.dim}, fill={self.fill!r}"
+
 
 def reconstruction_loss(logits: Tensor, codes: Tensor, is_hidden: Tensor) -> Tensor:
     """Cross-entropy over the hidden cells (eq. 10), the mean over all of them.
@@ -74,7 +88,7 @@ def reconstruction_loss(logits: Tensor, codes: Tensor, is_hidden: Tensor) -> Ten
     Returns:
         A scalar; 0 with a gradient path when nothing is hidden.
     """
-    is_hidden = is_hidden & (codes >= 0)  # what was never mentioned has no right answer
+    is_hidden = is_hidden & (codes >= 0)  # an unmentioned cell has no target
     batch, attributes, candidates = logits.shape
     cells = F.cross_entropy(
         logits.float().reshape(-1, candidates), codes.clamp(min=0).reshape(-1), reduction="none"

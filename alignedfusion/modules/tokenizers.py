@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.modules.backbones import create_backbone, preprocessing_of
+from alignedfusion.modules.backbones import check_timm_name, create_backbone, preprocessing_of
 from alignedfusion.modules.text_encoder import TextEncoder
 
 
@@ -37,7 +37,7 @@ class AttributeTokenizer(nn.Module):
         self.schema = schema
         self.dim = dim
         num_values = torch.tensor(schema.num_values)
-        total = int(num_values.sum())
+        total = sum(schema.num_values)
         self.register_buffer("offsets", num_values.cumsum(0) - num_values, persistent=False)
         self.register_buffer(
             "attribute_of_value", torch.arange(len(schema)).repeat_interleave(num_values), persistent=False
@@ -119,7 +119,6 @@ class VisualTokenizer(nn.Module):
         dim: Token width D.
         pretrained: True takes timm's weights from the hub, a path takes those of a local file, False starts at random.
         frozen: Keep the backbone's weights and statistics as they are; only the projection learns.
-        keep_prefix_tokens: Keep class and register tokens of a vision transformer beside its patch tokens.
         image_size: Side of the square input in pixels; the model's own by default.
         num_features: Width of precomputed tokens; follows from the backbone if there is one.
     """
@@ -131,7 +130,6 @@ class VisualTokenizer(nn.Module):
         *,
         pretrained: bool | str | Path = True,
         frozen: bool = False,
-        keep_prefix_tokens: bool = False,
         image_size: int | None = None,
         num_features: int | None = None,
     ) -> None:
@@ -139,7 +137,6 @@ class VisualTokenizer(nn.Module):
         self.backbone_name = backbone
         self.dim = dim
         self.frozen = frozen
-        self.keep_prefix_tokens = keep_prefix_tokens
         self.preprocessing: dict[str, Any] | None = None
         self.backbone: Any = None
         if backbone is not None:
@@ -169,9 +166,7 @@ class VisualTokenizer(nn.Module):
                 f"{self.backbone_name!r} gives {type(features).__name__}, not one map of tokens; take another model"
             )
         if features.ndim == 3:
-            return (
-                features if self.keep_prefix_tokens else features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-            )
+            return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
         pattern = "b h w f" if getattr(self.backbone, "output_fmt", "") == "NHWC" else "b f h w"
         return rearrange(features, f"{pattern} -> b (h w) f")
 
@@ -218,7 +213,6 @@ class VisualTokenizer(nn.Module):
             "backbone": self.backbone_name,
             "dim": self.dim,
             "frozen": self.frozen,
-            "keep_prefix_tokens": self.keep_prefix_tokens,
             "image_size": None if self.preprocessing is None else self.preprocessing["input_size"][-1],
             "num_features": self.num_features if self.backbone is None else None,
             "preprocessing": self.preprocessing,
@@ -228,6 +222,8 @@ class VisualTokenizer(nn.Module):
     def from_dict(cls, data: dict[str, Any]) -> VisualTokenizer:
         """A module with the settings of `to_dict` and random weights."""
         settings = {name: value for name, value in data.items() if name != "preprocessing"}
+        if settings["backbone"] is not None:
+            check_timm_name(settings["backbone"])
         visual = cls(**settings, pretrained=False)
         # The checkpoint's own, for timm may change a model's defaults from release to release.
         visual.preprocessing = data["preprocessing"]

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignedfusion.reports.types import FAILED, UN, Extractor, Row
+from alignedfusion.reports.types import UN, Extractor, Row
 from alignedfusion.reports.workers import read_all
-from alignedfusion.tables.files import check_columns, check_name, write_table
+from alignedfusion.tables.files import FAILED, check_columns, check_name, lock_output, write_table
 from alignedfusion.tables.journal import Journal
 
 if TYPE_CHECKING:
@@ -86,24 +86,25 @@ def extract_table(
     columns = [prefix + name for name in extractor.names]
     if twice := sorted({*columns} & {*frame.columns.drop(list(text))}):
         raise ValueError(f"the table has columns {twice} already; --prefix puts something before the new ones")
-    journal = Journal(
-        evidence_file(output),
-        {
-            "reports": os.path.relpath(reports, output.parent),
-            "text": list(text),
-            "prefix": prefix,
-            "attributes": list(extractor.names),
-            "sha256": digest_of(texts),
-            "extractor": dict(about or {}),
-        },
-    )
-    rows = read_all(texts, extractor, journal=journal, workers=workers, on_ray=on_ray, progress=progress)
-    table = frame.drop(columns=list(text)).assign(
-        **{prefix + name: [shown(row, name) for row in rows] for name in extractor.names}
-    )
-    if output.suffix == ".parquet" and not any(isinstance(row, str) for row in rows):
-        table = table.assign(**_numbers(table, columns))  # a CSV has no types, a parquet file has
-    write_table(table, output)
+    with lock_output(output):
+        journal = Journal(
+            evidence_file(output),
+            {
+                "reports": os.path.relpath(reports, output.parent),
+                "text": list(text),
+                "prefix": prefix,
+                "attributes": list(extractor.names),
+                "sha256": digest_of(texts),
+                "extractor": dict(about or {}),
+            },
+        )
+        rows = read_all(texts, extractor, journal=journal, workers=workers, on_ray=on_ray, progress=progress)
+        table = frame.drop(columns=list(text)).assign(
+            **{prefix + name: [shown(row, name) for row in rows] for name in extractor.names}
+        )
+        if output.suffix == ".parquet" and not any(isinstance(row, str) for row in rows):
+            table = table.assign(**_numbers(table, columns))  # a CSV has no types, a parquet file has
+        write_table(table, output)
     return table
 
 

@@ -14,10 +14,6 @@ UN = "UN"
 """How a table shows a cell that the report does not mention."""
 
 
-FAILED = "error"
-"""How a table shows the cells of a report that could not be read. Never UN: nobody knows what it says."""
-
-
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Where in the text a cell comes from.

@@ -1,1 +1,23 @@
 """Training, calibration and runs; token caches written before training."""
+
+from typing import TYPE_CHECKING
+
+from alignedfusion._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from alignedfusion.training.calibration import calibrate
+    from alignedfusion.training.fitting import fit, parameter_groups
+    from alignedfusion.training.settings import TrainingSettings
+    from alignedfusion.training.token_batches import TokenBatch
+
+__all__ = ["TokenBatch", "TrainingSettings", "calibrate", "fit", "parameter_groups"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "calibration": ("calibrate",),
+        "fitting": ("fit", "parameter_groups"),
+        "settings": ("TrainingSettings",),
+        "token_batches": ("TokenBatch",),
+    },
+)

@@ -1,4 +1,4 @@
-"""How much the image, the report and the fused tokens count: fitted to cases the model was not trained on."""
+"""Calibration: branch weights fitted to cases that were not used in training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignedfusion.datasets.missingness import drop_attributes
-from alignedfusion.evaluation.metrics import RATES, outputs
+from alignedfusion.evaluation.inference import outputs
+from alignedfusion.evaluation.metrics import RATES
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 
 SPREAD = 0.4
@@ -17,7 +18,7 @@ SPREAD = 0.4
 
 
 def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = True) -> None:
-    """Set `model.weights` to what fits these cases best, and save nothing else of them.
+    """Set `model.branch_weights` to what fits these cases best, and save nothing else of them.
 
     A part that learned its training cases by heart is overconfident, and drowns the others; its weight falls. The weights
     are those of highest posterior probability: cross-entropy over the cases, each with all its attributes, with 10 to 50 %
@@ -29,16 +30,18 @@ def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = Tr
         progress: Show a progress bar.
     """
     variants = [drop_attributes(cases.codes, rate, model.schema) for rate in (*RATES, 1.0)]
-    weighted = outputs(model, cases, variants, "evidence", progress=progress)  # (versions, n, P, C)
-    evidence = weighted / model.weights.cpu()[:, None]
-    model.weights.copy_(fit_weights(evidence, model.log_prior.cpu(), cases.labels, model.initial_weights()))
+    weighted = outputs(model, cases, variants, "contributions", progress=progress)  # (versions, n, P, C)
+    contributions = weighted / model.branch_weights.cpu()[:, None]
+    model.branch_weights.copy_(
+        fit_weights(contributions, model.log_prior.cpu(), cases.labels, model.initial_branch_weights())
+    )
 
 
-def fit_weights(evidence: Tensor, log_prior: Tensor, labels: Tensor, start: Tensor) -> Tensor:
+def fit_weights(contributions: Tensor, log_prior: Tensor, labels: Tensor, start: Tensor) -> Tensor:
     """The weights (P,) of highest posterior probability.
 
     Args:
-        evidence: (versions, n, P, C), unweighted, of the same cases under several versions of their attributes.
+        contributions: (versions, n, P, C), unweighted, of the same cases under several versions of their attributes.
         log_prior: (C,).
         labels: (n,).
         start: (P,), the weights before any case is seen.
@@ -49,9 +52,9 @@ def fit_weights(evidence: Tensor, log_prior: Tensor, labels: Tensor, start: Tens
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            logits = log_prior + (evidence * (start * shift.exp())[:, None]).sum(2)  # (versions, n, C)
-            fit = F.cross_entropy(logits.transpose(1, 2), labels.expand(len(evidence), -1), reduction="sum")
-            loss = fit / len(evidence) + (shift**2).sum() / (2 * SPREAD**2)
+            logits = log_prior + (contributions * (start * shift.exp())[:, None]).sum(2)  # (versions, n, C)
+            fit = F.cross_entropy(logits.transpose(1, 2), labels.expand(len(contributions), -1), reduction="sum")
+            loss = fit / len(contributions) + (shift**2).sum() / (2 * SPREAD**2)
             loss.backward()
             return loss
 

@@ -9,10 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignedfusion.attributes import UNKNOWN
-from alignedfusion.datasets.missingness import seen_and_hidden
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.modules.reconstruction import reconstruction_loss
 
 
@@ -99,18 +96,9 @@ def _told_and_hidden(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor
     codes = batch["codes"]
     if not isinstance(model, AlignedFusionClassifier) or model.reconstructor is None:
         return codes, None
-    is_present = batch.get("is_present") or {}
-    if REPORT in is_present:
-        codes = codes.masked_fill(~is_present[REPORT][:, None], UNKNOWN)
-    # Drawn here and not in the model: their number must be known to all before the loss.
-    _, is_hidden = seen_and_hidden(
-        codes,
-        batch.get("is_hidden"),
-        model.hide_probability,
-        whole=model.hide_report_probability,
-        training=model.training,
-    )
-    return codes, is_hidden
+    codes = model.present_codes(codes, batch.get("is_present") or {})
+    # Drawn here and not in the model: all processes need the number of hidden cells before the loss.
+    return codes, model.hiding(codes, batch.get("is_hidden"))[1]
 
 
 def _first(value: Any, rows: int) -> Any:

@@ -1,7 +1,8 @@
-"""Training with `transformers.Trainer`: progress bar, checkpoints, resume, mixed precision and several devices come with it."""
+"""Training with `transformers.Trainer`: progress bar, checkpoints, resuming, mixed precision, several devices."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -10,15 +11,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from alignedfusion.attributes import REPORT
 from alignedfusion.datasets.cases import collate
 from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.fusions.intermediate import REPORT
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.training.calibration import calibrate
 from alignedfusion.training.distributed import check_sharding, is_main_process, must_use_cpu, num_processes
+from alignedfusion.training.settings import TrainingSettings
+
+_LOG = logging.getLogger(__name__)
+
+DEFAULTS = TrainingSettings()
 
 
 def fit(
@@ -26,44 +32,35 @@ def fit(
     train: Dataset[Any],
     valid: Dataset[Any] | None,
     folder: str | Path,
+    settings: TrainingSettings = DEFAULTS,
     *,
-    epochs: int = 30,
-    batch_size: int = 32,
-    learning_rate: float = 1e-3,
-    image_rate: float = 0.2,
-    backbone_rate: float = 0.1,
-    weight_decay: float = 0.05,
+    class_counts: Tensor | None = None,
     workers: int = 0,
-    seed: int = 0,
     progress: bool = True,
     report_to: str | Sequence[str] = "none",
 ) -> list[dict[str, float]]:
     """Train a model in place.
 
-    The weights are those of the last epoch, when the learning rate has come down to zero. With validation cases, each epoch
-    is evaluated and checkpointed in `folder`, an interrupted call goes on from the last one, and in the end they calibrate
-    the model: that, and not an earlier epoch, is what cures overconfidence (see `calibration`).
+    The weights are those of the last epoch, when the learning rate has come down to zero. With validation cases, each epoch is
+    evaluated and saved as a checkpoint in `folder`, an interrupted call continues from the last checkpoint, and the validation
+    cases calibrate the model in the end (see `training.calibration`).
+
+    Parameters that the model's method `image_parameters` yields have the learning rate of images; those of a
+    `VisualTokenizer`'s backbone that of backbones. A model without this method has one learning rate for all other
+    parameters.
 
     Args:
-        model: An `AlignedFusionClassifier`, or any model with its call.
-        train: Cases as `alignedfusion.datasets.cases` gives them; their `labels` tell the model's prior.
-        valid: Cases, or None.
-        folder: Where checkpoints lie until the training ends.
-        epochs: Passes over the training cases.
-        batch_size: Cases per step and device.
-        learning_rate: Peak rate, after a warm-up over a tenth of the steps; then it falls to zero along a cosine. It is that
-            of weights that only see attributes.
-        image_rate: Learning rate of all other weights relative to that. Image tokens are many and rich, and what learns from
-            them has learned the training cases by heart before attributes are understood.
-        backbone_rate: A backbone's learning rate relative to that of its tokens: small for a pretrained one, 1 for one that
-            starts at random.
-        weight_decay: AdamW's, on weight matrices only.
+        model: An `AlignedFusionClassifier`, or any model with the same call.
+        train: Training cases, as `alignedfusion.datasets.cases` makes them.
+        valid: Validation cases, or None.
+        folder: Folder of the checkpoints, which are deleted when the training ends.
+        settings: Epochs, learning rates and so on.
+        class_counts: Training cases per class (C,), for the prior of a model with `set_class_counts`; counted by default.
         workers: Processes that read images.
-        seed: Of order, hiding and dropout. Initial weights are drawn before, with the model.
         progress: Show a progress bar.
-        report_to: Loggers that get the log as it grows, by Trainer's names: "tensorboard" (event files in `folder`, or where
-            TENSORBOARD_LOGGING_DIR says), "mlflow" (to MLFLOW_TRACKING_URI), "wandb" and others. Their packages are yours to
-            install.
+        report_to: Loggers that get the log during training, by the names that `transformers.Trainer` uses: "tensorboard" (event
+            files in `folder`, or in TENSORBOARD_LOGGING_DIR), "mlflow" (at MLFLOW_TRACKING_URI), "wandb" and others. Install
+            their packages yourself.
 
     Returns:
         One entry of the log per epoch of training, and one per evaluation.
@@ -74,16 +71,16 @@ def fit(
 
     check_sharding()
     folder = Path(folder)
-    if isinstance(model, AlignedFusionClassifier) and model.evidence is not None and hasattr(train, "labels"):
-        model.set_class_counts(torch.bincount(train.labels, minlength=model.num_classes))
+    _set_prior(model, train, class_counts)
+    steps = settings.epochs * -(-len(train) // (settings.batch_size * num_processes()))  # type: ignore[arg-type]
     arguments = TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
-        learning_rate=learning_rate,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, epochs * -(-len(train) // (batch_size * num_processes())) // 10),  # type: ignore[arg-type]
+        warmup_steps=max(1, steps // 10),
         max_grad_norm=1.0,
         use_cpu=must_use_cpu(),
         ddp_find_unused_parameters=_may_skip_weights(model),
@@ -98,17 +95,11 @@ def fit(
         report_to=report_to if isinstance(report_to, str) else list(report_to),
         disable_tqdm=not progress,
         log_level="error",
-        seed=seed,
+        seed=settings.seed,
     )
     trainer = CaseTrainer(
         model,
-        groups=partial(
-            parameter_groups,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            image_rate=image_rate,
-            backbone_rate=backbone_rate,
-        ),
+        groups=partial(parameter_groups, settings=settings),
         args=arguments,
         train_dataset=train,
         eval_dataset=valid,
@@ -124,9 +115,30 @@ def fit(
     if is_main_process():
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-    trainer.accelerator.wait_for_everyone()  # lest the next call finds in one process what it does not in another
+    trainer.accelerator.wait_for_everyone()  # or the next call would find checkpoints in one process and not in another
     log: list[dict[str, float]] = trainer.state.log_history
     return log
+
+
+def _set_prior(model: nn.Module, train: Dataset[Any], counts: Tensor | None) -> None:
+    """Set the prior of a classifier with unimodal heads from the class counts, which are given or counted."""
+    if not isinstance(model, AlignedFusionClassifier) or model.unimodal_heads is None:
+        if counts is not None:
+            raise ValueError(
+                f"class_counts set the prior of a model with unimodal heads; {type(model).__name__} has none"
+            )
+        return
+    source = "given"
+    if counts is None:
+        labels = getattr(train, "labels", None)
+        source = "counted"
+        if labels is None:
+            source = "counted by reading every training case once"
+            cases = (train[i] for i in range(len(train)))  # type: ignore[arg-type]
+            labels = torch.tensor([int(case["labels"]) for case in cases])
+        counts = torch.bincount(labels[labels >= 0], minlength=model.num_classes)
+    model.set_class_counts(counts)
+    _LOG.info("class counts for the prior, %s: %s", source, counts.tolist())
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -136,37 +148,37 @@ def find_checkpoints(folder: Path) -> list[Path]:
     return sorted(complete, key=lambda path: int(path.name.split("-")[-1]))
 
 
-def parameter_groups(
-    model: nn.Module,
-    learning_rate: float,
-    weight_decay: float,
-    image_rate: float = 0.2,
-    backbone_rate: float = 0.1,
-) -> list[dict[str, Any]]:
-    """Groups for an optimizer: no decay of vectors (norms, biases, learned tokens), slower rates for images and backbones."""
-    backbones = [m.backbone for m in model.modules() if isinstance(m, VisualTokenizer) and m.backbone is not None]
-    of_backbone = {id(p) for backbone in backbones for p in backbone.parameters()}
-    # A model without images has nothing that could outrun the attributes.
-    sees_images = getattr(model, "image_modalities", ("image",))
+def parameter_groups(model: nn.Module, settings: TrainingSettings = DEFAULTS) -> list[dict[str, Any]]:
+    """Groups for an optimizer: no decay of vectors (norms, biases, learned tokens), lower rates for images and backbones."""
+    visuals = [m for m in model.modules() if isinstance(m, VisualTokenizer) and m.backbone is not None]
+    of_backbone = {id(parameter) for visual in visuals for parameter in visual.backbone.parameters()}
+    if hasattr(model, "image_parameters"):
+        of_images = set(map(id, model.image_parameters()))  # type: ignore[operator]
+    else:
+        of_images = set()
+        _LOG.info("%s has no method image_parameters: image_rate is not used", type(model).__name__)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            of_attributes = not {"tokenizer", "reconstructor", REPORT}.isdisjoint(name.split("."))
-            rate = 1.0 if of_attributes or not sees_images else image_rate
+            rate = settings.image_rate if id(parameter) in of_images else 1.0
             if id(parameter) in of_backbone:
-                rate *= backbone_rate
+                rate *= settings.backbone_rate
             is_matrix = parameter.ndim > 1 and name.endswith("weight")
             groups.setdefault((rate, is_matrix), []).append(parameter)
     return [
-        {"params": parameters, "lr": learning_rate * rate, "weight_decay": weight_decay if is_matrix else 0.0}
+        {
+            "params": parameters,
+            "lr": settings.learning_rate * rate,
+            "weight_decay": settings.weight_decay if is_matrix else 0.0,
+        }
         for (rate, is_matrix), parameters in groups.items()
     ]
 
 
 def _may_skip_weights(model: nn.Module) -> bool:
-    """Whether a step may leave weights without a gradient, which processes must then look for in every step.
+    """Whether a step may leave weights without a gradient, so that processes must search for them in every step.
 
-    Ours leave none, unless there are no attributes to read; a backbone may have some that its tokens do not need.
+    Our modules leave none, unless there are no attributes to read. A backbone may have weights that its tokens do not need.
     """
     if not isinstance(model, AlignedFusionClassifier) or REPORT not in model.modalities:
         return True

@@ -13,10 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from alignedfusion.datasets.images import read_ahead, read_image
-from alignedfusion.datasets.token_cache import DTYPES, weights_sha256
+from alignedfusion.datasets.token_cache import DTYPES
+from alignedfusion.modules.backbones import Backbone, weights_sha256
 from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.presets import build_visual
 from alignedfusion.tables.cluster import map_on_ray
 
+ANY_BACKBONE = Backbone()
 STEP = 64
 """Images that the backbone sees at a time, within a larger batch."""
 
@@ -29,10 +32,8 @@ class TokenBatch:
 
     Args:
         image: The column of paths.
-        backbone: See `token_writer.write`, as for the next three.
-        weights: See there.
-        image_size: See there.
-        dtype: See there. Arrays have no bfloat16: its numbers are given as float32.
+        backbone: A frozen backbone, with timm's weights or those of a local file.
+        dtype: "float16" or "bfloat16". NumPy has no bfloat16, so its numbers are returned as float32.
         root: Folder that relative paths start from.
     """
 
@@ -40,16 +41,14 @@ class TokenBatch:
         self,
         image: str,
         *,
-        backbone: str = "vit_small_patch16_224",
-        weights: str | Path | None = None,
-        image_size: int | None = None,
+        backbone: Backbone = ANY_BACKBONE,
         dtype: str = "float16",
         root: str | Path = ".",
     ) -> None:
         self.image = image
         self.root = Path(root)
         self.dtype = DTYPES[dtype]
-        self.visual = VisualTokenizer(backbone, 1, pretrained=weights or True, frozen=True, image_size=image_size)
+        self.visual = build_visual(backbone, 1)
         self.visual.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.transform = self.visual.transform()
 
@@ -71,7 +70,10 @@ class _BitsBatch(TokenBatch):
     """Tokens as a `TokenCache` with these settings stores them, for arrays have no bfloat16."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        super().__init__("path", **{name: settings[name] for name in ("backbone", "weights", "image_size", "dtype")})
+        backbone = Backbone(
+            settings["backbone"], pretrained=settings["weights"] or True, image_size=settings["image_size"]
+        )
+        super().__init__("path", backbone=backbone, dtype=settings["dtype"])
         if weights_sha256(self.visual.backbone) != settings["weights_sha256"]:
             raise ValueError(
                 f"{socket.gethostname()} has other weights of {settings['backbone']!r} than the machine that writes; put one "

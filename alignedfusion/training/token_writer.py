@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,20 +14,14 @@ import torch
 from torch import Tensor
 
 from alignedfusion.datasets.images import check_images
-from alignedfusion.datasets.token_cache import (
-    DATA,
-    DTYPES,
-    FORMAT,
-    INDEX,
-    SETTINGS,
-    TokenCache,
-    complete_lines,
-    key,
-    weights_sha256,
-)
+from alignedfusion.datasets.token_cache import DATA, DTYPES, FORMAT, INDEX, SETTINGS, TokenCache, complete_lines, key
+from alignedfusion.modules.backbones import Backbone, weights_sha256
 from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.presets import build_visual
+from alignedfusion.tables.files import lock_output, write_json
 from alignedfusion.training.token_batches import tokens_from_ray, tokens_of
 
+ANY_BACKBONE = Backbone()
 COMMIT_SECONDS = 1.0
 """How often rows are flushed to disk and then counted: what an interruption costs at most, if a batch is quicker."""
 
@@ -35,9 +30,7 @@ def write(
     paths: Iterable[str | Path],
     folder: str | Path,
     *,
-    backbone: str = "vit_small_patch16_224",
-    weights: str | Path | None = None,
-    image_size: int | None = None,
+    backbone: Backbone = ANY_BACKBONE,
     dtype: str = "bfloat16",
     batch_size: int = 64,
     workers: int = 0,
@@ -52,14 +45,12 @@ def write(
     Args:
         paths: Image files.
         folder: Where the tokens lie.
-        backbone: A timm model.
-        weights: Local file of its weights; None takes timm's from its hub. Random weights would make tokens that no model
-            could ever be built for.
-        image_size: Side of the input in pixels; the backbone's own by default.
+        backbone: The backbone, with timm's weights or those of a local file. No model could be built for tokens of random
+            weights, or of a backbone that is trained further.
         dtype: "bfloat16", which has float32's range, or "float16", which has three bits more of precision.
         batch_size: Images per step.
         workers: Processes that read images.
-        on_ray: Compute on a Ray cluster instead, see `cluster.map_on_ray`; this process writes.
+        on_ray: Compute on a Ray cluster (see `tables.cluster.map_on_ray`); this process writes.
         progress: Show a progress bar.
 
     Raises:
@@ -74,10 +65,15 @@ def write(
     distinct = list(dict.fromkeys(map(key, paths)))
     if tokens := [path for path in distinct if path.endswith(".npy")]:
         raise ValueError(f"{tokens[0]!r} holds tokens already: .npy files go into training as they are")
-    visual = VisualTokenizer(backbone, 1, pretrained=weights or True, frozen=True, image_size=image_size).eval()
-    _start(folder, _settings(visual, weights, image_size, dtype))
-    with open(folder / DATA, "ab") as data, open(folder / INDEX, "ab") as index:
-        _lock(data, folder)
+    if not backbone.frozen or backbone.pretrained is False:
+        raise ValueError(
+            f"tokens come from a frozen, pretrained backbone, got {backbone}: no model can be built for other tokens"
+        )
+    visual = build_visual(backbone, 1).eval()
+    settings = _settings(visual, backbone, dtype)
+    with lock_output(folder / DATA), ExitStack() as files:
+        _start(folder, settings)
+        data, index = (files.enter_context(open(folder / name, "ab")) for name in (DATA, INDEX))
         _drop_uncounted(folder, data, index)
         cache = TokenCache(folder)
         wanted = [path for path in distinct if cache.faults([path])]
@@ -137,18 +133,16 @@ def _line(path: str) -> bytes:
     return json.dumps([path, state.st_size, state.st_mtime_ns]).encode() + b"\n"
 
 
-def _settings(
-    visual: VisualTokenizer, weights: str | Path | None, image_size: int | None, dtype: str
-) -> dict[str, Any]:
+def _settings(visual: VisualTokenizer, backbone: Backbone, dtype: str) -> dict[str, Any]:
     assert visual.preprocessing is not None
     with torch.inference_mode():
         shape = visual.features(torch.zeros(1, *visual.preprocessing["input_size"])).shape[1:]
     return {
         "format": FORMAT,
         "backbone": visual.backbone_name,
-        "weights": None if weights is None else key(weights),
+        "weights": None if isinstance(backbone.pretrained, bool) else key(backbone.pretrained),
         "weights_sha256": weights_sha256(visual.backbone),
-        "image_size": image_size,
+        "image_size": backbone.image_size,
         "preprocessing": visual.preprocessing,
         "dtype": dtype,
         "shape": list(shape),
@@ -163,9 +157,7 @@ def _start(folder: Path, settings: dict[str, Any]) -> None:
             says = "; ".join(f"{name} {before.get(name)} before, {settings[name]} now" for name in changed)
             raise ValueError(f"{str(folder)!r} holds tokens computed otherwise ({says}); choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{SETTINGS}.part"
-    draft.write_text(json.dumps(settings, indent=2) + "\n")
-    os.replace(draft, folder / SETTINGS)
+    write_json(folder / SETTINGS, settings)
 
 
 def _drop_uncounted(folder: Path, data: IO[bytes], index: IO[bytes]) -> None:
@@ -178,15 +170,3 @@ def _drop_uncounted(folder: Path, data: IO[bytes], index: IO[bytes]) -> None:
 def _flush(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _lock(data: IO[bytes], folder: Path) -> None:
-    """Refuse a second writer; the lock ends with the process."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return
-    try:
-        fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(f"another process is writing tokens to {str(folder)!r}; wait until it is done") from error

@@ -9,7 +9,7 @@ from alignedfusion import UNKNOWN, Attribute, AttributeSchema
 from alignedfusion.baselines import GradientBoosting, MajorityClass, NaiveBayes
 from alignedfusion.baselines.tables import one_hot
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.evaluation.metrics import predict
+from alignedfusion.evaluation import predict
 
 TINY = AttributeSchema([Attribute("itch", values=("yes", "no")), Attribute("side", values=("left", "right"))])
 

@@ -3,6 +3,7 @@ import torch
 
 from alignedfusion import UNKNOWN
 from alignedfusion.baselines import WholeReportTokenizer
+from alignedfusion.modules.masking import HideAttributes
 
 
 class Encoder:
@@ -63,7 +64,9 @@ def test_a_token_is_the_projected_vector_of_its_text(tokenizer):
 @pytest.mark.parametrize("evidence", [True, False])
 def test_a_classifier_takes_it_and_learns(evidence, tokenizer, schema, build, batch, assert_trainable):
     image, codes, labels = batch(schema)
-    model = build(schema, tokenizer=tokenizer, reconstructs=False, evidence=evidence, hide_probability=0.0)
+    model = build(
+        schema, tokenizer=tokenizer, fill=None, unimodal_heads=evidence, hiding=HideAttributes(0.0, whole=0.1)
+    )
     seen = []
     model.fusion.register_forward_pre_hook(lambda fusion, arguments: seen.append(arguments[0]["report"].shape))
     out = model(image, codes, labels)
@@ -87,7 +90,7 @@ def test_a_classifier_takes_it_and_learns(evidence, tokenizer, schema, build, ba
 
 def test_what_is_hidden_in_training_is_not_in_the_text(tokenizer, encoder, schema, build, batch):
     image, codes, labels = batch(schema)
-    model = build(schema, tokenizer=tokenizer, reconstructs=False, hide_probability=1.0)
+    model = build(schema, tokenizer=tokenizer, fill=None, hiding=HideAttributes(1.0, whole=0.1))
     model(image, codes, labels)
     assert encoder.asked == ["Nothing is mentioned."]
     model.eval()(image, codes, is_present={"report": torch.arange(7) < 0})

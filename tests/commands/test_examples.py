@@ -21,7 +21,7 @@ from alignedfusion.commands import examples as example_files
 from alignedfusion.commands import main as cli
 from alignedfusion.datasets import phantom
 from alignedfusion.deployment.prediction import predict_case
-from alignedfusion.presets import standard
+from alignedfusion.presets import Backbone, standard
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = ("accelerate", "matplotlib", "openai", "pandas", "pyarrow", "pycocotools", "ray", "sklearn", "torchmetrics")
@@ -171,7 +171,9 @@ def test_the_server_tries_itself(capsys):
 
 
 def test_a_served_model_answers_as_predict_does_and_stops_on_ctrl_c(tmp_path):
-    model = standard(phantom.SCHEMA, phantom.CLASS_NAMES, backbone="test_vit", pretrained=False, image_size=64, dim=64)
+    model = standard(
+        phantom.SCHEMA, phantom.CLASS_NAMES, backbone=Backbone("test_vit", pretrained=False, image_size=64), dim=64
+    )
     model.save_pretrained(tmp_path / "model")
     Image.fromarray(phantom.make(1).images[0]).save(tmp_path / "case.png")
     line = command("examples", "run", "serve_model", "--model", "model", "--port", "0", without=EXTRAS)

@@ -18,7 +18,7 @@ from alignedfusion import UNKNOWN, AttributeSchema, VisualTokenizer
 from alignedfusion.datasets.arrow import ArrowCases
 from alignedfusion.datasets.cases import FileCases, TensorCases, collate
 from alignedfusion.datasets.from_table import cases_from
-from alignedfusion.training.fitting import fit
+from alignedfusion.training import TrainingSettings, fit
 
 CLASSES = ("naevus", "wart", "melanoma")
 
@@ -85,6 +85,27 @@ def test_a_frame_and_a_dataset_give_the_same_cases(frame, columns, tmp_path):
     check(cases_from(arrow(pictures, file=datasets.Image(), diagnosis=classes), columns, brightness, **names))
 
 
+def test_attributes_that_are_class_labels_are_read_by_their_names(frame, columns, tmp_path):
+    # Stored as 1 and 0 in the order of the names, which is not that of the schema.
+    shapes = datasets.ClassLabel(names=["round", "oval", "square"])
+    table = arrow(frame, shape=shapes)
+    assert table["shape"][:2] == [0, 1]
+    check(cases_from(table, columns, brightness, image="file", label="diagnosis", class_names=CLASSES, root=tmp_path))
+
+
+def test_cells_that_cannot_be_read_are_counted_and_refused_above_the_limit(frame, columns, tmp_path, caplog):
+    frame["shape"] = ["round", "blob", None, "ROUND ", "oval", "round", "oval"]
+    arguments = {"image": "file", "root": tmp_path}
+    cases = cases_from(frame, columns, brightness, **arguments)
+    assert cases.codes[:, 0].tolist() == [1, UNKNOWN, UNKNOWN, 1, 0, 1, 0]
+    assert len(caplog.messages) == 1
+    assert "attribute 'shape': 1 of 6 recorded cells cannot be read, such as 'blob' (row 1)" in caplog.messages[0]
+    with pytest.raises(
+        ValueError, match=r"1 of 6 recorded cells cannot be read.*raise the limit \(max_unread, now 0.1\)"
+    ):
+        cases_from(frame, columns, brightness, **arguments, max_unread=0.1)
+
+
 def test_pictures_kept_in_the_dataset_need_no_file(frame, columns, tmp_path):
     rows = [{**row, "file": Image.open(tmp_path / row["file"]).copy()} for row in frame.to_dict("records")]
     table = datasets.Dataset.from_list(
@@ -142,9 +163,9 @@ def test_tokens_in_the_dataset_itself_train_a_model(frame, columns, build, tmp_p
     table = arrow(frame.assign(file=tokens.tolist()), diagnosis=datasets.ClassLabel(names=list(CLASSES)))
     cases = cases_from(table, columns, None, image="file", label="diagnosis")
     assert isinstance(cases, ArrowCases)
-    log = fit(build(columns), cases, cases, tmp_path, epochs=1, batch_size=3, progress=False)
+    log = fit(build(columns), cases, cases, tmp_path, TrainingSettings(epochs=1, batch_size=3), progress=False)
     same = TensorCases(torch.from_numpy(tokens), torch.tensor(CODES), torch.tensor(LABELS))
-    again = fit(build(columns), same, same, tmp_path, epochs=1, batch_size=3, progress=False)
+    again = fit(build(columns), same, same, tmp_path, TrainingSettings(epochs=1, batch_size=3), progress=False)
     assert log[0]["loss"] == pytest.approx(again[0]["loss"], rel=1e-5)
 
 
@@ -161,7 +182,8 @@ def test_what_cannot_be_cases_is_refused(frame, columns, tmp_path):
     with pytest.raises(ValueError, match="class_names must name the classes of 'diagnosis'"):
         cases_from(frame, columns, brightness, image="file", label="diagnosis")
     with pytest.raises(
-        ValueError, match=r"2 rows .* column 'diagnosis' says 'melanoma' in row 2, known are \['naevus', 'wart'\]"
+        ValueError,
+        match=r"2 rows of column 'diagnosis' have a label that .* \['naevus', 'wart'\]: row 2 \('melanoma'\)",
     ):
         cases_from(frame, columns, brightness, image="file", label="diagnosis", class_names=CLASSES[:2])
     with pytest.raises(ValueError, match="row 1 has an image, but this model takes precomputed tokens"):
@@ -226,7 +248,14 @@ def test_a_model_trains_on_images_that_monai_augments(frame, columns, tmp_path, 
     )
     cases = cases_from(frame, columns, transform, image="file", label="diagnosis", class_names=CLASSES, root=tmp_path)
     visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
-    log = fit(build(columns, visual=visual), cases, None, tmp_path / "run", epochs=2, batch_size=4, progress=False)
+    log = fit(
+        build(columns, visual=visual),
+        cases,
+        None,
+        tmp_path / "run",
+        TrainingSettings(epochs=2, batch_size=4),
+        progress=False,
+    )
     assert len([entry for entry in log if "loss" in entry]) == 2
 
 
@@ -239,7 +268,15 @@ def plain(columns):
 def test_tensorboard_gets_the_log(columns, plain, build, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = fit(build(columns), plain, plain, tmp_path, epochs=3, batch_size=4, progress=False, report_to="tensorboard")
+    log = fit(
+        build(columns),
+        plain,
+        plain,
+        tmp_path,
+        TrainingSettings(epochs=3, batch_size=4),
+        progress=False,
+        report_to="tensorboard",
+    )
     (run,) = (tmp_path / "runs").iterdir()
     events = EventAccumulator(str(run))
     events.Reload()
@@ -260,9 +297,7 @@ def test_mlflow_gets_the_log(columns, plain, build, tmp_path, monkeypatch):
         plain,
         plain,
         tmp_path,
-        epochs=3,
-        batch_size=4,
-        learning_rate=2e-3,
+        TrainingSettings(epochs=3, batch_size=4, learning_rate=2e-3),
         progress=False,
         report_to=["mlflow"],
     )

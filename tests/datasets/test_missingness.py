@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignedfusion import UNKNOWN, Attribute, AttributeSchema, hide_attributes
-from alignedfusion.datasets.missingness import Scenario, by_other_value, by_own_value, drop_attributes, per_cell
+from alignedfusion import UNKNOWN, Attribute, AttributeSchema
+from alignedfusion.datasets.missingness import Scenario, drop_attributes, mar, mcar, mnar
 
 NAMES = ("asymmetry", "border", "colour", "diameter", "evolution")
 WIDE = AttributeSchema(Attribute(name, values=("absent", "present", "severe")) for name in NAMES)
@@ -14,38 +14,6 @@ WIDE = AttributeSchema(Attribute(name, values=("absent", "present", "severe")) f
 
 def full_table(rows):
     return torch.randint(3, (rows, 5), generator=torch.Generator().manual_seed(0))
-
-
-@given(st.floats(0, 1, allow_subnormal=False), st.integers(0, 2**32), st.integers(0, 7))
-def test_hidden_cells_are_the_mentioned_ones_that_changed(p, seed, rows):
-    codes = full_table(rows) - 1
-    hidden_codes, is_hidden = hide_attributes(codes, p, generator=torch.Generator().manual_seed(seed))
-    assert is_hidden.dtype == torch.bool
-    assert torch.equal(is_hidden, hidden_codes != codes)
-    assert (hidden_codes[is_hidden] == UNKNOWN).all()
-    assert not is_hidden[codes == UNKNOWN].any()
-
-
-def test_zero_hides_nothing_and_one_hides_every_mentioned_cell():
-    codes = full_table(1009) - 1
-    same, is_hidden = hide_attributes(codes, 0.0)
-    assert torch.equal(same, codes)
-    assert not is_hidden.any()
-    none_left, is_hidden = hide_attributes(codes, 1.0)
-    assert (none_left == UNKNOWN).all()
-    assert torch.equal(is_hidden, codes != UNKNOWN)
-
-
-def test_the_generator_decides_which_cells_are_hidden():
-    codes = full_table(7)
-    draw = torch.rand(7, 5, generator=torch.Generator().manual_seed(3))
-    _, is_hidden = hide_attributes(codes, 0.4, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(is_hidden, draw < 0.4)
-
-
-def test_the_share_of_hidden_cells_is_p_by_default_the_paper_s():
-    _, is_hidden = hide_attributes(full_table(4000), generator=torch.Generator().manual_seed(0))
-    assert is_hidden.float().mean().item() == pytest.approx(0.3, abs=0.015)  # 20000 cells: standard error 0.003
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.7])
@@ -104,8 +72,6 @@ def test_another_seed_drops_other_cells():
 def test_a_rate_is_a_probability(rate):
     with pytest.raises(ValueError, match=re.escape(f"rate must be between 0 and 1, got {rate}")):
         drop_attributes(full_table(2), rate, WIDE)
-    with pytest.raises(ValueError, match=re.escape(f"p must be between 0 and 1, got {rate}")):
-        hide_attributes(full_table(2), rate)
 
 
 def test_drop_attributes_refuses_what_does_not_fit():
@@ -130,12 +96,12 @@ def test_a_rate_per_attribute_leaves_the_others_alone():
     with pytest.raises(ValueError, match="no attribute 'weight' in the schema"):
         drop_attributes(full_table(2), {"weight": 0.4}, WIDE)
     with pytest.raises(ValueError, match="takes no mechanism"):
-        drop_attributes(full_table(2), {WIDE.names[0]: 0.4}, WIDE, mechanism=by_other_value(WIDE.names[1]))
+        drop_attributes(full_table(2), {WIDE.names[0]: 0.4}, WIDE, mechanism=mar(WIDE.names[1]))
 
 
 def test_with_denials_kept_only_the_other_cells_go_missing():
     codes = torch.tensor([[0, 0, 0], [1, 1, 1], [0, 2, 0], [UNKNOWN, 0, 1]]).repeat(1000, 1)
-    dropped = drop_attributes(codes, 0.4, FINDINGS, mechanism=by_own_value(denials=0, others=1)) == UNKNOWN
+    dropped = drop_attributes(codes, 0.4, FINDINGS, mechanism=mnar(denials=0, others=1)) == UNKNOWN
     is_denial = codes == torch.tensor([0, 0, -5])
     newly = dropped & (codes != UNKNOWN)
     assert not (newly & is_denial).any()
@@ -144,16 +110,16 @@ def test_with_denials_kept_only_the_other_cells_go_missing():
 
 def test_reports_omit_what_was_looked_for_and_not_found_at_a_rate_per_attribute():
     codes = torch.tensor([[0, 0, 0], [1, 1, 1]]).repeat(4000, 1)
-    mechanism = by_own_value(denials={"effusion": 0.24, "nodule": 1.0}, others=0.0)
+    mechanism = mnar(denials={"effusion": 0.24, "nodule": 1.0}, others=0.0)
     share = (drop_attributes(codes, 1.0, FINDINGS, mechanism=mechanism) == UNKNOWN).view(4000, 2, 3).float().mean(0)
     torch.testing.assert_close(share, torch.tensor([[0.24, 1.0, 0.0], [0.0, 0.0, 0.0]]), atol=0.03, rtol=0)
     with pytest.raises(ValueError, match="no attribute 'oedema'"):
-        drop_attributes(codes, 1.0, FINDINGS, mechanism=by_own_value(denials={"oedema": 1.0}, others=0.0))
+        drop_attributes(codes, 1.0, FINDINGS, mechanism=mnar(denials={"oedema": 1.0}, others=0.0))
 
 
 def test_what_is_missing_may_depend_on_another_value():
     codes = torch.tensor([[0, 0, 0], [1, 1, 1], [0, 2, 1]]).repeat(3000, 1)
-    dropped = drop_attributes(codes, 0.3, FINDINGS, mechanism=by_other_value("nodule")) == UNKNOWN
+    dropped = drop_attributes(codes, 0.3, FINDINGS, mechanism=mar("nodule")) == UNKNOWN
     share = dropped.view(3000, 3, 3).float().mean(0)
     # absent, solid, part-solid: 0, half and all of the way to twice the rate; the driver stays.
     expected = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.3], [0.6, 0.0, 0.6]])
@@ -161,9 +127,9 @@ def test_what_is_missing_may_depend_on_another_value():
 
 
 MECHANISMS = {
-    "cell": per_cell,
-    "other": by_other_value("effusion"),
-    "own": by_own_value(denials=0.5, others=1),
+    "cell": mcar,
+    "other": mar("effusion"),
+    "own": mnar(denials=0.5, others=1),
 }
 
 
@@ -179,20 +145,10 @@ def test_a_scenario_gives_each_part_its_rate():
     codes, cases = full_table(2000), range(2000)
     scenario = Scenario(train=0.5, test=0.2, seed=3)
     shares = {
-        part: (scenario.apply(part, codes, WIDE, cases) == UNKNOWN).float().mean().item()
-        for part in ("train", "valid", "test")
+        split: (scenario.apply(split, codes, WIDE, cases) == UNKNOWN).float().mean().item()
+        for split in ("train", "valid", "test")
     }
     assert shares == pytest.approx({"train": 0.5, "valid": 0.0, "test": 0.2}, abs=0.02)
     assert torch.equal(scenario.apply("test", codes, WIDE, cases), drop_attributes(codes, 0.2, WIDE, seed=3))
-    with pytest.raises(ValueError, match="part must be one of"):
+    with pytest.raises(ValueError, match="split must be one of"):
         scenario.apply("val", codes, WIDE, cases)
-
-
-def test_now_and_then_a_whole_report_is_hidden():
-    codes = full_table(4000)
-    seen, is_hidden = hide_attributes(codes, 0.0, whole=0.1, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(is_hidden.any(1), is_hidden.all(1))
-    assert is_hidden.all(1).float().mean().item() == pytest.approx(0.1, abs=0.02)
-    assert torch.equal(seen == UNKNOWN, is_hidden)
-    with pytest.raises(ValueError, match=r"whole must be between 0 and 1, got 2"):
-        hide_attributes(codes, whole=2)

@@ -18,17 +18,23 @@ from torch.utils.data import DataLoader
 from alignedfusion import AlignedFusionClassifier, VisualTokenizer, presets
 from alignedfusion.commands import main as cli
 from alignedfusion.datasets.cases import CachedCases, collate
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.images import read_image
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.token_cache import TokenCache, TokenFile
 from alignedfusion.deployment.prediction import predict_case
-from alignedfusion.evaluation.metrics import missing_sweep
-from alignedfusion.training import token_writer
-from alignedfusion.training.fitting import fit
+from alignedfusion.evaluation import missing_sweep
+from alignedfusion.modules.backbones import Backbone
+from alignedfusion.tables.files import lock_output
+from alignedfusion.training import TrainingSettings, fit, token_writer
 
 README = Path(__file__).parents[2] / "README.md"
 COUNT = 61
-SMALL = {"backbone": "test_vit", "image_size": 48, "batch_size": 7, "progress": False}
+SMALL = {"batch_size": 7, "progress": False}
+
+
+def small(weights, name="test_vit", image_size=48):
+    return Backbone(name, pretrained=weights, image_size=image_size)
 
 
 def save_weights(path, seed):
@@ -60,7 +66,12 @@ def paths(folder):
 
 @pytest.fixture(scope="module")
 def cache(folder, paths, tmp_path_factory):
-    return token_writer.write(paths, tmp_path_factory.mktemp("t") / "tokens", weights=folder / "weights.pth", **SMALL)
+    return token_writer.write(
+        paths,
+        tmp_path_factory.mktemp("t") / "tokens",
+        backbone=small(folder / "weights.pth"),
+        **SMALL,
+    )
 
 
 def features(folder, paths, dtype=torch.bfloat16):
@@ -88,7 +99,13 @@ def copy(cache, folder):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_tokens_are_the_features_of_the_backbone(dtype, folder, paths, tmp_path):
     some = [paths[i] for i in (5, 3, 8, 3)]
-    cache = token_writer.write(some, tmp_path / "t", weights=folder / "weights.pth", dtype=dtype, **SMALL)
+    cache = token_writer.write(
+        some,
+        tmp_path / "t",
+        backbone=small(folder / "weights.pth"),
+        dtype=dtype,
+        **SMALL,
+    )
     assert len(cache) == 3  # an image is computed once, however often it stands in the table
     read = cache.file.read(cache.rows(some).tolist())
     assert read.shape == (4, 9, 64)
@@ -130,6 +147,8 @@ def test_other_folders_and_formats_are_refused(cache, tmp_path):
 
 KILLED = """
 import os, signal, sys
+from alignedfusion.modules.backbones import Backbone
+from alignedfusion.tables.files import lock_output
 from alignedfusion.training import token_writer
 
 calls, moment, whole = 0, int(sys.argv[1]), os.fsync
@@ -143,7 +162,8 @@ def fsync(number):
 
 os.fsync, token_writer.COMMIT_SECONDS = fsync, -1.0
 folder, weights, *paths = sys.argv[2:]
-token_writer.write(paths, folder, weights=weights, backbone="test_vit", image_size=48, batch_size=7, progress=False)
+backbone = Backbone("test_vit", pretrained=weights, image_size=48)
+token_writer.write(paths, folder, backbone=backbone, batch_size=7, progress=False)
 """
 
 
@@ -153,7 +173,7 @@ def test_after_a_kill_the_same_call_makes_the_same_bytes(moment, cache, folder, 
     killed = subprocess.run([*command, *map(str, paths)], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(TokenCache(tmp_path / "t")) < COUNT
-    again = token_writer.write(paths, tmp_path / "t", weights=folder / "weights.pth", **SMALL)
+    again = token_writer.write(paths, tmp_path / "t", backbone=small(folder / "weights.pth"), **SMALL)
     assert contents(again) == contents(cache)
 
 
@@ -165,7 +185,7 @@ def test_what_is_not_counted_is_written_anew(counted, cache, folder, paths, tmp_
     (broken / "index.jsonl").write_bytes(b"".join(lines[:counted]) + b'["/half/a li')
     (broken / "tokens.bin").write_bytes(data[: counted * cache.file.row_bytes] + b"half a row")
     assert len(TokenCache(broken)) == counted
-    again = token_writer.write(paths, broken, weights=folder / "weights.pth", **SMALL)
+    again = token_writer.write(paths, broken, backbone=small(folder / "weights.pth"), **SMALL)
     assert contents(again) == (data, index)
 
 
@@ -180,29 +200,44 @@ def test_an_interruption_keeps_what_was_done(folder, paths, tmp_path, monkeypatc
 
     monkeypatch.setattr(VisualTokenizer, "features", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        token_writer.write(paths, tmp_path / "t", weights=folder / "weights.pth", **SMALL)
+        token_writer.write(
+            paths,
+            tmp_path / "t",
+            backbone=small(folder / "weights.pth"),
+            **SMALL,
+        )
     assert len(TokenCache(tmp_path / "t")) == 14
 
 
 def test_new_images_are_added_and_old_ones_not_touched(cache, folder, paths, tmp_path):
-    few = token_writer.write(paths[:14], tmp_path / "t", weights=folder / "weights.pth", **SMALL)
+    few = token_writer.write(
+        paths[:14],
+        tmp_path / "t",
+        backbone=small(folder / "weights.pth"),
+        **SMALL,
+    )
     data, index = contents(few)
-    more = token_writer.write(paths, tmp_path / "t", weights=folder / "weights.pth", **SMALL)
+    more = token_writer.write(paths, tmp_path / "t", backbone=small(folder / "weights.pth"), **SMALL)
     assert contents(more) == contents(cache)
     assert contents(more)[0].startswith(data)
     assert contents(more)[1].startswith(index)
-    token_writer.write(paths[:3], tmp_path / "t", weights=folder / "weights.pth", **SMALL)
+    token_writer.write(
+        paths[:3],
+        tmp_path / "t",
+        backbone=small(folder / "weights.pth"),
+        **SMALL,
+    )
     assert contents(TokenCache(tmp_path / "t")) == contents(cache)
 
 
 def test_a_changed_image_is_computed_again(folder, tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes((folder / "0.png").read_bytes())
-    first = token_writer.write([path], tmp_path / "t", weights=folder / "weights.pth", **SMALL)
+    first = token_writer.write([path], tmp_path / "t", backbone=small(folder / "weights.pth"), **SMALL)
     path.write_bytes((folder / "1.png").read_bytes())
     os.utime(path, ns=(1, 1))  # even where the clock of the file system is coarse
     assert first.faults([path]) == [f"{path} has changed since its tokens were computed"]
-    second = token_writer.write([path], tmp_path / "t", weights=folder / "weights.pth", **SMALL)
+    second = token_writer.write([path], tmp_path / "t", backbone=small(folder / "weights.pth"), **SMALL)
     assert second.faults([path]) == []
     assert second.rows([path, None]).tolist() == [1, -1]
     torch.testing.assert_close(second.file.read([1]), features(folder, [path]), rtol=2**-7, atol=2**-9)
@@ -211,21 +246,27 @@ def test_a_changed_image_is_computed_again(folder, tmp_path):
 def test_an_image_that_is_gone_still_has_its_tokens(folder, tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes((folder / "0.png").read_bytes())
-    cache = token_writer.write([path], tmp_path / "t", weights=folder / "weights.pth", **SMALL)
+    cache = token_writer.write([path], tmp_path / "t", backbone=small(folder / "weights.pth"), **SMALL)
     path.unlink()
     assert cache.faults([path]) == []
-    token_writer.write([path], tmp_path / "t", weights=folder / "weights.pth", **SMALL)
+    token_writer.write([path], tmp_path / "t", backbone=small(folder / "weights.pth"), **SMALL)
 
 
 def test_several_loader_processes_write_the_same(cache, folder, paths, tmp_path):
-    again = token_writer.write(paths, tmp_path / "t", weights=folder / "weights.pth", workers=2, **SMALL)
+    again = token_writer.write(
+        paths,
+        tmp_path / "t",
+        backbone=small(folder / "weights.pth"),
+        workers=2,
+        **SMALL,
+    )
     assert contents(again) == contents(cache)
 
 
 CHANGES = [
     ({"image_size": 32}, r"image_size 48 before, 32 now; preprocessing .*; shape \[9, 64\] before, \[4, 64\] now"),
     ({"dtype": "float16"}, r"\(dtype bfloat16 before, float16 now\); choose another folder"),
-    ({"backbone": "test_vit2"}, "backbone test_vit before, test_vit2 now; weights_sha256"),
+    ({"name": "test_vit2"}, "backbone test_vit before, test_vit2 now; weights_sha256"),
     ({"weights": "other.pth"}, r"computed otherwise \(weights_sha256 \w{64} before, \w{64} now\)"),
 ]
 
@@ -233,21 +274,22 @@ CHANGES = [
 @pytest.mark.parametrize(("change", "message"), CHANGES)
 def test_other_settings_are_refused(change, message, cache, paths, folder, tmp_path):
     before = contents(cache)
-    weights = folder / "weights.pth"
-    if "weights" in change:
-        weights = save_weights(tmp_path / "other.pth", 4)
-    if "backbone" in change:
+    change = {"weights": folder / "weights.pth", "dtype": "bfloat16", **change}
+    if change["weights"] == "other.pth":
+        change["weights"] = save_weights(tmp_path / "other.pth", 4)
+    if "name" in change:
         torch.save(timm.create_model("test_vit2", num_classes=0).state_dict(), tmp_path / "2.pth")
-        weights = tmp_path / "2.pth"
+        change["weights"] = tmp_path / "2.pth"
+    dtype = change.pop("dtype")
     with pytest.raises(ValueError, match=message):
-        token_writer.write(paths, cache.folder, **{**SMALL, **change, "weights": weights})
+        token_writer.write(paths, cache.folder, backbone=small(**change), dtype=dtype, **SMALL)
     assert contents(cache) == before
 
 
 def test_weights_may_move(cache, folder, tmp_path):
     moved = copy(cache, tmp_path / "t")
     (tmp_path / "elsewhere.pth").write_bytes((folder / "weights.pth").read_bytes())
-    again = token_writer.write([], moved, weights=tmp_path / "elsewhere.pth", **SMALL)
+    again = token_writer.write([], moved, backbone=small(tmp_path / "elsewhere.pth"), **SMALL)
     assert again.settings["weights"] == str(tmp_path / "elsewhere.pth")
     assert contents(again) == contents(cache)
 
@@ -256,7 +298,12 @@ def test_unreadable_images_are_found_before_any_is_computed(folder, paths, tmp_p
     (tmp_path / "text.png").write_text("not an image")
     wrong = [*paths, tmp_path / "text.png", tmp_path / "none.png"]
     with pytest.raises(ValueError, match=r"2 image files cannot be used: .*text.png cannot be read.*none.png does not"):
-        token_writer.write(wrong, tmp_path / "t", weights=folder / "weights.pth", **SMALL)
+        token_writer.write(
+            wrong,
+            tmp_path / "t",
+            backbone=small(folder / "weights.pth"),
+            **SMALL,
+        )
     assert len(TokenCache(tmp_path / "t")) == 0
 
 
@@ -271,7 +318,7 @@ def test_numbers_that_float16_cannot_hold_are_refused(folder, paths, tmp_path):
     state = torch.load(folder / "weights.pth", weights_only=True)
     state["norm.weight"] *= 1e6
     torch.save(state, tmp_path / "large.pth")
-    arguments = {**SMALL, "weights": tmp_path / "large.pth"}
+    arguments = {**SMALL, "backbone": small(tmp_path / "large.pth")}
     with pytest.raises(ValueError, match=r"0.png' are not finite in torch.float16; bfloat16 holds larger numbers"):
         token_writer.write(paths, tmp_path / "t", dtype="float16", **arguments)
     assert len(TokenCache(tmp_path / "t")) == 0
@@ -279,11 +326,15 @@ def test_numbers_that_float16_cannot_hold_are_refused(folder, paths, tmp_path):
 
 
 def test_two_writers_at_once_are_refused(cache, folder, paths):
-    fcntl = pytest.importorskip("fcntl")
-    with open(cache.folder / "tokens.bin", "ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another process is writing tokens to"):
-            token_writer.write(paths, cache.folder, weights=folder / "weights.pth", **SMALL)
+    writing = pytest.raises(ValueError, match=r"another process is writing '.*tokens\.bin'")
+    with lock_output(cache.folder / "tokens.bin"), writing:
+        token_writer.write(
+            paths,
+            cache.folder,
+            backbone=small(folder / "weights.pth"),
+            **SMALL,
+        )
+    token_writer.write(paths, cache.folder, backbone=small(folder / "weights.pth"), **SMALL)
 
 
 # Reading in training.
@@ -328,7 +379,9 @@ def test_what_goes_to_a_worker_is_small(cache):
 def test_two_images_per_case_with_gaps(cache, folder):
     table = pd.read_csv(folder / "cases.csv")
     table["second"] = table["file"].shift(-1).where(table.index % 3 > 0)
-    manifest = Manifest.from_frame(table, images=["file", "second"], label="kind", root=folder, tokens=cache)
+    manifest = Manifest.from_frame(
+        table, CaseColumns(images=("file", "second"), label="kind"), root=folder, tokens=cache
+    )
     cases = manifest.cases(manifest.frame, manifest.schema(), None)
     batch = collate(cases.__getitems__([3, 4]))
     assert {name: mask.tolist() for name, mask in batch["is_present"].items()} == {
@@ -343,7 +396,7 @@ def test_images_without_tokens_are_counted_and_the_command_named(cache, folder, 
     few = copy(cache, tmp_path / "few")
     lines = (few / "index.jsonl").read_bytes().splitlines(keepends=True)
     (few / "index.jsonl").write_bytes(b"".join(lines[:58]))
-    arguments = {"images": "file", "label": "kind", "tokens": TokenCache(few)}
+    arguments = {"columns": CaseColumns(images="file", label="kind"), "tokens": TokenCache(few)}
     with pytest.raises(
         ValueError, match=r"^3 images have no tokens that can be used; `.*` computes them: .*58.png is not among"
     ) as error:
@@ -395,14 +448,12 @@ def test_training_on_the_cache_is_training_on_files_of_the_same_tokens(cache, fo
     for row, name in enumerate(files["file"]):
         np.save(tmp_path / f"{name}.npy", cache.file.read([row])[0].float().numpy())
     files["file"] += ".npy"
-    manifest = Manifest.from_frame(files, images="file", label="kind", root=tmp_path)
+    manifest = Manifest.from_frame(files, CaseColumns(images="file", label="kind"), root=tmp_path)
     schema = manifest.schema()
     torch.manual_seed(0)
-    model = presets.standard(
-        schema, ["a", "b"], backbone="test_vit", pretrained=folder / "weights.pth", image_size=48, dim=64
-    )
-    train, valid, test = (manifest.cases(manifest.rows(part), schema, None) for part in ("train", "valid", "test"))
-    fit(model, train, valid, tmp_path / "run", epochs=2, learning_rate=3e-3, progress=False)
+    model = presets.standard(schema, ["a", "b"], backbone=small(folder / "weights.pth"), dim=64)
+    train, valid, test = (manifest.cases(manifest.rows(split), schema, None) for split in ("train", "valid", "test"))
+    fit(model, train, valid, tmp_path / "run", TrainingSettings(epochs=2, learning_rate=3e-3), progress=False)
     expected, found = model.state_dict(), AlignedFusionClassifier.from_pretrained(run).state_dict()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     sweep = missing_sweep(model, test, schema, progress=False)

@@ -103,7 +103,7 @@ def _answer(hub, method, path, body, headers):
         hub.repositories[name] = Repository(asked.get("private") or asked.get("visibility") == "private")
         return 200, address, {}
     if parts[:2] == ["api", "models"] and len(parts) >= 4:
-        return _api(hub, parts, body)
+        return _api(hub, parts, body, may_write)
     if path.endswith(".git/info/lfs/objects/batch"):
         return _batch(hub, json.loads(body))
     if len(parts) >= 5 and parts[2] == "resolve":
@@ -119,10 +119,10 @@ def _validate(content):
         return 400, {"errors": [{"message": str(error)}], "warnings": []}, {}
 
 
-def _api(hub, parts, body):
+def _api(hub, parts, body, may_read):
     name = "/".join(parts[2:4])
     repository = hub.repositories.get(name)
-    if repository is None:
+    if repository is None or (repository.private and not may_read):
         return 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
     if parts[4:5] == ["preupload"]:
         paths = [file["path"] for file in json.loads(body)["files"]]
@@ -139,7 +139,16 @@ def _api(hub, parts, body):
                 files[line["value"]["path"]] = hub.blobs[line["value"]["oid"]]
         made = repository.commit(lines[0]["value"]["summary"], files)
         return 200, {"commitUrl": f"{hub.address}/{name}/commit/{made}", "commitOid": made, "pullRequestUrl": None}, {}
-    commit = repository.at("main")
+    revision = parts[5] if parts[4:5] in (["revision"], ["tree"]) else "main"
+    commit = repository.at(revision)
+    if commit is None and revision != "main":
+        return 404, {"error": f"Invalid rev id: {revision}"}, {"X-Error-Code": "RevisionNotFound"}
+    if parts[4:5] == ["tree"]:
+        files = commit[1] if commit else {}
+        entries = [
+            {"type": "file", "path": p, "size": len(b), "oid": hashlib.sha1(b).hexdigest()} for p, b in files.items()
+        ]
+        return 200, entries, {}
     siblings = [{"rfilename": path} for path in commit[1]] if commit else []
     return 200, {"id": name, "sha": commit and commit[0], "private": repository.private, "siblings": siblings}, {}
 

@@ -51,11 +51,11 @@ def model_and_shapes(case, schema, build):
     if case == "examples given":
         visual = {"own": OwnVisual(), "precomputed": VisualTokenizer("test_convnext", 38, pretrained=False)}
         fusion = JointSelfAttention(38, modalities=(*visual, "report"), num_heads=2, depth=1)
-        model = build(schema, visual=visual, fusion=fusion, reconstructs=False, evidence=False)
+        model = build(schema, visual=visual, fusion=fusion, fill=None, unimodal_heads=False)
         image = {"own": torch.randn(2, 5, 13), "precomputed": torch.randn(2, 3, 64)}
         return model, {"own": (None, 13), "precomputed": (None, 64)}, {"image": image}
     fusion = JointSelfAttention(38, modalities=("report",), num_heads=2, depth=1)
-    return build(schema, fusion=fusion, reconstruct="two_pass"), {}, {}
+    return build(schema, fusion=fusion, fill="two_pass"), {}, {}
 
 
 class Exported:
@@ -180,7 +180,7 @@ def test_sizes_and_names_of_the_file(exported):
         "probabilities": ["batch", 17],
         "reconstruction": ["batch", 3, 5],
         "intermediate": ["batch", 3, 38],
-        "evidence": ["batch", 3, 17],
+        "contributions": ["batch", 3, 17],
     }
     assert exported("everything").file.stat().st_size > 4 * sum(
         p.numel() for p in exported("everything").model.parameters()
@@ -204,7 +204,7 @@ def test_the_file_itself_says_how_to_encode_a_report(exported):
     schema, model = exported("pixels").schema, exported("pixels").model
     assert known == json.loads(json.dumps(metadata(model)))
     assert known["class_names"] == [str(c) for c in range(17)]
-    assert known["parts"] == ["image", "report", "fused"]
+    assert known["branches"] == ["image", "report", "fused"]
     assert known["preprocessing"]["image"]["input_size"] == [3, 64, 64]
     assert known["preprocessing"]["image"]["mean"] == list(model.visual.preprocessing["mean"])
 

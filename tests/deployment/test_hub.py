@@ -13,7 +13,8 @@ from huggingface_hub.utils import HfHubHTTPError
 from torch import nn
 
 from alignedfusion import AlignedFusionClassifier
-from alignedfusion.deployment import hub, model_card
+from alignedfusion.deployment import model_card, push_to_hub
+from alignedfusion.modules import checkpoint
 
 read = AlignedFusionClassifier.from_pretrained
 
@@ -42,7 +43,7 @@ def logits(schema, batch):
 
 
 def push(model, name="clinic/skin", **options):
-    return model.push_to_hub(name, token=TOKEN, **options)
+    return push_to_hub(model, name, token=TOKEN, **options)
 
 
 def card_there(served, name="clinic/skin"):
@@ -86,15 +87,15 @@ def test_a_revision_is_the_model_of_that_commit(served, schema, build, logits):
 def test_weights_and_settings_are_those_of_one_commit(served, schema, build, logits, monkeypatch):
     old = build(schema)
     push(old, private=False)
-    fetch = hub._fetch
+    download = checkpoint.download
 
-    def fetch_and_push(name, file, *rest):
-        found = fetch(name, file, *rest)
-        if file == "config.json":
+    def download_and_push(name, files, **options):
+        found = download(name, files=files, **options)
+        if files == ("config.json",):
             push(build(schema, depth=1))
         return found
 
-    monkeypatch.setattr(hub, "_fetch", fetch_and_push)
+    monkeypatch.setattr(checkpoint, "download", download_and_push)
     assert torch.equal(logits(read("clinic/skin")), logits(old))
 
 
@@ -104,17 +105,20 @@ def test_what_was_fetched_once_is_read_from_the_cache(served, schema, build, log
     read("clinic/skin", cache_dir=tmp_path / "mine")
     served.log.clear()
     read("clinic/skin", cache_dir=tmp_path / "mine")
-    assert not [path for method, path in served.log if method == "GET"]
+    assert not [path for _, path in served.log if "resolve" in path]
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")  # where nobody answers
     assert torch.equal(logits(read("clinic/skin", cache_dir=tmp_path / "mine")), logits(model))
-    with pytest.raises(FileNotFoundError, match=r"'clinic/skin' is no folder here, and http.* cannot be reached"):
+    with pytest.raises(FileNotFoundError, match=r"'clinic/skin' is not a folder here, and http.* cannot be reached"):
         read("clinic/skin", cache_dir=tmp_path / "another")
 
 
 def test_only_a_model_and_its_card_are_fetched(served, schema, build, tmp_path):
     build(schema).save_pretrained(tmp_path / "model")
     files = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
-    served.make("clinic/skin", {**files, "pytorch_model.bin": b"never unpickled", "cases.csv": b"patient,age\n"})
+    served.make(
+        "clinic/skin",
+        {**files, "README.md": b"# Skin", "pytorch_model.bin": b"never unpickled", "cases.csv": b"patient,age\n"},
+    )
     read("clinic/skin")
     fetched = {path.rsplit("/", 1)[1] for method, path in served.log if "resolve" in path}
     assert fetched == {"config.json", "model.safetensors", "README.md"}
@@ -127,7 +131,7 @@ def test_a_folder_comes_before_a_repository_of_the_same_name(served, schema, bui
     served.log.clear()
     assert torch.equal(logits(read("clinic/skin")), logits(here))
     assert served.log == []
-    with pytest.raises(ValueError, match="revision='main' belongs to a repository, and 'clinic/skin' is none"):
+    with pytest.raises(ValueError, match="revision='main' belongs to a repository, but 'clinic/skin' is not one"):
         read("clinic/skin", revision="main")
 
 
@@ -141,7 +145,7 @@ def test_what_can_only_be_a_folder_asks_no_hub(name, served):
 
 
 def test_a_name_that_is_neither_is_said_to_be_neither(served):
-    message = r"'clinic/skni' is no folder here, and http://127\.\S+ has no repository of that name that you may read: .*token="
+    message = r"'clinic/skni' is not a folder here, and http://127\.\S+ has no repository of that name .*token="
     with pytest.raises(FileNotFoundError, match=message):
         read("clinic/skni")
 
@@ -152,7 +156,7 @@ def test_a_hub_that_does_not_answer_is_named_without_trying_for_long(served, sch
     monkeypatch.setattr(constants, "ENDPOINT", gone.address)
     start = time.perf_counter()
     with pytest.raises(
-        FileNotFoundError, match=f"'runs/frist' is no folder here, and {gone.address} cannot be reached"
+        FileNotFoundError, match=f"'runs/frist' is not a folder here, and {gone.address} cannot be reached"
     ):
         read("runs/frist")
     with pytest.raises(ConnectionError, match=f"{gone.address} cannot be reached; nothing was uploaded"):
@@ -189,9 +193,9 @@ def test_repositories_with_other_files_are_refused_before_their_weights_come(ser
     served.make("other/half", {"config.json": settings})
     with pytest.raises(FileNotFoundError, match=r"holds no model of alignedfusion: model\.safetensors not there"):
         read("other/half")
-    served.make("other/new", {"config.json": json.dumps({**json.loads(settings), "format": 3}).encode()})
+    served.make("other/new", {"config.json": json.dumps({**json.loads(settings), "format": 4}).encode()})
     with pytest.raises(
-        ValueError, match="repository 'other/new' has format 3, this release reads 2: update alignedfusion"
+        ValueError, match="repository 'other/new' has format 4, this release reads 2 and 3: update alignedfusion"
     ):
         read("other/new")
 
@@ -209,7 +213,7 @@ def test_a_model_that_cannot_be_saved_makes_no_repository(served, schema, build)
 
 def test_a_wrong_token_is_the_hubs_own_error(served, schema, build):
     with pytest.raises(HfHubHTTPError, match="401"):
-        build(schema).push_to_hub("clinic/skin", token="hf_wrong")
+        push_to_hub(build(schema), "clinic/skin", token="hf_wrong")
     assert served.repositories == {}
 
 
@@ -233,7 +237,7 @@ def test_a_card_goes_along_with_the_weights_it_speaks_of(served, schema, build, 
     assert card_there(served, "clinic/copy") == model_card.with_name(card_there(served), "clinic/copy")
 
     changed = read(tmp_path / "run")
-    changed.weights.mul_(2.0)  # other answers: the figures are no longer its own
+    changed.branch_weights.mul_(2.0)  # other answers: the figures are no longer its own
     push(changed)
     assert "75.0 %" not in card_there(served)
 
@@ -250,7 +254,7 @@ def test_a_card_that_somebody_edited_is_never_overwritten(served, schema, build,
     model.save_pretrained(tmp_path / "run")
     (tmp_path / "run" / "README.md").write_text("---\nlicense: mit\n---\nMine.\n")
     with pytest.warns(
-        UserWarning, match=r"README.md in 'clinic/skin' was edited there and stays, so yours was not uploaded"
+        UserWarning, match=r"README.md in 'clinic/skin' was edited there and is kept, so yours was not uploaded"
     ):
         push(model)
     assert card_there(served) == edited

@@ -13,9 +13,10 @@ from torch import nn
 
 from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema, IntermediateTokenFusion, VisualTokenizer
 from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.deployment import markdown, model_card
-from alignedfusion.training import runs
+from alignedfusion.deployment import card_sections, model_card
+from alignedfusion.training import TrainingSettings, runs
 
 ROW = {"missing": 0.0, "accuracy": 0.8, "balanced_accuracy": 0.75, "macro_auc": 0.9, "calibration_error": 0.04}
 REPORT = {
@@ -33,6 +34,9 @@ class OwnFusion(IntermediateTokenFusion):
     pass
 
 
+COLUMNS = CaseColumns(images="file", label="kind", split="part_of")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run on 60 cases of token files; a quarter of its `sign` cells is empty."""
@@ -45,8 +49,8 @@ def run(tmp_path_factory):
         sign = ("+", "-", None, "-")[i % 4]
         rows.append({"file": f"{i}.npy", "kind": "ab"[i % 3 == 0], "sign": sign, "age": 20.0 + i, "part_of": part})
     pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
-    manifest = Manifest.read(folder / "cases.csv", images="file", label="kind", split="part_of", units={"age": "years"})
-    runs.train(manifest, folder / "run", dim=64, epochs=2, progress=False)
+    manifest = Manifest.read(folder / "cases.csv", COLUMNS, changes={"age": {"units": "years"}})
+    runs.train(manifest, folder / "run", dim=64, settings=TrainingSettings(epochs=2), progress=False)
     return folder / "run"
 
 
@@ -139,7 +143,7 @@ def test_what_is_unknown_is_left_out(schema, build):
     card = model_card.render(build(schema))
     assert not re.search(r"^## (Training data|Metrics)|model-index|mention it|None|nan", card, flags=re.MULTILINE)
     assert "not fitted to any cases): image 0.67, report 0.67, fused 0.33" in section(card, "Calibration")
-    assert "## Calibration" not in model_card.render(build(schema, evidence=False))
+    assert "## Calibration" not in model_card.render(build(schema, unimodal_heads=False))
 
 
 def test_figures_without_a_run_are_those_that_were_given(schema, build):
@@ -164,7 +168,7 @@ def test_the_code_of_a_card_runs_beside_the_weights(kind, schema, build, tmp_pat
         "one for all": lambda: build(schema, visual=backbone, modalities=("clinical", "dermoscopy", "report")),
         "one for each": lambda: build(schema, visual=both, modalities=("clinical", "dermoscopy", "report")),
         "report": lambda: build(schema, fusion=JointSelfAttention(38, modalities=("report",), num_heads=2)),
-        "plain": lambda: build(schema, reconstructs=False, evidence=False),
+        "plain": lambda: build(schema, fill=None, unimodal_heads=False),
     }[kind]()
     model.save_pretrained(tmp_path)
     card = model_card.write(model, tmp_path).read_text()
@@ -232,4 +236,4 @@ def test_only_the_first_values_of_many_are_listed(build):
 
 
 def test_inline_code_holds_any_text():
-    assert markdown.code("a `b`\n c.csv") == "`a 'b' c.csv`"
+    assert card_sections.code("a `b`\n c.csv") == "`a 'b' c.csv`"

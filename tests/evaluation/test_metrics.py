@@ -7,13 +7,13 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from alignedfusion import UNKNOWN, VisualTokenizer
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.evaluation.metrics import calibration_error, metrics, missing_sweep, predict, table
+from alignedfusion.evaluation import calibration_error, compute_metrics, missing_sweep, predict, table
 
 
 def test_metrics_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
     labels = np.array([0, 0, 1, 1])
-    found = metrics(probabilities, labels)
+    found = compute_metrics(probabilities, labels)
     assert found["accuracy"] == 0.75
     assert found["balanced_accuracy"] == 0.75  # (2/2 + 1/2) / 2
     assert found["macro_auc"] == 0.75  # of the 4 pairs, (.4, .2) is the wrong way round
@@ -25,15 +25,15 @@ def test_metrics_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(5), 211)
     labels = rng.integers(0, 5, 211)
-    found = metrics(probabilities, labels)
+    found = compute_metrics(probabilities, labels)
     assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, probabilities.argmax(1)))
     assert found["macro_auc"] == pytest.approx(roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"))
 
 
 def test_a_class_without_a_case_is_left_out():
     probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2]])
-    assert metrics(probabilities, np.array([0, 1, 0]))["macro_auc"] == 1.0
-    assert np.isnan(metrics(probabilities, np.array([0, 0, 0]))["macro_auc"])
+    assert compute_metrics(probabilities, np.array([0, 1, 0]))["macro_auc"] == 1.0
+    assert np.isnan(compute_metrics(probabilities, np.array([0, 0, 0]))["macro_auc"])
 
 
 @given(st.lists(st.tuples(st.floats(0, 1, allow_subnormal=False), st.booleans()), min_size=1, max_size=50))
@@ -48,7 +48,7 @@ def test_calibration_error_is_zero_where_confidence_is_accuracy():
 
 def test_metrics_refuse_other_numbers_of_rows():
     with pytest.raises(ValueError, match="need one row of probabilities per label, got 3 for 2"):
-        metrics(np.ones((3, 2)), np.zeros(2, dtype=int))
+        compute_metrics(np.ones((3, 2)), np.zeros(2, dtype=int))
 
 
 @pytest.fixture
@@ -95,10 +95,36 @@ def test_a_sweep_has_one_row_per_rate(schema, build, cases):
     assert [row["missing"] for row in rows] == [0.0, 0.5, 1.0]
     labels = cases.labels.numpy()
     for row, codes in ((rows[0], cases.codes), (rows[2], torch.full_like(cases.codes, UNKNOWN))):
-        expected = metrics(predict(build(schema), cases, [codes], progress=False)[0], labels)
+        expected = compute_metrics(predict(build(schema), cases, [codes], progress=False)[0], labels)
         assert row == pytest.approx({"missing": row["missing"], **expected})
 
 
 def test_a_table_aligns_its_columns():
     text = table([{"missing": 0.0, "macro_auc": 0.9}, {"missing": 0.25, "macro_auc": float("nan")}])
     assert text.splitlines() == ["missing  macro auc", "  0.0 %      0.900", " 25.0 %          -"]
+
+
+def test_each_image_is_encoded_once_whatever_its_column_is_called(schema, build):
+    names = ("img.front", "keys")
+    visual = {name: VisualTokenizer("test_vit", 38, pretrained=False, image_size=32) for name in names}
+    model = build(schema, visual=visual, modalities=(*names, "report")).eval()
+    images = {name: torch.randn(5, 3, 32, 32) for name in names}
+    codes = torch.tensor([[0, 1, 4], [-1, 0, -1], [2, -1, 3], [1, 1, 0], [-1, -1, -1]])
+    cases = TensorCases(images, codes, torch.zeros(5, dtype=torch.int64))
+    calls = []
+    for module in visual.values():
+        module.backbone.forward_features = _counted(module.backbone.forward_features, calls)
+    variants = [codes, torch.full_like(codes, UNKNOWN)]
+    probabilities = predict(model, cases, variants, progress=False)
+    assert len(calls) == 2  # one batch of two images; not once per variant
+    for result, variant in zip(probabilities, variants, strict=True):
+        expected = model(images, variant).logits.softmax(-1)
+        np.testing.assert_allclose(result, expected.detach().numpy(), atol=1e-6)
+
+
+def _counted(function, calls):
+    def count(*arguments):
+        calls.append(1)
+        return function(*arguments)
+
+    return count

@@ -1,13 +1,16 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema, IntermediateTokenFusion, VisualTokenizer
-from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.baselines import CrossAttention, JointSelfAttention, MSMAFusion, RemixFormerFusion
+from alignedfusion.modules.masking import HideAttributes
 
 read = AlignedFusionClassifier.from_pretrained
 
@@ -34,20 +37,22 @@ class DoublingVisual(VisualTokenizer):
 @pytest.mark.parametrize("evidence", [True, False])
 def test_a_reloaded_model_answers_bit_for_bit(evidence, reconstruct, schema, build, batch, tmp_path):
     names = [f"class {c}" for c in range(17)]
-    model = build(schema, reconstruct=reconstruct, hide_probability=0.5, class_names=names, evidence=evidence)
+    model = build(
+        schema, fill=reconstruct, hiding=HideAttributes(0.5, whole=0.1), class_names=names, unimodal_heads=evidence
+    )
     model.set_class_counts(range(17))
-    model.weights.copy_(torch.rand(len(model.parts)))
+    model.branch_weights.copy_(torch.rand(len(model.branches)))
     model.save_pretrained(tmp_path / "new" / "folder")
     again = read(tmp_path / "new" / "folder", schema=schema)
     image, codes, labels = batch(schema)
     expected, out = model.eval()(image, codes, labels), again(image, codes, labels)
     assert not again.training
     assert all(torch.equal(out[field], expected[field]) for field in expected)
-    assert list(expected) == ["loss", "logits", "reconstruction", "intermediate", "evidence"]
+    assert list(expected) == ["loss", "logits", "reconstruction", "intermediate", "contributions"]
     assert torch.equal(again.log_prior, model.log_prior)
-    assert torch.equal(again.weights, model.weights)
-    assert again.parts == (("image", "report", "fused") if evidence else ("fused",))
-    assert (again.class_names, again.hide_probability, again.reconstruct) == (model.class_names, 0.5, reconstruct)
+    assert torch.equal(again.branch_weights, model.branch_weights)
+    assert again.branches == (("image", "report", "fused") if evidence else ("fused",))
+    assert (again.class_names, again.hiding.p, again.reconstructor.fill) == (model.class_names, 0.5, reconstruct)
     assert again.schema == schema
 
 
@@ -138,7 +143,7 @@ def test_another_schema_of_the_same_shape_is_refused(schema, build, tmp_path):
 
 
 def test_a_failing_write_leaves_the_previous_checkpoint(schema, build, tmp_path, monkeypatch):
-    build(schema, hide_probability=0.2).save_pretrained(tmp_path)
+    build(schema, hiding=HideAttributes(0.2, whole=0.1)).save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def fail(model, path):
@@ -150,14 +155,14 @@ def test_a_failing_write_leaves_the_previous_checkpoint(schema, build, tmp_path,
     with pytest.raises(OSError, match="no space left on device"):
         build(schema).save_pretrained(tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
-    assert read(tmp_path).hide_probability == 0.2
+    assert read(tmp_path).hiding.p == 0.2
 
 
 def test_settings_that_cannot_be_written_leave_the_previous_checkpoint(schema, build, tmp_path):
     build(schema).save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     other = build(schema, depth=1)
-    other.hide_probability = object()  # nothing that JSON knows
+    other.hiding.p = object()  # nothing that JSON knows
     with pytest.raises(TypeError, match="not JSON serializable"):
         other.save_pretrained(tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
@@ -175,9 +180,9 @@ def test_a_folder_without_a_model_is_named(schema, build, tmp_path):
         read(tmp_path / "none")
     build(schema).save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
-    for number, cure in ((1, "train the model anew"), (3, "update alignedfusion")):
+    for number, cure in ((1, "train the model again"), (4, "update alignedfusion")):
         (tmp_path / "config.json").write_text(json.dumps({**settings, "format": number}))
-        with pytest.raises(ValueError, match=f"has format {number}, this release reads 2: {cure}"):
+        with pytest.raises(ValueError, match=f"has format {number}, this release reads 2 and 3: {cure}"):
             read(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match=r"config\.json' was not written by alignedfusion"):
@@ -185,3 +190,90 @@ def test_a_folder_without_a_model_is_named(schema, build, tmp_path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"no saved model in '.*': model.safetensors not there"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["intermediate", "joint"])
+def test_a_folder_that_the_release_before_the_move_saved_gives_the_same_answers(name):
+    folder = Path(__file__).parents[1] / "fixtures" / f"saved_by_0_1_0_{name}"
+    case = load_file(folder / "case.safetensors")
+    image = {m: case[m] for m in ("clinic", "derm")}
+    model = read(folder)
+    out = model(image, case["codes"])
+    # Equal bit by bit where they were written; another processor may add up in another order.
+    torch.testing.assert_close(out.logits, case["logits"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(out.reconstruction, case["reconstruction"], rtol=1e-6, atol=1e-6)
+    assert model.class_names == ("nevus", "melanoma", "other")
+    assert (model.hiding.p, model.hiding.whole, model.reconstructor.fill) == (0.3, 0.1, "once")
+    if name == "intermediate":
+        torch.testing.assert_close(model.branch_weights, torch.tensor([0.5, 0.9, 0.3]))
+
+
+def edited(folder, change):
+    """Save a change of the settings beside the weights."""
+    settings = json.loads((folder / "config.json").read_text())
+    change(settings)
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["tokenizer"].update(dim=10**6), "tokenizer.dim asks for 1000000, the weights have 38"),
+        (lambda s: s["fusion"].update(dim=10**6), "fusion.dim asks for 1000000, the weights have 38"),
+        (lambda s: s["fusion"].update(depth=10**6), "fusion.depth=1000000, the weights hold far less"),
+        (lambda s: s["fusion"].update(num_tokens=10**6), "fusion.num_tokens=1000000, the weights hold far less"),
+        (lambda s: s["visual"].update(num_features=10**6), "num_features=1000000, no weight is as wide"),
+        (lambda s: s["visual"].update(image_size=10**6), "images of 1000000 pixels; 8192 is the most"),
+        (lambda s: s.update(class_names=["a", "b"]), "class_names asks for 2, the weights have 17"),
+    ],
+)
+def test_sizes_that_the_weights_do_not_have_are_refused_before_anything_is_built(
+    change, message, schema, build, tmp_path, monkeypatch
+):
+    build(schema).save_pretrained(tmp_path)
+    edited(tmp_path, change)
+    monkeypatch.setattr(AlignedFusionClassifier, "from_dict", None)  # must not be reached
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:somebody/model", "local-dir:/etc", "https://example.org/x", "../x"])
+def test_a_saved_backbone_that_would_open_a_connection_or_a_path_is_refused(name, schema, build, tmp_path, monkeypatch):
+    own = VisualTokenizer("test_vit", 38, pretrained=False)
+    build(schema, visual=own).save_pretrained(tmp_path)
+    edited(tmp_path, lambda settings: settings["visual"].update(backbone=name))
+    monkeypatch.setattr("timm.create_model", None)  # must not be reached
+    with pytest.raises(ValueError, match=r"not the plain name of a timm model.*pass it as visual="):
+        read(tmp_path)
+    assert read(tmp_path, visual=own).visual is own
+
+
+def test_damaged_and_unusable_files_are_named(schema, build, tmp_path):
+    model = build(schema)
+    model.save_pretrained(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:5000])
+    with pytest.raises(ValueError, match=r"model.safetensors' is damaged .*copy the model again"):
+        read(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    (tmp_path / "config.json").write_text('{"library": "alig')
+    with pytest.raises(ValueError, match=r"config.json' is not JSON .*copy the model again"):
+        read(tmp_path)
+    with torch.no_grad():
+        model.head[2].bias[3] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"1 weights in .* are nan or infinite, such as 'head.2.bias'"):
+        read(tmp_path)
+
+
+def test_any_name_of_a_column_can_be_a_modality(schema, build, batch, tmp_path):
+    image, codes, labels = batch(schema)
+    names = ("img.front", "type", "keys", "values", "train", "training", "", "modality_", "größe", "forward")
+    for fusion in (IntermediateTokenFusion, JointSelfAttention, CrossAttention, RemixFormerFusion, MSMAFusion):
+        fused = fusion(38, modalities=(*names, "report"), depth=1, num_heads=2)
+        visual = {name: VisualTokenizer(None, 38, num_features=13) for name in names}
+        model = build(schema, fusion=fused, visual=visual)
+        images = {name: image + i for i, name in enumerate(names)}
+        model(images, codes, labels).loss.backward()
+        model.save_pretrained(tmp_path)
+        assert torch.equal(read(tmp_path)(images, codes).logits, model.eval()(images, codes).logits)

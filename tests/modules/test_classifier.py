@@ -11,7 +11,8 @@ from alignedfusion import (
     VisualTokenizer,
 )
 from alignedfusion.baselines import JointSelfAttention
-from alignedfusion.modules.fusions.intermediate import FusionOutput
+from alignedfusion.modules.fusions import Fusion, FusionOutput
+from alignedfusion.modules.masking import HideAttributes
 
 IMAGES = ("clinical", "dermoscopy")
 
@@ -22,19 +23,19 @@ def test_the_output_is_the_same_in_training_and_evaluation(schema, build, batch)
     for mode in (True, False):
         for given_labels in (labels, None):
             out = model.train(mode)(image, codes, given_labels)
-            names = ["loss", "logits", "reconstruction", "intermediate", "evidence"]
+            names = ["loss", "logits", "reconstruction", "intermediate", "contributions"]
             assert list(out) == names[given_labels is None :]
             assert (out.loss is None) == (given_labels is None)
             assert out.logits.shape == (7, 17)
             assert out.reconstruction.shape == (7, 3, 5)
             assert out.intermediate.shape == (7, 1, 38)
-            assert out.evidence.shape == (7, 3, 17)
+            assert out.contributions.shape == (7, 3, 17)
 
 
 @pytest.mark.parametrize("reconstruct", ["once", "two_pass"])
 def test_with_all_attributes_mentioned_reconstruction_changes_nothing(reconstruct, schema, build, batch, same):
     image, codes, _ = batch(schema)
-    model, without = build(schema, reconstruct=reconstruct).eval(), build(schema, reconstruct="none").eval()
+    model, without = build(schema, fill=reconstruct).eval(), build(schema, fill="none").eval()
     assert same(model(image, codes.clamp(min=0)), without(image, codes.clamp(min=0)))
     assert not torch.equal(model(image, codes).logits, without(image, codes).logits)
 
@@ -43,7 +44,7 @@ def test_with_none_mentioned_the_model_still_answers_and_from_the_image(schema, 
     image, codes, labels = batch(schema)
     nothing = torch.full_like(codes, UNKNOWN)
     for reconstruct in ("once", "two_pass", "none"):
-        model = build(schema, reconstruct=reconstruct)
+        model = build(schema, fill=reconstruct)
         out = model(image, nothing, labels)
         assert len(out.logits.unique(dim=0)) == 7
         assert_trainable(model, out)
@@ -54,13 +55,13 @@ def test_with_none_mentioned_the_model_still_answers_and_from_the_image(schema, 
 def test_every_parameter_learns_when_nothing_is_hidden(reconstruct, code, schema, build, batch, assert_trainable):
     image, codes, labels = batch(schema)
     for tokenizer in (None, AttributeTokenizer(schema, 38, text_encoder=torch.randn(10, 23))):
-        model = build(schema, tokenizer=tokenizer, reconstruct=reconstruct, hide_probability=0.0)
+        model = build(schema, tokenizer=tokenizer, fill=reconstruct, hiding=HideAttributes(0.0, whole=0.1))
         assert_trainable(model, model(image, torch.full_like(codes, code), labels))
 
 
 def test_attributes_are_hidden_in_training_only(schema, build, batch, same):
     image, codes, _ = batch(schema)
-    model = build(schema, hide_probability=1.0)
+    model = build(schema, hiding=HideAttributes(1.0, whole=0.1))
     nothing = model(image, torch.full_like(codes, UNKNOWN))
     assert same(model(image, codes), nothing)
     assert same(model(image, codes, is_hidden=torch.zeros(7, 3, dtype=torch.bool)), model.eval()(image, codes))
@@ -70,7 +71,7 @@ def test_attributes_are_hidden_in_training_only(schema, build, batch, same):
 def test_the_loss_is_cross_entropy_over_classes_and_hidden_cells_by_hand(schema, build, batch):
     image, _, _ = batch(schema)
     codes = torch.tensor([[0, 1, 4]] * 7)
-    model = build(schema, evidence=False)
+    model = build(schema, unimodal_heads=False)
     model.head = Constant(torch.zeros(7, 17))
     model.reconstructor.query = nn.Sequential(Constant(torch.zeros(7, 3, 38)))
     # Even logits: ln 17 = 2.833213 for the class. Hidden are a cell of three values and one of two:
@@ -87,14 +88,14 @@ def test_the_loss_asks_every_part_to_be_right_alone_by_hand(schema, build, batch
     # The prior of each of the seven classes that occur is (3 + 1) / 48 = 1 / 12, of the ten others (1 + 1) / 48.
     model.set_class_counts([3] * 7 + [1] * 10)
     is_right = torch.arange(17) < 7
-    for head, bias in zip((model.evidence.heads["report"], model.head), (math.log(2), -math.log(2)), strict=True):
+    for head, bias in zip((model.unimodal_heads.heads["report"], model.head), (math.log(2), -math.log(2)), strict=True):
         nn.init.zeros_(head[2].weight)
         head[2].bias.data = bias * is_right
-    model.evidence.heads["image"] = Constant(torch.zeros(7, 11, 17))
+    model.unimodal_heads.heads["image"] = Constant(torch.zeros(7, 11, 17))
     # The image says nothing: ln 12 = 2.484907. The report's three attributes say ln 2 each, together a factor of 8:
     # 4 * 8 / (7 * 4 * 8 + 10 * 2) = 8 / 61, so 2.031432. The fused tokens halve: even, so ln 17 = 2.833213.
-    for weights in (model.initial_weights(), torch.rand(3)):
-        model.weights.copy_(weights)
+    for weights in (model.initial_branch_weights(), torch.rand(3)):
+        model.branch_weights.copy_(weights)
         assert model(image, codes, torch.arange(7)).loss.item() == pytest.approx(7.349552, abs=1e-5)
 
     # Hidden, a cell of three even values and one of two: (ln 3 + ln 2) / 2 = 0.895880 beside it.
@@ -114,15 +115,13 @@ class Constant(nn.Module):
 
 
 def test_pooling_counts_what_is_there_by_hand(schema, build):
-    class Echo(nn.Module):
-        """A fusion that gives back its tokens, so that the pooled vector is theirs."""
+    class Echo(Fusion):
+        """A fusion that returns its tokens as they are."""
 
-        modalities, dim = ("image", "report"), 38
+        def fuse(self, streams, is_valid, is_present):
+            return FusionOutput(streams, streams["image"][:, :0])
 
-        def forward(self, tokens, *, is_valid=None, is_present=None):
-            return FusionOutput(dict(tokens), tokens["image"][:, :0])
-
-    model = build(schema, fusion=Echo(), visual=nn.Identity(), reconstruct="none").eval()
+    model = build(schema, fusion=Echo(38), visual=nn.Identity(), fill="none").eval()
     pooled = []
     model.head.register_forward_pre_hook(lambda head, arguments: pooled.append(arguments[0]))
     image = torch.tensor([1.0, 5.0, 100.0])[None, :, None].expand(2, 3, 38)
@@ -145,7 +144,7 @@ def test_several_images_with_one_backbone_or_one_each(topology, schema, build, b
     image = {"clinical": first, "dermoscopy": torch.randn(7, 5, 13)}
     for visual in (None, {m: VisualTokenizer(None, 38, num_features=13) for m in IMAGES}):
         fusion = IntermediateTokenFusion(38, modalities=(*IMAGES, "report"), num_heads=2, topology=topology)
-        model = build(schema, visual=visual, fusion=fusion, hide_probability=0.0, hide_report_probability=0.0)
+        model = build(schema, visual=visual, fusion=fusion, hiding=HideAttributes(0.0, whole=0.0))
         out = model(image, codes, labels)
         assert out.intermediate.shape == (7, 3 if topology == "pairwise" else 1, 38)
         for absent in (torch.arange(7) < 3, torch.ones(7, dtype=torch.bool)):
@@ -213,3 +212,51 @@ def test_a_few_steps_reduce_the_loss(schema, build, batch):
         optimizer.step()
     assert losses[0] > 2.0
     assert sum(losses[-5:]) / 5 < losses[0] / 2
+
+
+def test_labels_that_are_all_ignored_and_empty_batches_have_a_loss_of_zero(schema, build, batch):
+    image, codes, labels = batch(schema)
+    model = build(schema, fill="none", hiding=HideAttributes(0.0))
+    ignored = torch.full_like(labels, -100)
+    for rows, some in ((slice(None), ignored), (slice(0, 0), labels[:0])):
+        out = model(image[rows], codes[rows], some)
+        assert out.loss.item() == 0.0
+        out.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    # One label in seven: the loss is that of its case alone.
+    ignored[3] = labels[3]
+    part = model.eval()(image, codes, ignored).loss
+    torch.testing.assert_close(part, model(image[3:4], codes[3:4], labels[3:4]).loss)
+
+
+@pytest.mark.parametrize("unimodal_heads", [True, False])
+def test_a_modality_without_any_token_contributes_nothing(unimodal_heads, schema, build, batch):
+    image, codes, labels = batch(schema)
+    model = build(schema, unimodal_heads=unimodal_heads).eval()
+    out = model(image[:, :0], codes, labels)
+    assert all(value.isfinite().all() for name, value in out.items() if name != "reconstruction")
+    if unimodal_heads:
+        assert not out.contributions[:, 0].any()
+
+
+def test_nan_that_a_visual_module_makes_of_padding_stays_there(schema, build, batch):
+    image, codes, _ = batch(schema)
+    is_valid = torch.arange(11).expand(7, -1) < 5
+
+    class Normalising(nn.Module):
+        """A module of a user's own that divides by the norm of a token: 0 / 0 where padded."""
+
+        def forward(self, tokens):
+            return (tokens / tokens.norm(dim=-1, keepdim=True)).repeat(1, 1, 3)[..., :38]
+
+    model = build(schema, visual=Normalising()).eval()
+    expected = model(image[:, :5], codes)
+    padded = model(image, codes, is_valid={"image": is_valid})
+    torch.testing.assert_close(padded.logits, expected.logits)
+    torch.testing.assert_close(padded.contributions, expected.contributions)
+
+
+@pytest.mark.parametrize("counts", [[-1.0] * 17, [float("nan")] * 17])
+def test_counts_that_are_none_are_refused(counts, schema, build):
+    with pytest.raises(ValueError, match="counts are numbers of cases and cannot be negative or nan"):
+        build(schema).set_class_counts(counts)

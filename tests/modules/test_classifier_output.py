@@ -9,19 +9,19 @@ from torch.utils import _pytree
 
 from alignedfusion.modules.outputs import ClassifierOutput
 
-NAMES = ["loss", "logits", "evidence"]
+NAMES = ["loss", "logits", "contributions"]
 
 
 @pytest.fixture
 def out():
     return ClassifierOutput(
-        loss=torch.tensor(2.0), logits=torch.ones(3, 5), reconstruction=None, evidence=torch.zeros(3)
+        loss=torch.tensor(2.0), logits=torch.ones(3, 5), reconstruction=None, contributions=torch.zeros(3)
     )
 
 
 def test_a_field_is_had_by_attribute_by_name_and_by_position(out):
     assert out.logits is out["logits"] is out[1]
-    assert out[1:] == (out.logits, out.evidence)
+    assert out[1:] == (out.logits, out.contributions)
     assert out.reconstruction is None
     assert out.intermediate is None
     assert list(out) == NAMES
@@ -38,13 +38,13 @@ def test_a_changed_field_has_changed_in_every_way(out):
     out["loss"] = torch.tensor(5.0)
     assert out.loss.item() == 5.0
     out.loss = None
-    assert list(out) == ["logits", "evidence"]
+    assert list(out) == ["logits", "contributions"]
     assert out.loss is None
 
 
 def test_a_misspelt_field_is_refused(out):
     message = (
-        r"ClassifierOutput has no field 'logit'; it has \['loss', 'logits', 'reconstruction', 'intermediate', 'evi"
+        r"ClassifierOutput has no field 'logit'; it has \['loss', 'logits', 'reconstruction', 'intermediate', 'con"
     )
     for act in (lambda: out.logit, lambda: setattr(out, "logit", None), lambda: ClassifierOutput(logit=None)):
         with pytest.raises(AttributeError, match=message):

@@ -11,6 +11,7 @@ from alignedfusion import (
     MaskedTokenReconstructor,
 )
 from alignedfusion.baselines import ElementwiseSum
+from alignedfusion.modules.fusions import Fusion
 
 IMAGES = ("clinical", "dermoscopy")
 
@@ -18,12 +19,11 @@ IMAGES = ("clinical", "dermoscopy")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reconstruct": "twice"}, "reconstruct must be 'once', 'two_pass' or 'none', got 'twice'"),
+        ({"fill": "twice"}, "fill must be 'once', 'two_pass' or 'none', got 'twice'"),
         ({"class_names": ["nevus"]}, "class_names must name 17 classes, got 1: ['nevus']"),
         ({"modalities": ("a", "b"), "visual": {"a": nn.Identity()}}, "visual must have the keys ['a', 'b'], got ['a']"),
         ({"modalities": ("a", "b"), "visual": dict.fromkeys("ab", nn.Identity())}, "one module for several modalities"),
         ({"fusion": IntermediateTokenFusion(34, num_heads=2)}, "must have the same width, got dim=38 and dim=34"),
-        ({"hide_probability": 1.5}, "hide_probability must be between 0 and 1, got 1.5"),
     ],
 )
 def test_a_classifier_refuses(settings, message, schema, build):
@@ -48,7 +48,7 @@ def test_a_call_refuses_images_and_codes_that_do_not_fit(schema, build, batch):
         model(image[:5], codes)
     with pytest.raises(ValueError, match=r"takes a mapping of images with the keys \['clinical', 'dermoscopy'\]"):
         two(image, codes)
-    message = r"images must have the keys \['clinical', 'dermoscopy'\], got \['clinical'\]; an image that rows lack"
+    message = r"images must have the keys \['clinical', 'dermoscopy'\], got \['clinical'\]; pass zeros for an image"
     with pytest.raises(ValueError, match=message):
         two({"clinical": image}, codes)
     with pytest.raises(ValueError, match="code 5 in row 0 is out of range for attribute 'age'"):
@@ -77,6 +77,33 @@ def test_a_call_refuses_masks_that_do_not_fit(masks, message, schema, build, bat
         build(schema)(image, codes, **masks)
 
 
-def test_a_fusion_that_pools_takes_no_reconstructor(schema, build):
-    with pytest.raises(ValueError, match=r"ElementwiseSum pools its tokens by itself.*pass reconstructor=None"):
-        build(schema, fusion=ElementwiseSum(38, num_heads=2))
+class Handmade(nn.Module):
+    """A fusion that is not derived from `Fusion`, with all that a classifier reads but what `lacks` names."""
+
+    def __init__(self, lacks):
+        super().__init__()
+        given = {
+            "dim": 38,
+            "modalities": ("image", "report"),
+            "pooled_dim": 76,
+            "pool": lambda fused, is_valid, is_present: torch.zeros(7, 76),
+            "report_parameters": lambda: iter(()),
+            "to_dict": dict,
+        }
+        for name in given.keys() - {lacks}:
+            setattr(self, name, given[name])
+
+
+@pytest.mark.parametrize("lacks", ["dim", "modalities", "pooled_dim", "pool", "report_parameters", "to_dict"])
+def test_a_fusion_that_lacks_something_is_refused_by_its_name(lacks, schema, build):
+    with pytest.raises(TypeError, match=f"the fusion Handmade lacks {lacks}, forward: derive it from"):
+        build(schema, fusion=Handmade(lacks))
+    with pytest.raises(TypeError, match="the fusion Fusion lacks fuse"):
+        build(schema, fusion=Fusion(38))
+
+
+def test_a_fusion_that_pools_otherwise_takes_a_reconstructor_too(schema, build, batch):
+    image, codes, labels = batch(schema)
+    output = build(schema, fusion=ElementwiseSum(38, num_heads=2))(image, codes, labels)
+    assert output.reconstruction.shape == (7, 3, 5)
+    assert output.loss.isfinite()

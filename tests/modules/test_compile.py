@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from alignedfusion.modules.masking import HideAttributes
+
 
 @pytest.mark.parametrize("training", [True, False])
 def test_compiled_without_a_graph_break_it_agrees(training, schema, build, batch):
@@ -10,7 +12,7 @@ def test_compiled_without_a_graph_break_it_agrees(training, schema, build, batch
     eager, model = build(schema).train(training), build(schema).train(training)
     compiled = torch.compile(model, fullgraph=True)
     expected, out = (m(image, codes, labels, is_hidden=is_hidden) for m in (eager, compiled))
-    for field in ("loss", "logits", "reconstruction", "intermediate", "evidence"):
+    for field in ("loss", "logits", "reconstruction", "intermediate", "contributions"):
         torch.testing.assert_close(out[field], expected[field], atol=1e-5, rtol=1e-4)
     if training:
         expected.loss.backward()
@@ -26,7 +28,7 @@ def test_random_hiding_and_every_mask_compile(schema, build, batch, assert_train
         "is_valid": {"image": torch.arange(11).expand(7, -1) < 5},
         "is_present": {"image": torch.arange(7) < 5, "report": torch.arange(7) > 2},
     }
-    model = build(schema, reconstruct="two_pass", hide_probability=0.5, dropout=0.5)
+    model = build(schema, fill="two_pass", hiding=HideAttributes(0.5, whole=0.1), dropout=0.5)
     # Capturing the graph is what could fail here; generating code for it takes half a minute.
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert_trainable(model, compiled(image, codes, labels, **masks))

@@ -3,7 +3,7 @@ import torch
 
 from alignedfusion import UNKNOWN
 from alignedfusion.baselines import JointSelfAttention
-from alignedfusion.modules.heads import EvidenceHeads
+from alignedfusion.modules.heads import UnimodalHeads
 
 IMAGES = ("clinical", "dermoscopy")
 
@@ -16,13 +16,13 @@ def tokens_of(model, image, codes):
 def test_attributes_add_up_and_patches_are_a_mean_by_hand(schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema).eval()
-    model.weights.copy_(torch.tensor([2.0, 0.25, 0.5]))
+    model.branch_weights.copy_(torch.tensor([2.0, 0.25, 0.5]))
     is_valid = torch.arange(11).expand(7, -1) < torch.tensor([[1], [2], [3], [5], [7], [11], [11]])
-    each = model.evidence.of_tokens(tokens_of(model, image, codes))
+    each = model.unimodal_heads.token_contributions(tokens_of(model, image, codes))
     assert each["image"].shape == (7, 11, 17)
     assert each["report"].shape == (7, 3, 17)
 
-    said = model(image, codes, is_valid={"image": is_valid}).evidence
+    said = model(image, codes, is_valid={"image": is_valid}).contributions
     mean = torch.stack([row[:n].mean(0) for row, n in zip(each["image"], (1, 2, 3, 5, 7, 11, 11), strict=True)])
     torch.testing.assert_close(said[:, 0], 2.0 * mean)
     torch.testing.assert_close(said[:, 1], 0.25 * (each["report"][:, 0] + each["report"][:, 1] + each["report"][:, 2]))
@@ -33,22 +33,22 @@ def test_who_is_absent_says_exactly_nothing(absent, part, schema, build, batch):
     image, codes, _ = batch(schema)
     model, is_present = build(schema).eval(), torch.arange(7) < 5
     everyone, out = model(image, codes), model(image, codes, is_present={absent: is_present})
-    assert not out.evidence[5:, part].any()
-    assert out.evidence[5:, 1 - part].any(-1).all()
-    assert torch.equal(out.evidence[:5], everyone.evidence[:5])
+    assert not out.contributions[5:, part].any()
+    assert out.contributions[5:, 1 - part].any(-1).all()
+    assert torch.equal(out.contributions[:5], everyone.contributions[:5])
     image[5:] = torch.nan
     spoilt = model(image, codes, is_present={"image": is_present, absent: is_present})
-    assert not spoilt.evidence[5:, part].any()
+    assert not spoilt.contributions[5:, part].any()
 
 
 def test_padding_says_nothing(schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema).eval()
-    expected = model(image[:, :5], codes).evidence
+    expected = model(image[:, :5], codes).contributions
     image[:, 5:] = torch.nan
-    padded = model(image, codes, is_valid={"image": torch.arange(11).expand(7, -1) < 5}).evidence
+    padded = model(image, codes, is_valid={"image": torch.arange(11).expand(7, -1) < 5}).contributions
     torch.testing.assert_close(padded, expected)
-    nothing = model(image, codes, is_valid={"image": torch.zeros(7, 11, dtype=torch.bool)}).evidence
+    nothing = model(image, codes, is_valid={"image": torch.zeros(7, 11, dtype=torch.bool)}).contributions
     assert not nothing[:, 0].any()
 
 
@@ -57,14 +57,14 @@ def test_several_images_are_one_part_and_the_sum_of_their_means(schema, build, b
     image = {"clinical": first, "dermoscopy": torch.randn(7, 5, 13)}
     model = build(schema, modalities=(*IMAGES, "report")).eval()
     out = model(image, codes)
-    assert model.parts == ("image", "report", "fused")
-    assert out.evidence.shape == (7, 3, 17)
-    each = model.evidence.of_tokens(
+    assert model.branches == ("image", "report", "fused")
+    assert out.contributions.shape == (7, 3, 17)
+    each = model.unimodal_heads.token_contributions(
         {**{m: model.visual(x) for m, x in image.items()}, "report": model.tokenizer(codes)}
     )
-    torch.testing.assert_close(out.evidence[:, 0], 2 / 3 * (each["clinical"].mean(1) + each["dermoscopy"].mean(1)))
+    torch.testing.assert_close(out.contributions[:, 0], 2 / 3 * (each["clinical"].mean(1) + each["dermoscopy"].mean(1)))
     # With one of two absent, the other still speaks.
-    one = model(image, codes, is_present={"dermoscopy": torch.arange(7) < 0}).evidence
+    one = model(image, codes, is_present={"dermoscopy": torch.arange(7) < 0}).contributions
     torch.testing.assert_close(one[:, 0], 2 / 3 * each["clinical"].mean(1))
 
 
@@ -72,33 +72,33 @@ def test_several_images_are_one_part_and_the_sum_of_their_means(schema, build, b
 def test_a_model_of_one_modality_has_its_part_alone(modality, parts, schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema, fusion=JointSelfAttention(38, modalities=(modality,), num_heads=2))
-    assert model.parts == parts
-    assert model(image if modality == "image" else None, codes).evidence.shape == (7, 2, 17)
-    torch.testing.assert_close(model.weights, torch.tensor([2 / 3, 1 / 3]))
+    assert model.branches == parts
+    assert model(image if modality == "image" else None, codes).contributions.shape == (7, 2, 17)
+    torch.testing.assert_close(model.branch_weights, torch.tensor([2 / 3, 1 / 3]))
 
 
 @pytest.mark.parametrize("evidence", [True, False])
 def test_logits_are_the_prior_and_the_sum_of_what_the_parts_say(evidence, schema, build, batch):
     image, codes, _ = batch(schema)
-    model = build(schema, evidence=evidence).eval()
+    model = build(schema, unimodal_heads=evidence).eval()
     model.set_class_counts(range(17))
     out = model(image, codes)
-    torch.testing.assert_close(out.logits, model.log_prior + out.evidence.sum(1))
+    torch.testing.assert_close(out.logits, model.log_prior + out.contributions.sum(1))
     # A weight scales what its part says, and nothing else.
-    model.weights[-1] *= 5
+    model.branch_weights[-1] *= 5
     louder = model(image, codes)
-    torch.testing.assert_close(louder.evidence[:, -1], 5 * out.evidence[:, -1])
-    assert torch.equal(louder.evidence[:, :-1], out.evidence[:, :-1])
-    torch.testing.assert_close(louder.logits, model.log_prior + louder.evidence.sum(1))
+    torch.testing.assert_close(louder.contributions[:, -1], 5 * out.contributions[:, -1])
+    assert torch.equal(louder.contributions[:, :-1], out.contributions[:, :-1])
+    torch.testing.assert_close(louder.logits, model.log_prior + louder.contributions.sum(1))
 
 
 def test_neither_modality_changes_what_the_other_says(schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema).eval()
-    out, other = model(image, codes).evidence, model(torch.randn(7, 11, 13), codes).evidence
+    out, other = model(image, codes).contributions, model(torch.randn(7, 11, 13), codes).contributions
     assert torch.equal(out[:, 1], other[:, 1])
     assert (out[:, [0, 2]] != other[:, [0, 2]]).any(-1).all()
-    silent = model(image, torch.full_like(codes, -1)).evidence
+    silent = model(image, torch.full_like(codes, -1)).contributions
     told = (codes != -1).any(1)
     assert torch.equal(out[:, 0], silent[:, 0])
     assert (out[told][:, [1, 2]] != silent[told][:, [1, 2]]).any(-1).all()
@@ -107,10 +107,10 @@ def test_neither_modality_changes_what_the_other_says(schema, build, batch):
 
 def test_what_a_modality_says_teaches_its_own_weights_alone(schema, build, batch):
     image, codes, _ = batch(schema)
-    of_image, of_report = ("visual.", "evidence.heads.image."), ("tokenizer.", "evidence.heads.report.")
+    of_image, of_report = ("visual.", "unimodal_heads.heads.image."), ("tokenizer.", "unimodal_heads.heads.report.")
     for part, own, others in ((0, of_image, of_report), (1, of_report, of_image)):
         model = build(schema)
-        model(image, codes).evidence[:, part].square().sum().backward()
+        model(image, codes).contributions[:, part].square().sum().backward()
         learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
         assert all(any(name.startswith(prefix) for name in learned) for prefix in own)
         assert not any(name.startswith((*others, "fusion.", "head.", "reconstructor.")) for name in learned)
@@ -133,20 +133,20 @@ def test_the_prior_is_of_smoothed_counts(schema, build):
 
 def test_without_evidence_the_fused_tokens_speak_alone(schema, build, batch):
     image, codes, _ = batch(schema)
-    model = build(schema, evidence=False).eval()
-    assert model.parts == ("fused",)
-    assert model.evidence is None
-    assert torch.equal(model.weights, torch.ones(1))
+    model = build(schema, unimodal_heads=False).eval()
+    assert model.branches == ("fused",)
+    assert model.unimodal_heads is None
+    assert torch.equal(model.branch_weights, torch.ones(1))
     assert torch.equal(model.log_prior.softmax(-1), torch.full((17,), 1 / 17))
     out = model(image, codes)
-    assert out.evidence.shape == (7, 1, 17)
-    assert torch.equal(out.logits, out.evidence[:, 0])
+    assert out.contributions.shape == (7, 1, 17)
+    assert torch.equal(out.logits, out.contributions[:, 0])
 
 
 def test_heads_drop_out_in_training_only_and_know_their_parts():
-    heads = EvidenceHeads(38, (*IMAGES, "report"), 17, dropout=0.5)
+    heads = UnimodalHeads(38, (*IMAGES, "report"), 17, dropout=0.5)
     tokens = {"clinical": torch.randn(7, 11, 38), "dermoscopy": torch.randn(7, 5, 38), "report": torch.randn(7, 3, 38)}
-    assert heads.parts == ("image", "report")
+    assert heads.branches == ("image", "report")
     assert not torch.equal(heads(tokens, {}, {})["report"], heads(tokens, {}, {})["report"])
     heads.eval()
     said = heads(tokens, {}, {})
@@ -159,9 +159,9 @@ def test_a_report_that_mentions_nothing_is_no_evidence(schema, build, batch):
     codes = codes.clone()
     codes[:, 0], codes[2] = 1, UNKNOWN
     model = build(schema).eval()
-    report = model.parts.index("report")
-    evidence = model(image, codes).evidence[:, report]
+    report = model.branches.index("report")
+    evidence = model(image, codes).contributions[:, report]
     assert (evidence != 0).all(1).tolist() == [True, True, False, True, True, True, True]
     assert (evidence[2] == 0).all()
     everything = torch.ones_like(codes, dtype=torch.bool)
-    assert (model(image, codes, is_hidden=everything).evidence[:, report] == 0).all()
+    assert (model(image, codes, is_hidden=everything).contributions[:, report] == 0).all()

@@ -61,7 +61,7 @@ def cases(draw):
 @settings(max_examples=10)
 @given(case=cases())
 def test_any_pattern_gives_finite_outputs_and_gradients(precision, reconstruct, build, case, assert_trainable):
-    model = build(case.schema, reconstruct=reconstruct)
+    model = build(case.schema, fill=reconstruct)
     model = model.to(torch.bfloat16) if precision == "bfloat16" else model
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"):
         out = case.forward(model)
@@ -71,7 +71,7 @@ def test_any_pattern_gives_finite_outputs_and_gradients(precision, reconstruct, 
 @pytest.mark.parametrize("reconstruct", ["once", "two_pass", "none"])
 @given(case=cases(), shift=st.integers(1, 4))
 def test_what_is_hidden_padded_or_absent_changes_nothing(reconstruct, build, case, shift, same):
-    model = build(case.schema, reconstruct=reconstruct)
+    model = build(case.schema, fill=reconstruct)
     counts = torch.tensor(case.schema.num_values)
     is_secret = case.masks["is_hidden"] & (case.codes != UNKNOWN)
     image = case.image.clone()

@@ -100,9 +100,6 @@ def test_token_i_is_position_i_of_the_backbone_s_map(name, image_size, size, pre
     token = tokens[:, row * width + column]
     if own.ndim == 3:
         assert torch.equal(token, own[:, prefix + row * width + column])
-        visual.keep_prefix_tokens = True
-        with torch.no_grad():
-            assert torch.equal(visual.features(image), own)
         assert own.shape[1] == prefix + height * width
     elif own.shape[-1] == visual.num_features:
         assert torch.equal(token, own[:, row, column])
@@ -172,9 +169,7 @@ def test_weights_under_other_names_are_refused_rather_than_left_random(lite0_wei
 
 @pytest.mark.parametrize(("name", "image_size"), [("test_vit", 96), ("test_vit", None), ("test_convnext", 64)])
 def test_visual_tokenizer_is_rebuilt_from_plain_settings(name, image_size):
-    visual = VisualTokenizer(
-        name, 38, pretrained=False, frozen=True, keep_prefix_tokens=True, image_size=image_size
-    ).eval()
+    visual = VisualTokenizer(name, 38, pretrained=False, frozen=True, image_size=image_size).eval()
     data = json.loads(json.dumps(visual.to_dict()))
     data["preprocessing"]["mean"] = [0.25, 0.5, 0.75]  # as an older timm may have had it
     again = VisualTokenizer.from_dict(data).eval()

@@ -14,11 +14,11 @@ from alignedfusion import VisualTokenizer
 from alignedfusion.datasets import phantom
 from alignedfusion.modules import tokenizers
 from alignedfusion.modules.backbones import create_backbone
-from alignedfusion.presets import standard
+from alignedfusion.presets import Backbone, standard
 from alignedfusion.reports.showing import mark
 from alignedfusion.reports.workers import read_all
 from alignedfusion.sklearn import AlignedFusionEstimator
-from alignedfusion.training.fitting import fit
+from alignedfusion.training import fit
 
 
 def some_cases(names, monkeypatch):
@@ -56,7 +56,7 @@ def some_cases(names, monkeypatch):
 def a_loop(names, monkeypatch):
     """A model and what trains it."""
     names["model"] = standard(
-        phantom.SCHEMA, phantom.CLASS_NAMES, backbone="test_vit", pretrained=False, image_size=32, dim=64
+        phantom.SCHEMA, phantom.CLASS_NAMES, backbone=Backbone("test_vit", pretrained=False, image_size=32), dim=64
     )
     names["train"], names["valid"] = (
         phantom.make(n, image_size=32).cases(mean=[0.5] * 3, std=[0.5] * 3) for n in (16, 8)

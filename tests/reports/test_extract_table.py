@@ -18,8 +18,9 @@ from alignedfusion.reports import ReportFailedError, RuleExtractor, extract_tabl
 from alignedfusion.reports.showing import mark, show
 from alignedfusion.reports.summary import failures, summarize
 from alignedfusion.reports.table import evidence_file, join_texts, read_reports
-from alignedfusion.reports.types import FAILED, UNMENTIONED, Cell
+from alignedfusion.reports.types import UNMENTIONED, Cell
 from alignedfusion.reports.workers import read_all
+from alignedfusion.tables.files import FAILED
 from alignedfusion.tables.journal import Journal, read_journal
 
 LEXICON = """

@@ -16,7 +16,7 @@ from alignedfusion import AttributeSchema
 from alignedfusion.commands import main as cli
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.deployment.prediction import PredictBatch, predict_table
-from alignedfusion.presets import standard
+from alignedfusion.presets import Backbone, standard
 from alignedfusion.reports import ChatClient, ChatExtractor, Lexicon, RuleExtractor, extract_table
 from alignedfusion.reports.table import evidence_file
 from alignedfusion.tables import cluster
@@ -27,7 +27,11 @@ from alignedfusion.training.token_batches import TokenBatch
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 CASES = 37
-SMALL = {"backbone": "test_vit", "image_size": 48, "batch_size": 8, "progress": False}
+SMALL = {"batch_size": 8, "progress": False}
+
+
+def small(folder):
+    return Backbone("test_vit", pretrained=folder / "weights.pth", image_size=48)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +76,7 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit").state_dict(), folder / "weights.pth")
     schema = AttributeSchema.from_table(frame, ["itch"])
-    model = standard(schema, ("a", "b"), backbone="test_vit", pretrained=False, image_size=48, dim=64)
+    model = standard(schema, ("a", "b"), backbone=Backbone("test_vit", pretrained=False, image_size=48), dim=64)
     model.save_pretrained(folder / "model")
     return folder
 
@@ -152,7 +156,7 @@ def test_a_chat_model_is_not_asked_from_a_cluster(folder, tmp_path):
 
 def test_tokens_are_the_same_and_those_of_one_engine_serve_the_other(folder, tmp_path):
     paths = sorted(folder.glob("*.png"))
-    settings = {**SMALL, "weights": folder / "weights.pth"}
+    settings = {**SMALL, "backbone": small(folder)}
     token_writer.write(paths[:10], tmp_path / "there", **settings)
     there = token_writer.write(paths, tmp_path / "there", on_ray=True, **settings)
     here = token_writer.write(paths, tmp_path / "here", **settings)
@@ -166,7 +170,7 @@ def test_tokens_are_the_same_and_those_of_one_engine_serve_the_other(folder, tmp
 def test_other_weights_on_another_machine_are_refused(folder, tmp_path):
     from alignedfusion.training.token_batches import _BitsBatch
 
-    cache = token_writer.write([], tmp_path / "tokens", **{**SMALL, "weights": folder / "weights.pth"})
+    cache = token_writer.write([], tmp_path / "tokens", **SMALL, backbone=small(folder))
     _BitsBatch(cache.settings)
     with pytest.raises(ValueError, match=r"has other weights of 'test_vit' than the machine that writes"):
         _BitsBatch({**cache.settings, "weights_sha256": "0" * 64})
@@ -175,10 +179,10 @@ def test_other_weights_on_another_machine_are_refused(folder, tmp_path):
 def test_tokens_go_into_parquet_files(folder, tmp_path):
     import ray.data
 
-    arguments = {"image": "file", "root": folder, "weights": folder / "weights.pth"}
+    arguments = {"image": "file", "root": folder, "backbone": small(folder)}
     ray.data.read_parquet(str(folder / "cases.parquet")).map_batches(
         TokenBatch,
-        fn_constructor_kwargs={**arguments, "backbone": "test_vit", "image_size": 48},
+        fn_constructor_kwargs=arguments,
         batch_size=8,
         concurrency=1,
     ).write_parquet(str(tmp_path / "tokens"))
@@ -186,7 +190,9 @@ def test_tokens_go_into_parquet_files(folder, tmp_path):
     cache = token_writer.write(
         [folder / row["file"] for row in rows],
         tmp_path / "cache",
-        **{**SMALL, "weights": folder / "weights.pth", "dtype": "float16"},
+        **SMALL,
+        backbone=small(folder),
+        dtype="float16",
     )
     expected = cache.file.read(range(CASES))
     found = torch.from_numpy(np.stack([row["tokens"] for row in rows]))
@@ -248,7 +254,7 @@ def test_predictions_are_a_map_of_ones_own(folder, frame, tmp_path):
 
 def test_without_an_address_a_cluster_of_its_own_is_started():
     """Not the one that runs on this machine, which may be of another release or another user's."""
-    script = "from alignedfusion import cluster\nwith cluster._connected() as ray: print(len(ray.nodes()))"
+    script = "from alignedfusion.tables import cluster\nwith cluster._connected() as ray: print(len(ray.nodes()))"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     line = [sys.executable, "-W", "ignore", "-c", script]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)

@@ -8,8 +8,8 @@ from torch import nn
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.modules.outputs import ClassifierOutput
+from alignedfusion.training import TrainingSettings, fit
 from alignedfusion.training.calibration import SPREAD, calibrate
-from alignedfusion.training.fitting import fit
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 """Shares of missing attributes that a model is calibrated for."""
@@ -22,14 +22,14 @@ class Speaking(nn.Module):
         super().__init__()
         self.schema = schema
         self.initial = torch.tensor(initial)
-        self.register_buffer("weights", self.initial.clone())
+        self.register_buffer("branch_weights", self.initial.clone())
         self.register_buffer("log_prior", torch.tensor([0.5, 0.3, 0.2]).log())
 
-    def initial_weights(self):
+    def initial_branch_weights(self):
         return self.initial.clone()
 
     def forward(self, image, codes, is_present=None):
-        return ClassifierOutput(evidence=image * self.weights[:, None])
+        return ClassifierOutput(contributions=image * self.branch_weights[:, None])
 
 
 def heard(loudness, rows=499):
@@ -47,30 +47,30 @@ def heard(loudness, rows=499):
 def test_an_overconfident_part_is_turned_down_and_an_honest_one_up(schema):
     model = Speaking(schema, [2 / 3, 2 / 3])
     calibrate(model, heard([5.0, 1.0]), progress=False)
-    assert model.weights[0] == pytest.approx(1 / 5, rel=0.15)
-    assert model.weights[1] == pytest.approx(1.0, rel=0.15)
+    assert model.branch_weights[0] == pytest.approx(1 / 5, rel=0.15)
+    assert model.branch_weights[1] == pytest.approx(1.0, rel=0.15)
 
 
 def test_a_part_that_only_guesses_is_not_turned_up(schema):
     model = Speaking(schema, [2 / 3, 2 / 3, 1 / 3])
     calibrate(model, heard([1.0, -1.0, -0.5]), progress=False)
-    assert model.weights[0] > 2 / 3
-    assert model.weights[1] < 0.3
-    assert model.weights[2] < 0.3
+    assert model.branch_weights[0] > 2 / 3
+    assert model.branch_weights[1] < 0.3
+    assert model.branch_weights[2] < 0.3
 
 
 @pytest.mark.parametrize(("loudness", "temperature"), [(5.0, 5.0), (0.5, 0.5), (1.0, 1.0)])
 def test_with_one_part_the_weight_is_one_over_a_temperature(loudness, temperature, schema):
     model = Speaking(schema, [1.0])
     calibrate(model, heard([loudness]), progress=False)
-    assert 1 / model.weights.item() == pytest.approx(temperature, rel=0.15)
+    assert 1 / model.branch_weights.item() == pytest.approx(temperature, rel=0.15)
 
 
 def test_few_cases_move_the_weights_less_than_many(schema):
     few, many = Speaking(schema, [1.0]), Speaking(schema, [1.0])
     calibrate(few, heard([5.0], rows=5), progress=False)
     calibrate(many, heard([5.0]), progress=False)
-    assert many.weights < few.weights < 1.0
+    assert many.branch_weights < few.branch_weights < 1.0
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ def cases(schema, batch):
 
 @pytest.fixture(params=[True, False])
 def model(request, schema, build):
-    model = build(schema, evidence=request.param).eval()
+    model = build(schema, unimodal_heads=request.param).eval()
     model.set_class_counts(range(17))
-    for head in [model.head, *(model.evidence.heads.values() if request.param else ())]:
+    for head in [model.head, *(model.unimodal_heads.heads.values() if request.param else ())]:
         nn.init.normal_(head[2].weight, std=0.3)  # so that it has something to say
     return model
 
@@ -91,20 +91,22 @@ def model(request, schema, build):
 @torch.no_grad()
 def objective(model, cases, weights):
     """Negative log posterior of weights, worked out from the logits that the model itself gives with them."""
-    model.weights.copy_(weights)
+    model.branch_weights.copy_(weights)
     fit = 0.0
     for rate in RATES:
         logits = model(cases.image, drop_attributes(cases.codes, rate, model.schema)).logits.double()
         fit -= logits.log_softmax(-1)[torch.arange(53), cases.labels].sum().item() / len(RATES)
-    shifts = [math.log(w / start) for w, start in zip(weights.tolist(), model.initial_weights().tolist(), strict=True)]
+    shifts = [
+        math.log(w / start) for w, start in zip(weights.tolist(), model.initial_branch_weights().tolist(), strict=True)
+    ]
     return fit + sum(shift**2 for shift in shifts) / (2 * SPREAD**2)
 
 
 def test_the_weights_found_are_the_most_probable(model, cases):
     calibrate(model, cases, progress=False)
-    found = model.weights.clone()
+    found = model.branch_weights.clone()
     least = objective(model, cases, found)
-    assert least < objective(model, cases, model.initial_weights()) - 0.1
+    assert least < objective(model, cases, model.initial_branch_weights()) - 0.1
     for part in range(len(found)):
         for factor in (0.99, 1.01):
             moved = found.clone()
@@ -116,22 +118,24 @@ def test_nothing_but_the_weights_changes_and_twice_is_as_good_as_once(model, cas
     before = {name: value.clone() for name, value in model.state_dict().items()}
     calibrate(model.train(), cases, progress=False)
     assert not model.training
-    once = model.weights.clone()
+    once = model.branch_weights.clone()
     for weights in (once, torch.full_like(once, 7.0)):  # it starts from the initial weights, whatever they are now
-        model.weights.copy_(weights)
+        model.branch_weights.copy_(weights)
         with torch.no_grad():
             calibrate(model, cases, progress=False)
-        torch.testing.assert_close(model.weights, once, rtol=1e-4, atol=0)
-    assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == ["weights"]
+        torch.testing.assert_close(model.branch_weights, once, rtol=1e-4, atol=0)
+    assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == [
+        "branch_weights"
+    ]
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("evidence", [True, False])
 def test_training_calibrates_on_validation_cases_if_there_are_any(evidence, schema, build, cases, tmp_path):
     for valid in (cases, None):
-        model = build(schema, evidence=evidence)
-        fit(model, cases, valid, tmp_path, epochs=1, batch_size=16, progress=False)
-        assert torch.equal(model.weights, model.initial_weights()) == (valid is None)
-        found = model.weights.clone()
+        model = build(schema, unimodal_heads=evidence)
+        fit(model, cases, valid, tmp_path, TrainingSettings(epochs=1, batch_size=16), progress=False)
+        assert torch.equal(model.branch_weights, model.initial_branch_weights()) == (valid is None)
+        found = model.branch_weights.clone()
         calibrate(model, cases, progress=False)
-        assert torch.allclose(found, model.weights, rtol=1e-4) == (valid is not None)
+        assert torch.allclose(found, model.branch_weights, rtol=1e-4) == (valid is not None)

@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 
 from alignedfusion import AlignedFusionClassifier, VisualTokenizer
 from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.training import TrainingSettings
 from alignedfusion.training.fitting import _may_skip_weights, find_checkpoints, fit
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +155,7 @@ def test_sharding_of_the_first_version_is_refused(tmp_path, monkeypatch):
     for version in ("1", None):
         monkeypatch.setenv("FSDP_VERSION", version) if version else monkeypatch.delenv("FSDP_VERSION")
         with pytest.raises(ValueError, match=r"asks for FSDP version 1; write `fsdp_version: 2`"):
-            fit(trainings.build(), trainings.Cases(16), None, tmp_path, epochs=1)
+            fit(trainings.build(), trainings.Cases(16), None, tmp_path, TrainingSettings(epochs=1))
 
 
 def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
@@ -220,7 +221,7 @@ def test_the_command_writes_and_prints_once(tmp_path):
         "missing.png",
         "model.safetensors",
         "predictions.csv",
-        "trained_on.csv",
+        "trained_on.json",
     }
     assert not [name for name in names if name.endswith(".part") or name == "checkpoints"]
     assert json.loads((run / "metrics.json").read_text())["test"]["accuracy"] == 1.0

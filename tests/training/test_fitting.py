@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from alignedfusion import VisualTokenizer
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.cases import TensorCases
+from alignedfusion.modules.masking import HideAttributes
+from alignedfusion.training import TrainingSettings
 from alignedfusion.training.fitting import find_checkpoints, fit, parameter_groups
 
 
@@ -18,7 +20,8 @@ def cases(schema):
     return TensorCases(torch.randn(53, 11, 13, generator=generator), codes, codes[:, 0].clone())
 
 
-SETTINGS = {"batch_size": 16, "learning_rate": 3e-3, "progress": False}
+def settings(**changes):
+    return TrainingSettings(**{"batch_size": 16, "learning_rate": 3e-3, **changes})
 
 
 def state(model):
@@ -26,8 +29,8 @@ def state(model):
 
 
 def test_it_learns_and_leaves_no_checkpoints(schema, build, cases, tmp_path):
-    model = build(schema, hide_probability=0.1, hide_report_probability=0.0)
-    log = fit(model, cases, None, tmp_path, epochs=12, **SETTINGS)
+    model = build(schema, hiding=HideAttributes(0.1, whole=0.0))
+    log = fit(model, cases, None, tmp_path, settings(epochs=12), progress=False)
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert len(losses) == 12
     assert losses[-1] < losses[0] / 2
@@ -40,11 +43,11 @@ def test_the_last_epoch_is_kept_however_the_validation_cases_fare(schema, build,
     model = build(schema)
     # Validation labels that no training case has: every step makes them less likely, so the first epoch suits them best.
     valid = TensorCases(cases.image, cases.codes, cases.labels + 5)
-    log = fit(model, cases, valid, tmp_path, epochs=3, **SETTINGS)
+    log = fit(model, cases, valid, tmp_path, settings(epochs=3), progress=False)
     found = [entry["eval_cross_entropy"] for entry in log if "eval_loss" in entry]
     assert len(found) == 3
     assert found[0] == min(found) < found[-1]
-    model.weights.copy_(model.initial_weights())  # as they were before calibration
+    model.branch_weights.copy_(model.initial_branch_weights())  # as they were before calibration
     with torch.no_grad():
         logits = model.eval()(cases.image, cases.codes).logits
     assert F.cross_entropy(logits, cases.labels + 5).item() == pytest.approx(found[-1], rel=1e-4)
@@ -65,16 +68,16 @@ class Interrupted(TensorCases):
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_been(schema, build, cases, tmp_path):
     whole = build(schema)
-    fit(whole, cases, cases, tmp_path / "whole", epochs=4, **SETTINGS)
+    fit(whole, cases, cases, tmp_path / "whole", settings(epochs=4), progress=False)
 
     halted = build(schema)
     broken = Interrupted(cases.image, cases.codes, cases.labels)
     with pytest.raises(KeyboardInterrupt):
-        fit(halted, broken, cases, tmp_path / "halted", epochs=4, **SETTINGS)
+        fit(halted, broken, cases, tmp_path / "halted", settings(epochs=4), progress=False)
     assert len(find_checkpoints(tmp_path / "halted")) == 1
 
     again = build(schema)
-    log = fit(again, cases, cases, tmp_path / "halted", epochs=4, **SETTINGS)
+    log = fit(again, cases, cases, tmp_path / "halted", settings(epochs=4), progress=False)
     assert [entry["epoch"] for entry in log if "eval_loss" in entry] == [1, 2, 3, 4]
     expected = state(whole)
     assert all(torch.equal(value, expected[name]) for name, value in state(again).items())
@@ -84,16 +87,16 @@ def test_equal_seeds_train_equal_models(schema, build, cases, tmp_path):
     models = []
     for seed in (0, 0, 1):
         models.append(build(schema))
-        fit(models[-1], cases, None, tmp_path, epochs=1, seed=seed, **SETTINGS)
+        fit(models[-1], cases, None, tmp_path, settings(epochs=1, seed=seed), progress=False)
     first, same, other = (state(model)["head.2.weight"] for model in models)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
 
 
 def test_training_tells_the_model_how_often_each_class_occurs(schema, build, cases, tmp_path):
-    model, without = build(schema), build(schema, evidence=False)
+    model, without = build(schema), build(schema, unimodal_heads=False)
     for each in (model, without):
-        fit(each, cases, None, tmp_path, epochs=1, **SETTINGS)
+        fit(each, cases, None, tmp_path, settings(epochs=1), progress=False)
     counts = [cases.labels.tolist().count(c) for c in range(17)]
     assert sum(counts) == 53
     expected = torch.tensor([math.log((n + 1) / (53 + 17)) for n in counts])
@@ -107,13 +110,13 @@ def test_rows_without_an_image_train(schema, build, cases, tmp_path):
             return {**super().__getitem__(index), "is_present": {"image": torch.tensor(index % 2 == 0)}}
 
     gappy = Gappy(cases.image, cases.codes, cases.labels)
-    log = fit(build(schema), gappy, gappy, tmp_path, epochs=1, **SETTINGS)
+    log = fit(build(schema), gappy, gappy, tmp_path, settings(epochs=1), progress=False)
     assert log[0]["loss"] > 0
 
 
-def rates(model, *settings):
+def rates(model, **changes):
     """Learning rate and weight decay of each parameter by name; each stands in one group."""
-    groups = parameter_groups(model, 1.0, 0.05, *settings)
+    groups = parameter_groups(model, TrainingSettings(learning_rate=1.0, weight_decay=0.05, **changes))
     found = [(id(p), (group["lr"], group["weight_decay"])) for group in groups for p in group["params"]]
     assert len(found) == len(dict(found)) == sum(1 for _ in model.parameters())
     return {name: dict(found)[id(p)] for name, p in model.named_parameters()}
@@ -121,7 +124,7 @@ def rates(model, *settings):
 
 def test_a_backbone_learns_slowly_and_vectors_do_not_decay(schema, build):
     visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
-    found = rates(build(schema, visual=visual), 0.5, 0.25)
+    found = rates(build(schema, visual=visual), image_rate=0.5, backbone_rate=0.25)
     assert found["visual.backbone.blocks.0.mlp.fc1.weight"] == (0.125, 0.05)
     assert found["visual.backbone.norm.weight"] == (0.125, 0.0)
     assert found["visual.project.weight"] == (0.5, 0.05)
@@ -133,11 +136,11 @@ def test_a_backbone_learns_slowly_and_vectors_do_not_decay(schema, build):
 
 def test_what_only_sees_attributes_learns_at_the_full_rate_and_all_else_at_the_image_rate(schema, build):
     full, slow = {}, {}
-    for name, (rate, _) in rates(build(schema), 0.5).items():
+    for name, (rate, _) in rates(build(schema), image_rate=0.5).items():
         {1.0: full, 0.5: slow}[rate][name] = rate
     of_attributes = ("tokenizer.", "reconstructor.", "fusion.rounds.0.report.", "fusion.rounds.1.report.")
-    assert all(name.startswith((*of_attributes, "evidence.heads.report.")) for name in full)
-    of_images = ("visual.", "fusion.rounds.0.image.", "fusion.rounds.1.image.", "evidence.heads.image.", "head.")
+    assert all(name.startswith((*of_attributes, "unimodal_heads.heads.report.")) for name in full)
+    of_images = ("visual.", "fusion.rounds.0.image.", "fusion.rounds.1.image.", "unimodal_heads.heads.image.", "head.")
     assert all(name.startswith((*of_images, "fusion.intermediate")) for name in slow)
     assert len(full) > 40
     assert len(slow) > 25
@@ -145,13 +148,13 @@ def test_what_only_sees_attributes_learns_at_the_full_rate_and_all_else_at_the_i
 
 def test_without_images_everything_learns_at_the_full_rate(schema, build):
     model = build(schema, fusion=JointSelfAttention(38, modalities=("report",), num_heads=2))
-    assert {rate for rate, _ in rates(model, 0.5).values()} == {1.0}
+    assert {rate for rate, _ in rates(model, image_rate=0.5).values()} == {1.0}
     images = build(schema, fusion=JointSelfAttention(38, modalities=("image",), num_heads=2))
-    assert rates(images, 0.5)["fusion.blocks.0.qkv.weight"] == (0.5, 0.05)
+    assert rates(images, image_rate=0.5)["fusion.blocks.0.qkv.weight"] == (0.5, 0.05)
 
 
 def test_a_frozen_backbone_is_in_no_group(schema, build):
     visual = VisualTokenizer("test_vit", 38, pretrained=False, frozen=True, image_size=32)
-    groups = parameter_groups(build(schema, visual=visual), 1e-3, 0.05)
+    groups = parameter_groups(build(schema, visual=visual))
     trained = {id(p) for group in groups for p in group["params"]}
     assert not trained & {id(p) for p in visual.backbone.parameters()}

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,10 @@ from PIL import Image
 from alignedfusion import AlignedFusionClassifier
 from alignedfusion.commands import main as cli
 from alignedfusion.datasets import phantom
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.deployment.prediction import predict_case
-from alignedfusion.training import runs
+from alignedfusion.training import TrainingSettings, runs
 
 SMALL = ["--backbone", "test_vit", "--no-pretrained", "--image-size", "32", "--dim", "64", "--epochs", "2"]
 COLUMNS = ["--image", "file", "--label", "kind", "--group", "patient"]
@@ -51,7 +53,7 @@ def test_a_run_holds_all_that_the_help_names(run):
         "model.safetensors",
         "predictions.csv",
         "settings.json",
-        "trained_on.csv",
+        "trained_on.json",
     }
     report = json.loads((run / "metrics.json").read_text())
     assert [row["missing"] for row in report["missing"]] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
@@ -121,8 +123,9 @@ def test_evaluate_leaves_training_cases_out(run, folder, capsys, tmp_path):
 
 def test_evaluate_refuses_a_table_of_training_cases_only(run, folder, tmp_path, capsys):
     table = pd.read_csv(folder / "cases.csv")
-    used = (run / "trained_on.csv").read_text().splitlines()
-    table[table["file"].isin(used)].to_csv(tmp_path / "used.csv", index=False)
+    tested = set(pd.read_csv(run / "predictions.csv")["file"])
+    table["file"] = [str(folder / name) for name in table["file"]]
+    table[[Path(name).name not in tested for name in table["file"]]].to_csv(tmp_path / "used.csv", index=False)
     assert cli.main(["evaluate", str(run), str(tmp_path / "used.csv")]) == 2
     assert "were used in training; there is nothing to test on" in capsys.readouterr().err
 
@@ -180,8 +183,12 @@ def test_precomputed_tokens_need_no_backbone(tmp_path):
         rows.append(
             {"first": f"{i}.npy", "second": f"{i}.npy" if i % 3 else None, "kind": kind, "sign": "+-"[i % 4 // 2]}
         )
-    manifest = Manifest.from_frame(pd.DataFrame(rows), images=["first", "second"], label="kind", root=tmp_path)
-    report = runs.train(manifest, tmp_path / "run", dim=64, epochs=8, learning_rate=3e-3, progress=False)
+    manifest = Manifest.from_frame(
+        pd.DataFrame(rows), CaseColumns(images=("first", "second"), label="kind"), root=tmp_path
+    )
+    report = runs.train(
+        manifest, tmp_path / "run", dim=64, settings=TrainingSettings(epochs=8, learning_rate=3e-3), progress=False
+    )
     assert report["test"]["accuracy"] == 1.0
     model = AlignedFusionClassifier.from_pretrained(tmp_path / "run")
     assert model.image_modalities == ("first", "second")
@@ -194,7 +201,7 @@ def test_images_and_tokens_do_not_mix(tmp_path):
     np.save(tmp_path / "t.npy", np.zeros((5, 7)))
     Image.new("RGB", (4, 4)).save(tmp_path / "i.png")
     frame = pd.DataFrame({"file": ["t.npy", "i.png"] * 10, "kind": ["a"] * 10 + ["b"] * 10, "sign": ["+", "-"] * 10})
-    manifest = Manifest.from_frame(frame, images="file", label="kind", root=tmp_path)
+    manifest = Manifest.from_frame(frame, CaseColumns(images="file", label="kind"), root=tmp_path)
     with pytest.raises(ValueError, match=r"some images are .npy files of precomputed tokens and some are not"):
         runs.train(manifest, tmp_path / "run", progress=False)
 

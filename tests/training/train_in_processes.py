@@ -22,9 +22,9 @@ from alignedfusion import (
     VisualTokenizer,
 )
 from alignedfusion.datasets.cases import TensorCases
-from alignedfusion.datasets.missingness import hide_attributes
+from alignedfusion.modules.masking import hide_attributes
+from alignedfusion.training import TrainingSettings, fit, parameter_groups
 from alignedfusion.training.distributed import loss_over_processes, must_use_cpu, num_processes
-from alignedfusion.training.fitting import fit, parameter_groups
 
 BATCH = 16
 SCHEMA = AttributeSchema(
@@ -77,7 +77,7 @@ def step_by_step(folder, *, cases=None):
     accelerator = Accelerator(cpu=must_use_cpu())
     model = build()
     loader = DataLoader(Cases(53) if cases is None else cases, BATCH // num_processes())
-    optimizer = torch.optim.AdamW(parameter_groups(model, 3e-3, 0.05))
+    optimizer = torch.optim.AdamW(parameter_groups(model, TrainingSettings(learning_rate=3e-3)))
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     model.train()
     steps = []
@@ -119,7 +119,7 @@ def trainer(folder):
         "norm": [entry["grad_norm"] for entry in training],
         "accuracy": [entry["eval_accuracy"] for entry in validation],
         "cross_entropy": [entry["eval_cross_entropy"] for entry in validation],
-        "weights": model.weights.tolist(),
+        "weights": model.branch_weights.tolist(),
         "logits": logits(model),
         "held": held[0] / sum(p.numel() for p in model.parameters()),
         "left": sorted(path.name for path in (folder / "trainer").iterdir()),
@@ -159,7 +159,14 @@ def drawn(folder):
     model = build()
     calls = []
     model.register_forward_pre_hook(lambda module, args, call: calls.append(call), with_kwargs=True)
-    log = fit(model, cases, None, folder / "drawn", epochs=1, batch_size=BATCH // num_processes(), progress=False)
+    log = fit(
+        model,
+        cases,
+        None,
+        folder / "drawn",
+        TrainingSettings(epochs=1, batch_size=BATCH // num_processes()),
+        progress=False,
+    )
     hidden = calls[0].get("is_hidden")
     return {
         "loss": [entry["loss"] for entry in log if "loss" in entry],
@@ -169,7 +176,9 @@ def drawn(folder):
 
 
 def _fit(model, train, folder):
-    return fit(model, train, Cases(29), folder, epochs=3, batch_size=BATCH // num_processes(), progress=False)
+    return fit(
+        model, train, Cases(29), folder, TrainingSettings(epochs=3, batch_size=BATCH // num_processes()), progress=False
+    )
 
 
 def _local(parameter):

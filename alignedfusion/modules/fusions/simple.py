@@ -1,39 +1,29 @@
-"""The usual fusions, behind the same call as `IntermediateTokenFusion`."""
+"""The usual fusions, called like `IntermediateTokenFusion`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from alignedfusion.attributes import REPORT
 from alignedfusion.modules.attention import CrossAttentionBlock, SelfAttentionBlock
-from alignedfusion.modules.fusions.intermediate import (
-    REPORT,
-    FusionOutput,
-    blank,
-    check_modalities,
-    check_tokens,
-    mean_of_tokens,
-)
-
-Masks = Mapping[str, Tensor]
+from alignedfusion.modules.fusions.base import Fusion, FusionOutput
+from alignedfusion.modules.modalities import Masks, joint_mask, mean_of_tokens, module_key
 
 
-class Fusion(nn.Module):
-    """What the baselines share: their settings, their checks and their call.
+class BlockFusion(Fusion):
+    """Base of the fusions that are made of attention blocks alone and have no intermediate tokens (K = 0).
 
     Args:
         dim: Token width D.
-        modalities: One or more names.
+        modalities: Names of the modalities.
         depth: Rounds.
         num_heads: Attention heads; must divide `dim`.
         dropout: Probability inside the blocks.
     """
-
-    least = 1
-    """Modalities it takes at least."""
 
     def __init__(
         self,
@@ -44,55 +34,59 @@ class Fusion(nn.Module):
         num_heads: int = 6,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.modalities = check_modalities(modalities, at_least=self.least)
+        super().__init__(dim, modalities=modalities)
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
-        self.dim = dim
         self.settings = {"depth": depth, "num_heads": num_heads, "dropout": dropout}
         self.build(depth, {"num_heads": num_heads, "dropout": dropout})
 
     def build(self, depth: int, block: dict[str, Any]) -> None:
-        """Make the layers; `block` holds the settings of an attention block beside its width."""
+        """Create the layers; `block` holds the arguments of an attention block other than its width."""
         raise NotImplementedError
 
     def fuse(self, streams: dict[str, Tensor], is_valid: Masks, is_present: Masks) -> FusionOutput:
-        """Fuse checked tokens, of which padding and absent modalities are zero."""
-        raise NotImplementedError
+        """Fuse checked tokens (B, N_m, D), in which padding and absent modalities are zero."""
+        # A row of padding alone attends to its zeros: attention over an empty set is undefined.
+        is_valid = {m: mask | ~mask.any(1, keepdim=True) for m, mask in is_valid.items()}
+        return self.attend(streams, is_valid, is_present)
 
-    def forward(
-        self,
-        tokens: Mapping[str, Tensor],
-        *,
-        is_valid: Masks | None = None,
-        is_present: Masks | None = None,
-    ) -> FusionOutput:
-        """Fuse tokens (B, N_m, D) of all modalities; arguments as in `IntermediateTokenFusion`, and K = 0."""
-        check_tokens(tokens, self.modalities, self.dim, is_valid, is_present)
-        streams = {m: blank(tokens[m], m, is_valid, is_present) for m in self.modalities}
-        # A row that is nothing but padding attends to its zeros: attention has no answer to an empty row.
-        is_valid = {m: mask | ~mask.any(1, keepdim=True) for m, mask in (is_valid or {}).items()}
-        return self.fuse(streams, is_valid, is_present or {})
+    def attend(self, streams: dict[str, Tensor], is_valid: Masks, is_present: Masks) -> FusionOutput:
+        """Apply the blocks; no row of `is_valid` is empty."""
+        raise NotImplementedError
 
     def self_attention(
         self, depth: int, block: dict[str, Any], modalities: Sequence[str] | None = None
     ) -> nn.ModuleList:
-        """One block per round and modality, of all modalities or of some."""
-        names = self.modalities if modalities is None else modalities
+        """One block per round and modality, for all modalities or for some."""
+        keys = [module_key(m) for m in (self.modalities if modalities is None else modalities)]
         return nn.ModuleList(
-            nn.ModuleDict({m: SelfAttentionBlock(self.dim, **block) for m in names}) for _ in range(depth)
+            nn.ModuleDict({key: SelfAttentionBlock(self.dim, **block) for key in keys}) for _ in range(depth)
         )
 
-    def no_tokens(self, streams: Mapping[str, Tensor]) -> Tensor:
+    def attend_to_itself(self, blocks: Any, streams: dict[str, Tensor], is_valid: Masks) -> dict[str, Tensor]:
+        """The tokens of each modality after its own block; `blocks` has one per modality, in the same order."""
+        return {
+            m: block(stream, is_valid.get(m))
+            for (m, stream), block in zip(streams.items(), blocks.values(), strict=True)
+        }
+
+    def no_tokens(self, streams: dict[str, Tensor]) -> Tensor:
         """No intermediate tokens, (B, 0, D)."""
         return next(iter(streams.values()))[:, :0]
 
+    def report_parameters(self) -> Iterator[nn.Parameter]:
+        """The blocks of the report."""
+        for layers in (getattr(self, "rounds", ()), getattr(self, "crossings", ())):
+            for blocks in layers:
+                if REPORT in blocks:
+                    yield from blocks[REPORT].parameters()
+
     def to_dict(self) -> dict[str, Any]:
-        """Settings that rebuild this module; the weights travel in the state dict."""
-        return {"dim": self.dim, "modalities": list(self.modalities), **self.settings}
+        """Arguments that rebuild this module, as plain JSON; the weights are in the state dict."""
+        return {**super().to_dict(), **self.settings}
 
 
-class JointSelfAttention(Fusion):
+class JointSelfAttention(BlockFusion):
     """All tokens of all modalities attend to each other: the paper's "Self-Attention" and "w/o IT" rows.
 
     With one modality it is the image-only or the attributes-only model: an `AlignedFusionClassifier` uses the modalities
@@ -100,32 +94,32 @@ class JointSelfAttention(Fusion):
     """
 
     def build(self, depth: int, block: dict[str, Any]) -> None:
-        """Make the layers."""
-        # In one common set, a token must say where it is from.
+        """Create the layers."""
+        # The modalities share one set of tokens, so each token carries an embedding of its modality.
         self.origin = nn.Parameter(torch.randn(len(self.modalities), self.dim) * 0.02)
         self.blocks = nn.ModuleList(SelfAttentionBlock(self.dim, **block) for _ in range(depth))
 
-    def fuse(self, streams: dict[str, Tensor], is_valid: Masks, is_present: Masks) -> FusionOutput:
-        """Fuse the tokens."""
+    def attend(self, streams: dict[str, Tensor], is_valid: Masks, is_present: Masks) -> FusionOutput:
+        """Apply the blocks; no row of `is_valid` is empty."""
         joined = torch.cat([streams[m] + self.origin[i] for i, m in enumerate(self.modalities)], dim=1)
         mask = joint_mask(streams, is_valid, is_present)
         for block in self.blocks:
             joined = block(joined, mask)
         split = joined.split([streams[m].shape[1] for m in self.modalities], dim=1)
-        return FusionOutput(dict(zip(self.modalities, split, strict=True)), joined[:, :0])
+        return FusionOutput(dict(zip(self.modalities, split, strict=True)), self.no_tokens(streams))
 
 
-class Concatenation(Fusion):
+class Concatenation(BlockFusion):
     """Each modality attends to itself; their means are put side by side."""
 
     def build(self, depth: int, block: dict[str, Any]) -> None:
-        """Make the layers."""
+        """Create the layers."""
         self.rounds = self.self_attention(depth, block)
 
-    def fuse(self, streams: dict[str, Tensor], is_valid: Masks, is_present: Masks) -> FusionOutput:
-        """Fuse the tokens."""
+    def attend(self, streams: dict[str, Tensor], is_valid: Masks, is_present: Masks) -> FusionOutput:
+        """Apply the blocks; no row of `is_valid` is empty."""
         for blocks in self.rounds:
-            streams = {m: blocks[m](stream, is_valid.get(m)) for m, stream in streams.items()}  # type: ignore[index]
+            streams = self.attend_to_itself(blocks, streams, is_valid)
         return FusionOutput(streams, self.no_tokens(streams))
 
 
@@ -134,48 +128,36 @@ class ElementwiseSum(Concatenation):
 
     @property
     def pooled_dim(self) -> int:
-        """Width P of what it pools."""
+        """Width P of the sum."""
         return self.dim
 
-    def fuse(self, streams: dict[str, Tensor], is_valid: Masks, is_present: Masks) -> FusionOutput:
-        """Fuse the tokens."""
-        tokens, intermediate, _ = super().fuse(streams, is_valid, is_present)
-        means = [mean_of_tokens(stream, m, is_valid, is_present) for m, stream in tokens.items()]
-        return FusionOutput(tokens, intermediate, torch.stack(means).sum(0))
+    def pool(self, fused: FusionOutput, is_valid: Masks, is_present: Masks) -> Tensor:
+        """The sum (B, D) of the modalities' mean tokens."""
+        means = [mean_of_tokens(fused.tokens[m], m, is_valid, is_present) for m in self.modalities]
+        return torch.stack(means).sum(0)
 
 
-class CrossAttention(Fusion):
+class CrossAttention(BlockFusion):
     """In every round each modality attends to itself, then to all tokens of the others."""
 
-    least = 2
+    min_modalities = 2
 
     def build(self, depth: int, block: dict[str, Any]) -> None:
-        """Make the layers."""
+        """Create the layers."""
         self.rounds = self.self_attention(depth, block)
         self.crossings = nn.ModuleList(
-            nn.ModuleDict({m: CrossAttentionBlock(self.dim, **block) for m in self.modalities}) for _ in range(depth)
+            nn.ModuleDict({module_key(m): CrossAttentionBlock(self.dim, **block) for m in self.modalities})
+            for _ in range(depth)
         )
 
-    def fuse(self, streams: dict[str, Tensor], is_valid: Masks, is_present: Masks) -> FusionOutput:
-        """Fuse the tokens."""
+    def attend(self, streams: dict[str, Tensor], is_valid: Masks, is_present: Masks) -> FusionOutput:
+        """Apply the blocks; no row of `is_valid` is empty."""
         for blocks, crossings in zip(self.rounds, self.crossings, strict=True):
-            streams = {m: blocks[m](stream, is_valid.get(m)) for m, stream in streams.items()}  # type: ignore[index]
+            streams = self.attend_to_itself(blocks, streams, is_valid)
             crossed = {}
-            for m, stream in streams.items():
-                others = {other: each for other, each in streams.items() if other != m}
+            for (m, stream), crossing in zip(streams.items(), crossings.values(), strict=True):  # type: ignore[operator]
+                others = {other: tokens for other, tokens in streams.items() if other != m}
                 context = torch.cat(list(others.values()), dim=1)
-                crossed[m] = crossings[m](stream, context, joint_mask(others, is_valid, is_present))  # type: ignore[index]
+                crossed[m] = crossing(stream, context, joint_mask(others, is_valid, is_present))
             streams = crossed
         return FusionOutput(streams, self.no_tokens(streams))
-
-
-def joint_mask(streams: Mapping[str, Tensor], is_valid: Masks, is_present: Masks) -> Tensor | None:
-    """Which of the tokens of several modalities, side by side, may be attended to: (B, sum of N_m), or None for all."""
-    if not is_valid and not is_present:
-        return None
-    parts = []
-    for m, stream in streams.items():
-        part = is_valid.get(m, torch.ones(stream.shape[:2], dtype=torch.bool, device=stream.device))
-        parts.append(part & is_present[m][:, None] if m in is_present else part)
-    mask = torch.cat(parts, dim=1)
-    return mask | ~mask.any(1, keepdim=True)  # a row without any token attends to its zeros

@@ -25,7 +25,7 @@ one_or_two_images = pytest.mark.parametrize("modalities", [ONE, TWO])
 def model(kind, modalities, schema, build):
     """A classifier with a baseline in the place of our fusion."""
     fusion = kind(38, modalities=modalities, num_heads=2)
-    return build(schema, fusion=fusion, reconstructs=False, evidence=False)
+    return build(schema, fusion=fusion, fill=None, unimodal_heads=False)
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def tokens_of(modalities, rows=7):
     return {m: torch.randn(rows, SIZES[m], 38) for m in modalities}
 
 
-def outputs(fused):
-    """All that a fusion gives, one after the other."""
-    return [*fused.tokens.values(), *([] if fused.pooled is None else [fused.pooled])]
+def outputs(fusion, fused, *, is_valid=None, is_present=None):
+    """All outputs of a fusion: its tokens and what it pools."""
+    return [*fused.tokens.values(), fusion.pool(fused, is_valid or {}, is_present or {})]
 
 
 def is_idle(name, model):
@@ -86,10 +86,11 @@ def test_nan_in_an_absent_modality_harms_neither_outputs_nor_gradients(kind, mod
         spoilt = {**tokens, m: tokens[m].masked_fill(~is_present[:, None, None], torch.nan)}
         for each in (tokens, spoilt):
             each[m].requires_grad_()
-        fused, expected = (fusion(each, is_present={m: is_present}) for each in (spoilt, tokens))
-        assert all(torch.equal(a, b) for a, b in zip(outputs(fused), outputs(expected), strict=True))
+        masks = {"is_present": {m: is_present}}
+        fused, expected = (outputs(fusion, fusion(each, **masks), **masks) for each in (spoilt, tokens))
+        assert all(torch.equal(a, b) for a, b in zip(fused, expected, strict=True))
         fusion.zero_grad()
-        sum(output.square().mean() for output in outputs(fused)).backward()
+        sum(output.square().mean() for output in fused).backward()
         assert all(p.grad.isfinite().all() for p in [spoilt[m], *fusion.parameters()] if p.grad is not None)
         assert not spoilt[m].grad[5:].any()
 
@@ -118,7 +119,7 @@ def test_settings_rebuild_it(kind, modalities):
     again.load_state_dict(fusion.state_dict())
     tokens = tokens_of(modalities)
     first, second = fusion.eval()(tokens), again.eval()(tokens)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(first), outputs(second), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(outputs(fusion, first), outputs(again, second), strict=True))
 
 
 @every_fusion
@@ -128,7 +129,7 @@ def test_a_saved_model_comes_back_with_it(kind, model, images, schema, batch, tm
     model.save_pretrained(tmp_path)
     again = AlignedFusionClassifier.from_pretrained(tmp_path)
     assert type(again.fusion) is kind
-    assert (again.reconstructor, again.evidence) == (None, None)
+    assert (again.reconstructor, again.unimodal_heads) == (None, None)
     assert torch.equal(again(images, codes).logits, model.eval()(images, codes).logits)
 
 
@@ -139,16 +140,17 @@ def test_any_pattern_is_finite(kind, valid_bits, present_bits):
     torch.manual_seed(0)
     fusion = kind(10, num_heads=2)
     tokens = {m: torch.randn(2, n, 10, requires_grad=True) for m, n in (("image", 11), ("report", 3))}
-    fused = fusion(tokens, is_valid={"image": bits}, is_present=dict(zip(("image", "report"), is_present, strict=True)))
-    assert all(output.isfinite().all() for output in outputs(fused))
-    sum(output.square().mean() for output in outputs(fused)).backward()
+    masks = {"is_valid": {"image": bits}, "is_present": dict(zip(("image", "report"), is_present, strict=True))}
+    fused = outputs(fusion, fusion(tokens, **masks), **masks)
+    assert all(output.isfinite().all() for output in fused)
+    sum(output.square().mean() for output in fused).backward()
     assert all(t.grad.isfinite().all() for t in [*tokens.values(), *fusion.parameters()] if t.grad is not None)
 
 
 @every_fusion
 def test_it_refuses_what_does_not_fit(kind):
-    too_few = ("image",)[: kind.least - 1]
-    with pytest.raises(ValueError, match=f"modalities must be {kind.least} or more distinct names"):
+    too_few = ("image",)[: kind.min_modalities - 1]
+    with pytest.raises(ValueError, match=f"modalities must be {kind.min_modalities} or more distinct names"):
         kind(38, modalities=too_few, num_heads=2)
     with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
         kind(38, num_heads=2, depth=0)
@@ -180,10 +182,11 @@ def test_in_cross_attention_each_sees_the_others_in_one_round():
 def test_in_remixformer_images_meet_each_other_and_the_metadata_stand_beside():
     fusion, tokens = RemixFormerFusion(38, modalities=TWO, num_heads=2), tokens_of(TWO)
     assert fusion.pooled_dim == 3 * 38
-    parts = fusion(tokens).pooled.split(38, dim=1)
+    parts = fusion.pool(fusion(tokens), {}, {}).split(38, dim=1)
     seen = {}
     for changed in TWO:
-        again = fusion({**tokens, changed: torch.randn_like(tokens[changed])}).pooled.split(38, dim=1)
+        again = fusion({**tokens, changed: torch.randn_like(tokens[changed])})
+        again = fusion.pool(again, {}, {}).split(38, dim=1)
         seen[changed] = {m for m, a, b in zip(TWO, parts, again, strict=True) if not torch.equal(a, b)}
     images = {"clinical", "dermoscopy"}
     assert seen == {"clinical": images, "dermoscopy": images, "report": {"report"}}
@@ -194,10 +197,13 @@ def test_in_msma_metadata_attend_to_patches_and_images_to_each_other():
     fused = fusion(tokens)
     for changed in TWO:
         again = fusion({**tokens, changed: torch.randn_like(tokens[changed])})
-        assert ((again.pooled - fused.pooled).reshape(7, 3, 38).abs().amax(2) > 1e-6).all()
+        change = fusion.pool(again, {}, {}) - fusion.pool(fused, {}, {})
+        assert (change.reshape(7, 3, 38).abs().amax(2) > 1e-6).all()
         touched = {m for m in TWO if not torch.equal(again.tokens[m], fused.tokens[m])}
         assert touched == ({"report"} if changed == "report" else {"clinical", "dermoscopy"})
     # An absent report says nothing, and gates all rows alike.
-    fused = fusion(tokens, is_present={"report": torch.arange(7) < 0})
+    is_present = {"report": torch.arange(7) < 0}
+    fused = fusion(tokens, is_present=is_present)
+    pooled = fusion.pool(fused, {}, is_present)
     gated = fused.tokens["clinical"].mean(1) * fusion.gate.bias.sigmoid()
-    torch.testing.assert_close(fused.pooled, torch.cat([gated, fused.pooled[:, 38:76], torch.zeros(7, 38)], dim=1))
+    torch.testing.assert_close(pooled, torch.cat([gated, pooled[:, 38:76], torch.zeros(7, 38)], dim=1))

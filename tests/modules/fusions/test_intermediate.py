@@ -228,7 +228,8 @@ def test_a_call_refuses_what_does_not_fit():
     image, report, mask = torch.zeros(7, 11, 38), torch.zeros(7, 3, 38), torch.ones(7, 11, dtype=torch.bool)
     tokens = {"image": image, "report": report}
     with pytest.raises(
-        ValueError, match=r"takes tokens of \['image', 'report'\], got \['image'\]; a modality that rows lack"
+        ValueError,
+        match=r"takes tokens of \['image', 'report'\], got \['image'\]; pass zeros for a modality that rows lack",
     ):
         fusion({"image": image})
     with pytest.raises(ValueError, match=r"takes tokens of \['image', 'report'\], got \['image', 'report', 'text'\]"):

@@ -1,0 +1,108 @@
+"""Outputs of a trained model for many cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from alignedfusion.datasets.cases import collate
+from alignedfusion.modules.classifier import AlignedFusionClassifier
+from alignedfusion.modules.tokenizers import VisualTokenizer
+
+
+def predict(
+    model: nn.Module, cases: Dataset[Any], variants: Sequence[Tensor], *, batch_size: int = 64, progress: bool = True
+) -> np.ndarray:
+    """Class probabilities of the same cases under several versions of their attributes; each image is encoded once.
+
+    Args:
+        model: An `AlignedFusionClassifier`; left in evaluation mode.
+        cases: n cases, in order.
+        variants: Codes (n, A), one tensor per version.
+        batch_size: Cases per step.
+        progress: Show a progress bar.
+
+    Returns:
+        (versions, n, C).
+    """
+    logits = outputs(model, cases, variants, "logits", batch_size=batch_size, progress=progress)
+    return logits.softmax(-1).numpy()
+
+
+@torch.no_grad()
+def outputs(
+    model: nn.Module,
+    cases: Dataset[Any],
+    variants: Sequence[Tensor],
+    field: str,
+    *,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Tensor:
+    """One field of a model's output for the same cases under several versions of their attributes, as in `predict`."""
+    from tqdm.auto import tqdm
+
+    model.eval()
+    device = next(iter(model.state_dict().values())).device
+    results: list[list[Tensor]] = [[] for _ in variants]
+    start = 0
+    for batch in tqdm(DataLoader(cases, batch_size, collate_fn=collate), disable=not progress, desc="predicting"):
+        size = len(batch["labels"])
+        image = _encode(model, to_device(batch["image"], device))
+        is_present = to_device(batch.get("is_present"), device)
+        for result, codes in zip(results, variants, strict=True):
+            output = model(image, codes[start : start + size].to(device), is_present=is_present)
+            result.append(output[field].float().cpu())
+        start += size
+    return torch.stack([torch.cat(result) for result in results])
+
+
+def prepare_images(model: AlignedFusionClassifier, *, is_training: bool = False) -> dict[str, Any]:
+    """The arguments `transform` and `shape` of `make_cases` for a model: each image prepared for the module that reads it.
+
+    Args:
+        model: The classifier.
+        is_training: Whether images are augmented.
+    """
+    visuals = {m: visual for m, visual in model.visuals.items() if isinstance(visual, VisualTokenizer)}
+    with_images = {m: visual.preprocessing for m, visual in visuals.items() if visual.preprocessing is not None}
+    transform = {
+        m: visuals[m].transform(is_training=is_training) if m in with_images else None for m in model.image_modalities
+    }
+    shape = {m: (1, visual.num_features) for m, visual in visuals.items()}
+    shape |= {m: tuple(preprocessing["input_size"]) for m, preprocessing in with_images.items()}
+    return {"transform": transform, "shape": shape}
+
+
+@torch.inference_mode()
+def answer(model: AlignedFusionClassifier, cases: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """The fields of a model's output for some cases, on the CPU."""
+    device = model.log_prior.device
+    batch = {name: to_device(value, device) for name, value in collate(cases).items()}
+    output = model(batch["image"], batch["codes"], is_present=batch.get("is_present"))
+    return {name: value.float().cpu() for name, value in output.items()}
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """A tensor, a mapping of tensors or None, on a device; accelerate, which has the same, is an extra."""
+    if isinstance(value, dict):
+        return {name: each.to(device) for name, each in value.items()}
+    return None if value is None else value.to(device)
+
+
+def _encode(model: nn.Module, image: Any) -> Any:
+    """Images as tokens of their backbones, which do not depend on the attributes: each backbone runs once for all versions."""
+    visuals = getattr(model, "visuals", {})
+    if isinstance(image, dict):
+        return {m: _features(visuals.get(m), pixels) for m, pixels in image.items()}
+    return _features(next(iter(visuals.values()), None), image)
+
+
+def _features(visual: nn.Module | None, pixels: Tensor) -> Tensor:
+    has_backbone = isinstance(visual, VisualTokenizer) and visual.backbone is not None and pixels.ndim == 4
+    return visual.features(pixels) if has_backbone else pixels  # type: ignore[union-attr]

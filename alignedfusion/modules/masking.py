@@ -1,0 +1,75 @@
+"""Attributes hidden at random in training (eq. 9)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from alignedfusion.attributes import UNKNOWN, check_probability
+from alignedfusion.modules.modalities import check_mask
+
+
+def hide_attributes(
+    codes: Tensor, p: float = 0.3, *, whole: float = 0.0, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hide each mentioned attribute with probability `p` (eq. 9), and optionally whole reports.
+
+    Args:
+        codes: (B, A), `UNKNOWN` where unmentioned.
+        p: Probability of hiding a cell, 0 to 1. The paper uses 0.3.
+        whole: Probability of hiding all attributes of a row. With `p` alone, training contains almost no empty report.
+        generator: Source of randomness; the global generator by default.
+
+    Returns:
+        The codes with hidden cells set to `UNKNOWN` (B, A), and is_hidden (B, A). Unmentioned cells are never marked as
+        hidden, because they have no target to reconstruct.
+    """
+    check_probability("p", p)
+    check_probability("whole", whole)
+    draw = torch.rand(codes.shape, generator=generator, device=codes.device)
+    is_hidden = draw < p
+    if whole:
+        is_hidden |= torch.rand((len(codes), 1), generator=generator, device=codes.device) < whole
+    is_hidden &= codes != UNKNOWN
+    return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
+
+
+class HideAttributes(nn.Module):
+    """Hides attributes in training (eq. 9), as `nn.Dropout` does with activations.
+
+    Args:
+        p: Probability of hiding a mentioned attribute.
+        whole: Probability of hiding all attributes of a row. The paper has none.
+    """
+
+    def __init__(self, p: float = 0.3, *, whole: float = 0.0) -> None:
+        super().__init__()
+        check_probability("p", p)
+        check_probability("whole", whole)
+        self.p = p
+        self.whole = whole
+
+    def forward(self, codes: Tensor, is_hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Hide the given cells; without a mask, draw cells in training and hide none in evaluation.
+
+        Args:
+            codes: (B, A), `UNKNOWN` where unmentioned.
+            is_hidden: bool (B, A), cells to hide.
+
+        Returns:
+            The codes with hidden cells set to `UNKNOWN` (B, A), and is_hidden (B, A).
+
+        Raises:
+            ValueError: For a mask of another type or shape.
+        """
+        if is_hidden is not None:
+            check_mask("is_hidden", is_hidden, tuple(codes.shape))
+            is_hidden = is_hidden & (codes != UNKNOWN)
+            return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
+        if not self.training:
+            return codes, torch.zeros_like(codes, dtype=torch.bool)
+        return hide_attributes(codes, self.p, whole=self.whole)
+
+    def extra_repr(self) -> str:
+        """The probabilities."""
+        return f"p={self.p}, whole={self.whole}"

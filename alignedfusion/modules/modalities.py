@@ -1,0 +1,100 @@
+"""Modalities: names, checks of their tokens and masks, and means that leave padding and absent rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Masks = Mapping[str, Tensor]
+"""Boolean tensors by modality."""
+
+_ESCAPED = "modality_"
+
+
+def check_modalities(modalities: Sequence[str], *, at_least: int) -> tuple[str, ...]:
+    """Raise a ValueError for names that cannot be the modalities of a fusion."""
+    if isinstance(modalities, str) or len(set(modalities)) != len(modalities) or len(modalities) < at_least:
+        raise ValueError(
+            f"modalities must be {at_least} or more distinct names such as ('image', 'report'), got {modalities!r}"
+        )
+    return tuple(modalities)
+
+
+def module_key(modality: str) -> str:
+    """The key of a modality in an `nn.ModuleDict`.
+
+    Any column of a table can name a modality, but a key must not hold a dot, be empty, or be the name of one of the
+    dictionary's own attributes, such as "keys" or "type". Such names are replaced by their UTF-8 bytes in hexadecimal
+    digits; all others stay as they are.
+    """
+    is_usable = modality and "." not in modality and not modality.startswith(_ESCAPED)
+    return modality if is_usable and not hasattr(_NO_MODULES, modality) else _ESCAPED + modality.encode().hex()
+
+
+_NO_MODULES = nn.ModuleDict()
+
+
+def check_tokens(
+    tokens: Mapping[str, Tensor],
+    modalities: Sequence[str],
+    dim: int,
+    is_valid: Masks | None,
+    is_present: Masks | None,
+) -> None:
+    """Raise a ValueError for tokens that do not fit the modalities and width of a fusion, or each other."""
+    if set(tokens) != set(modalities):
+        raise ValueError(
+            f"this fusion takes tokens of {sorted(modalities)}, got {sorted(tokens)}; pass zeros for a modality that rows "
+            f"lack, and mark the rows that have it in is_present"
+        )
+    batch = tokens[modalities[0]].shape[0]
+    for name, stream in tokens.items():
+        if stream.ndim != 3 or stream.shape[-1] != dim or stream.shape[0] != batch:
+            raise ValueError(f"tokens of {name!r} must be ({batch}, N, {dim}), got {tuple(stream.shape)}")
+    for argument, masks, width in (("is_valid", is_valid, 2), ("is_present", is_present, 1)):
+        for name, mask in (masks or {}).items():
+            if name not in modalities:
+                raise ValueError(f"{argument} names the modality {name!r}; this fusion has {sorted(modalities)}")
+            check_mask(f"{argument}[{name!r}]", mask, tuple(tokens[name].shape[:width]))
+
+
+def check_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise a ValueError for a mask of another type or shape."""
+    if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+        raise ValueError(f"{name} must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}")
+
+
+def blank(inputs: Tensor, modality: str, is_valid: Masks | None, is_present: Masks | None) -> Tensor:
+    """Tokens (B, N, D), or images (B, channels, H, W), with padded tokens and absent rows set to zero.
+
+    Masked attention multiplies values by zero, so a NaN in a padded or absent token would spread to all others.
+    """
+    if is_valid and modality in is_valid and inputs.ndim == 3:
+        inputs = inputs.masked_fill(~is_valid[modality][..., None], 0.0)
+    if is_present and modality in is_present:
+        inputs = inputs.masked_fill(~is_present[modality].view(-1, *[1] * (inputs.ndim - 1)), 0.0)
+    return inputs
+
+
+def mean_of_tokens(stream: Tensor, modality: str, is_valid: Masks | None, is_present: Masks | None) -> Tensor:
+    """The mean token (B, D) of a modality over its valid tokens; zero for rows without any, or without the modality."""
+    if is_valid and modality in is_valid:
+        weight = is_valid[modality][..., None].to(stream.dtype)
+        mean = (stream * weight).sum(1) / weight.sum(1).clamp(min=1)
+    else:
+        mean = stream.mean(1) if stream.shape[1] else stream.sum(1)
+    return mean.masked_fill(~is_present[modality][:, None], 0.0) if is_present and modality in is_present else mean
+
+
+def joint_mask(streams: Mapping[str, Tensor], is_valid: Masks, is_present: Masks) -> Tensor | None:
+    """The attention mask (B, sum of N_m) of the concatenated tokens of several modalities; None if all may be attended to."""
+    if not is_valid and not is_present:
+        return None
+    masks = []
+    for m, stream in streams.items():
+        mask = is_valid.get(m, torch.ones(stream.shape[:2], dtype=torch.bool, device=stream.device))
+        masks.append(mask & is_present[m][:, None] if m in is_present else mask)
+    joined = torch.cat(masks, dim=1)
+    return joined | ~joined.any(1, keepdim=True)  # a row without any token attends to its zeros
