@@ -22,9 +22,10 @@ _EXTRACT = """\
 Read reports and write a table: one row per report, one column per attribute, "UN" where a report says nothing about it, and
 "error" where it could not be read. All columns but the text are kept, so the table can go straight into `train`.
 
-REPORTS is a CSV or parquet file, or a folder of .txt files (their text is the column "text"). --lexicon is a file, or one
-that is shipped: {shipped}. With --model a chat model reads, and the lexicon only names attributes and values; nothing leaves
-this machine unless --allow-remote says so. The API key is read from the variable that --api-key-from names.
+REPORTS is a CSV or parquet file, or a folder of .txt files with its subfolders (their text is the column "text"). --lexicon
+is a file, or one that is shipped: {shipped}. With --model a chat model reads, and the lexicon only names attributes and
+values; nothing leaves this machine unless --allow-remote says so. The API key is read from the variable that --api-key-from
+names.
 
 Beside the table lie its evidence (.evidence.jsonl: where in the text each cell comes from), and how often each attribute is
 positive, negative, uncertain or unmentioned (.summary.csv, .summary.png). Interrupted? The same command goes on; it also
@@ -114,7 +115,7 @@ def _client_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def _select(options: argparse.Namespace) -> None:
     from alignedfusion.reports.selection import select
-    from alignedfusion.reports.table import join_texts, read_reports
+    from alignedfusion.reports.sources import join_texts, read_reports
 
     texts = join_texts(read_reports(options.reports), options.text)
     with ExitStack() as stack:

@@ -37,6 +37,8 @@ class RuleExtractor:
         lexicon: A `Lexicon`, or what `Lexicon.load` takes: the name of a shipped one, or a file.
     """
 
+    is_english_only = True
+
     def __init__(self, lexicon: Lexicon | str) -> None:
         self.lexicon = lexicon if isinstance(lexicon, Lexicon) else Lexicon.load(lexicon)
         self._index: TermIndex[_Role] = TermIndex(
