@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -119,6 +120,8 @@ class RuleExtractor:
         if state is None:
             return None
         if role.key == "normal":
+            if state == NEGATIVE and cue is not None and _is_another(text, cue, match):
+                state = POSITIVE
             return _cell(attribute.negative, NEGATIVE, target, where) if state == POSITIVE else UNMENTIONED
         if role.key == "values":
             return _cell(role.value, state, target, where, cue) if state != NEGATIVE else UNMENTIONED
@@ -138,6 +141,11 @@ def _roles(column: int, attribute: LexiconAttribute) -> Iterator[tuple[Term, _Ro
             yield term, _Role(column, "values", value, has_gap=term.has_gap)
     for term, factor in attribute.numbers:
         yield term, _Role(column, "numbers", factor=factor)
+
+
+def _is_another(text: str, cue: Span, match: Match[_Role]) -> bool:
+    """Whether a cue denies another item of a list than the normal statement: "no effusion and normal heart size"."""
+    return cue[1] <= match.start and re.search(r",|\b(?:and|or)\b", text[cue[1] : match.start]) is not None
 
 
 def _is_exception(exception: Match[_Role], match: Match[_Role]) -> bool:

@@ -386,7 +386,13 @@ KIDNEY_CT = [
     ),
     (
         "Solid lesion of the left kidney, enhancing heterogeneously after contrast, without fat or calcification.",
-        {"renal_mass": "positive", "side": "left", "enhancement": "heterogeneous", "calcification": "negative"},
+        {
+            "renal_mass": "positive",
+            "side": "left",
+            "enhancement": "heterogeneous",
+            "fat": "negative",
+            "calcification": "negative",
+        },
     ),
     ("No evidence of tumour thrombus within the renal vein or inferior vena cava.", {"vein_thrombus": "negative"}),
     (
@@ -466,6 +472,98 @@ KIDNEY_CT = [
         "Central calcifications in the mass; areas of haemorrhage.",
         {"calcification": "positive", "renal_mass": "positive"},
     ),
+    (
+        "EXAM: CT ABDOMEN/PELVIS WITH CONTRAST\nHISTORY: 66-year-old male with left flank pain and hematuria.\nFINDINGS:\nLiver: Normal. Gallbladder: Cholelithiasis. Spleen: Normal. Adrenals: Normal.\nKidneys: There is a 5.4 x 4.9 cm enhancing mass in the lower pole of the left kidney with heterogeneous enhancement. No extension into the renal vein. The right kidney is normal.\nLymph nodes: No retroperitoneal or pelvic lymphadenopathy.\nIMPRESSION: Left lower pole renal mass, suspicious for renal cell carcinoma. No metastatic disease.",
+        {
+            "age": "66",
+            "sex": "male",
+            "flank_pain": "positive",
+            "hematuria": "positive",
+            "renal_mass": "positive",
+            "size": "54",
+            "pole": "lower",
+            "side": "left",
+            "enhancement": "heterogeneous",
+            "vein_thrombus": "negative",
+            "lymphadenopathy": "negative",
+            "metastasis": "negative",
+        },
+    ),
+    (
+        "Kidneys are unremarkable aside from a subcentimeter cyst on the left.",
+        {
+            "renal_cyst": "positive",
+            "atrophy": "negative",
+            "hydronephrosis": "negative",
+            "kidney_stone": "negative",
+            "renal_mass": "negative",
+        },
+    ),
+    (
+        "No suspicious enhancing renal lesions. Tiny bilateral hypodensities, statistically cysts.",
+        {"renal_mass": "negative", "renal_cyst": "positive"},
+    ),
+    (
+        "There is a well-defined exophytic lesion measuring 32 mm × 28 mm in the right kidney upper pole showing no significant enhancement (Bosniak I).",
+        {
+            "growth": "exophytic",
+            "size": "32",
+            "side": "right",
+            "pole": "upper",
+            "enhancement": "none",
+            "bosniak": "I",
+            "renal_mass": "positive",
+            "renal_cyst": "positive",
+        },
+    ),
+    ("Ureters are normal in course and caliber. No hydroureteronephrosis.", {"hydronephrosis": "negative"}),
+    (
+        "Moderate right hydronephrosis due to a 9-mm proximal ureteral stone. Left kidney is normal.",
+        {"hydronephrosis": "positive", "kidney_stone": "positive", "side": "right"},
+    ),
+    (
+        "The left kidney measures 7.8 cm with diffuse cortical thinning; right kidney measures 11.2 cm.",
+        {"side": "left", "atrophy": "positive"},
+    ),
+    (
+        "Tumor involves the perinephric fat but not the renal sinus. Renal vein: not involved.",
+        {"renal_mass": "positive", "perinephric_stranding": "positive", "vein_thrombus": "negative"},
+    ),
+    ("Filling defect in the IVC consistent with tumor thrombus.", {"vein_thrombus": "positive"}),
+    (
+        "Questionable 2 mm calculus in the left upper pole.",
+        {"kidney_stone": "uncertain", "side": "left", "pole": "upper"},
+    ),
+    (
+        "No nephroureterolithiasis. Mild bilateral perinephric stranding is likely chronic.",
+        {"kidney_stone": "negative", "perinephric_stranding": "positive", "side": "both"},
+    ),
+    (
+        "Hyperdense cyst, right midpole, 15 mm, without appreciable enhancement.",
+        {"renal_cyst": "positive", "pole": "interpolar", "size": "15", "enhancement": "none"},
+    ),
+    (
+        "Lobulated mass with curvilinear calcification and no fat.",
+        {"renal_mass": "positive", "calcification": "positive", "fat": "negative"},
+    ),
+    ("Renal cortical scarring, right greater than left.", {"atrophy": "positive"}),
+    (
+        "Stable appearance of known polycystic kidney disease. No obstructing calculus.",
+        {"renal_cyst": "positive", "kidney_stone": "negative"},
+    ),
+    (
+        "CT urogram to evaluate for stone or mass. No calculi. No masses.",
+        {"kidney_stone": "negative", "renal_mass": "negative"},
+    ),
+    (
+        "Denies flank pain; microscopic hematuria on urinalysis. eGFR 65, creatinine: 1.1.",
+        {"flank_pain": "negative", "hematuria": "positive", "creatinine": "1.1"},
+    ),
+    (
+        "The cystic lesion has irregular enhancing septa (Bosniak category 3).",
+        {"renal_cyst": "positive", "bosniak": "III"},
+    ),
+    ("Splenic cyst. Hepatic hemangioma. Pancreas normal. Bladder calculus.", {}),
 ]
 DERMOSCOPY = [
     (
@@ -672,6 +770,93 @@ DERMOSCOPY = [
         "Macular lesion on the ankle measuring 11 by 8 millimeters.",
         {"elevation": "flat", "location": "lower limbs", "diameter": "11"},
     ),
+    (
+        "The lesion displays a typical pigment network at the periphery and a central homogeneous area. Dots and globules are regular. There is no blue-whitish veil, and no regression structures or atypical vessels are seen.",
+        {
+            "pigment_network": "typical",
+            "dots_and_globules": "regular",
+            "blue_whitish_veil": "absent",
+            "regression_structures": "absent",
+        },
+    ),
+    (
+        "Multicomponent pattern with atypical pigment network, irregular dots/globules, irregular streaks, blue-white veil and regression structures.",
+        {
+            "pigment_network": "atypical",
+            "dots_and_globules": "irregular",
+            "streaks": "irregular",
+            "blue_whitish_veil": "present",
+        },
+    ),
+    (
+        "Dermoscopy revealed arborizing vessels, blue-gray ovoid nests and ulceration. No network.",
+        {"vascular_structures": "arborizing", "pigment_network": "absent"},
+    ),
+    (
+        "Absence of pigment network, streaks, or globules.",
+        {"pigment_network": "absent", "streaks": "absent", "dots_and_globules": "absent"},
+    ),
+    ("Lesion without vascular structures.", {"vascular_structures": "absent"}),
+    (
+        "Pigment network absent, dots and globules absent, blotches irregular.",
+        {"pigment_network": "absent", "dots_and_globules": "absent", "pigmentation": "localized irregular"},
+    ),
+    (
+        "Diffuse, irregular pigmentation. Streaks not present.",
+        {"pigmentation": "diffuse irregular", "streaks": "absent"},
+    ),
+    (
+        "a 3 mm papule on the right thigh with dotted vessels",
+        {"diameter": "3", "elevation": "palpable", "location": "lower limbs", "vascular_structures": "dotted"},
+    ),
+    (
+        "Clinical: 51-year-old woman, nodular lesion, left buttock. Dermoscopic: blue-whitish veil, irregular blotches.",
+        {
+            "age": "51",
+            "sex": "female",
+            "elevation": "nodular",
+            "location": "buttocks",
+            "blue_whitish_veil": "present",
+            "pigmentation": "localized irregular",
+        },
+    ),
+    (
+        "No blue whitish veil. Vascular structures: comma vessels. Regression structures: white areas.",
+        {"blue_whitish_veil": "absent", "vascular_structures": "comma", "regression_structures": "white areas"},
+    ),
+    (
+        "Reticular pattern with irregular meshes and thick lines; eccentric hyperpigmentation.",
+        {"pigmentation": "localized irregular"},
+    ),
+    (
+        "Melanocytic nevus of the abdomen in a 19-year-old boy, flat, 4 × 3 mm. Regular network.",
+        {
+            "location": "abdomen",
+            "age": "19",
+            "sex": "male",
+            "elevation": "flat",
+            "diameter": "4",
+            "pigment_network": "typical",
+        },
+    ),
+    ("Globules are irregular in shape, size, and distribution.", {"dots_and_globules": "irregular"}),
+    (
+        "Streaks: no. Veil: yes. Network: typical. Vessels: absent.",
+        {
+            "streaks": "absent",
+            "blue_whitish_veil": "present",
+            "pigment_network": "typical",
+            "vascular_structures": "absent",
+        },
+    ),
+    ("Red dots and a few hairpin vessels.", {"vascular_structures": "dotted"}),
+    (
+        "A few regular brown dots are seen within an otherwise typical network on the sole.",
+        {"dots_and_globules": "regular", "pigment_network": "typical", "location": "acral"},
+    ),
+    ("No evidence of irregular streaks or pseudopods.", {"streaks": "absent"}),
+    ("Bluish-grey regression areas.", {"regression_structures": "blue areas"}),
+    ("Hardly any network; veil questionable.", {"blue_whitish_veil": "uncertain"}),
 ]
 SKIN_LESION = [
     (
@@ -899,6 +1084,97 @@ SKIN_LESION = [
         {"smoke": "positive", "drink": "negative", "region": "lip", "ulceration": "positive"},
     ),
     ("Lesion not raised. No history of cancer.", {"elevation": "negative", "cancer_history": "negative"}),
+    (
+        "CC: Growth on left cheek. HPI: 67 y/o M with a 6 month history of a bleeding, non-healing lesion on the left cheek, enlarging, not painful. PMH: BCC of the nose 2018. SH: former smoker, denies alcohol. FH: mother - melanoma. PE: 8 x 6 mm pearly papule with central ulceration, left cheek.",
+        {
+            "age": "67",
+            "sex": "male",
+            "bleed": "positive",
+            "grew": "positive",
+            "hurt": "negative",
+            "region": "face",
+            "smoke": "positive",
+            "drink": "negative",
+            "diameter": "8",
+            "elevation": "positive",
+            "ulceration": "positive",
+        },
+    ),
+    (
+        "Patient noticed the lesion 2 years ago; no itching, no bleeding and no change in size.",
+        {"itch": "negative", "bleed": "negative", "grew": "negative"},
+    ),
+    (
+        "Lesion with itch and pain but without bleeding or growth.",
+        {"itch": "positive", "hurt": "positive", "bleed": "negative", "grew": "negative"},
+    ),
+    (
+        "Hypertensive patient, ex-smoker, social drinker. Lesion in the dorsum, non-pruritic.",
+        {"smoke": "positive", "drink": "positive", "itch": "negative"},
+    ),
+    (
+        "Elevated: yes\nBleed: no\nItch: yes\nHurt: no\nGrew: unknown\nRegion: forearm\nDiameter: 7 mm\nFitzpatrick: 2",
+        {
+            "elevation": "positive",
+            "bleed": "negative",
+            "itch": "positive",
+            "hurt": "negative",
+            "region": "forearm",
+            "diameter": "7",
+            "fitzpatrick": "2",
+        },
+    ),
+    (
+        "Asymptomatic flat lesion of the left thigh; patient unaware of any growth.",
+        {"hurt": "negative", "elevation": "negative", "region": "thigh"},
+    ),
+    (
+        "There was no pain, itching, or bleeding associated with the lesion.",
+        {"hurt": "negative", "itch": "negative", "bleed": "negative"},
+    ),
+    (
+        "He reports occasional pruritus. He denies any change in colour. Growing slowly.",
+        {"itch": "positive", "changed": "negative", "grew": "positive", "sex": "male"},
+    ),
+    (
+        "Lesion on hand increased in size over the past year and occasionally bleeds when bumped. Skin phototype II.",
+        {"region": "hand", "grew": "positive", "bleed": "positive", "fitzpatrick": "2"},
+    ),
+    (
+        "No ulceration. The surface is smooth. Lesion slightly elevated.",
+        {"ulceration": "negative", "elevation": "positive"},
+    ),
+    (
+        "History of squamous cell carcinoma on the scalp and of prostate cancer.",
+        {"skin_cancer_history": "positive", "region": "scalp", "cancer_history": "positive"},
+    ),
+    (
+        "No previous history of skin cancer, but has a history of leukemia.",
+        {"skin_cancer_history": "negative", "cancer_history": "positive"},
+    ),
+    (
+        "She does not smoke, and she drinks a glass of wine daily.",
+        {"smoke": "negative", "drink": "positive", "sex": "female"},
+    ),
+    ("Macular lesion 5mm on the right breast.", {"elevation": "negative", "diameter": "5", "region": "chest"}),
+    ("Possible growth in the last months. Painless.", {"grew": "uncertain", "hurt": "negative"}),
+    (
+        "The lesion didn't change, didn't hurt and never bled.",
+        {"changed": "negative", "hurt": "negative", "bleed": "negative"},
+    ),
+    (
+        "Exposed to agrotoxics for 30 years; washing with running water; no sewage.",
+        {"pesticide": "positive", "piped_water": "positive", "sewage_system": "negative"},
+    ),
+    (
+        "Crusty plaque on the lower leg; the patient scratches it because it is itchy.",
+        {"ulceration": "positive", "elevation": "positive", "region": "thigh", "itch": "positive"},
+    ),
+    ("Nonulcerated dome-shaped nodule, upper lip.", {"elevation": "positive", "region": "lip"}),
+    (
+        "Ulcer of the foot, 2 x 3 cm, tender, with no history of bleeding.",
+        {"ulceration": "positive", "region": "foot", "diameter": "30", "hurt": "positive", "bleed": "negative"},
+    ),
 ]
 CHEST_CT_AS_XRAY = [
     (
@@ -1139,6 +1415,112 @@ CHEST_CT_AS_XRAY = [
     ("No CT evidence of pulmonary fibrosis or interstitial lung disease.", {"fibrosis": "negative"}),
     ("Kyphosis with multiple vertebral compression fractures.", {"fracture": "positive"}),
     ("Low lung volumes with crowding of the bronchovascular markings.", {"low_lung_volumes": "positive"}),
+    (
+        "TECHNIQUE: Axial images were obtained with 1.25 mm slices.\nFINDINGS:\nNo pulmonary nodules or masses. Minimal dependent atelectasis bilaterally. No pleural effusion. No mediastinal, hilar, or axillary adenopathy. The heart is not enlarged. No pericardial effusion. Bones demonstrate mild degenerative changes without suspicious lesions.\nIMPRESSION:\nNo evidence of metastatic disease in the chest.",
+        {
+            "nodule": "negative",
+            "mass": "negative",
+            "atelectasis": "positive",
+            "pleural_effusion": "negative",
+            "lymphadenopathy": "negative",
+            "cardiomegaly": "negative",
+            "degenerative_spine": "positive",
+        },
+    ),
+    (
+        "Stable 6 mm right lower lobe nodule. No new nodules. Emphysema. Coronary calcifications.",
+        {"nodule": "positive", "emphysema": "positive"},
+    ),
+    (
+        "There is near-complete opacification of the left hemithorax due to a large pleural effusion with compressive atelectasis.",
+        {"opacity": "positive", "pleural_effusion": "positive", "atelectasis": "positive"},
+    ),
+    (
+        "Previously noted ground-glass opacities have nearly completely resolved. No new consolidation.",
+        {"opacity": "positive", "consolidation": "negative"},
+    ),
+    (
+        "Mild cardiomegaly with small bilateral pleural effusions and interlobular septal thickening suggesting pulmonary edema.",
+        {
+            "cardiomegaly": "positive",
+            "pleural_effusion": "positive",
+            "interstitial_markings": "positive",
+            "pulmonary_edema": "uncertain",
+        },
+    ),
+    (
+        "No acute pulmonary process. Old granulomatous disease. Tortuous thoracic aorta.",
+        {
+            "granuloma": "positive",
+            "tortuous_aorta": "positive",
+            "consolidation": "negative",
+            "pneumonia": "negative",
+            "opacity": "negative",
+            "atelectasis": "negative",
+            "pulmonary_edema": "negative",
+            "nodule": "negative",
+            "mass": "negative",
+            "fibrosis": "negative",
+            "interstitial_markings": "negative",
+        },
+    ),
+    (
+        "Spiculated right upper lobe mass (3.2 x 2.8 cm) with satellite nodules; enlarged right paratracheal and subcarinal lymph nodes.",
+        {"mass": "positive", "nodule": "positive", "lymphadenopathy": "positive"},
+    ),
+    (
+        "Pneumothorax: none. Effusion: trace on the right. Nodules: none. Consolidation: left lower lobe.",
+        {"pneumothorax": "negative", "pleural_effusion": "positive", "nodule": "negative", "consolidation": "positive"},
+    ),
+    (
+        "Lungs are without focal consolidation or suspicious nodule. Mild biapical scarring.",
+        {"consolidation": "negative", "nodule": "negative"},
+    ),
+    (
+        "Post-thoracotomy changes with small hydropneumothorax. Right-sided PICC.",
+        {"pleural_effusion": "positive", "pneumothorax": "positive", "lines_and_tubes": "positive"},
+    ),
+    (
+        "Dense consolidation with air bronchograms in the right middle lobe consistent with lobar pneumonia; no cavitation or abscess.",
+        {"consolidation": "positive", "pneumonia": "positive"},
+    ),
+    ("Limited evaluation for pulmonary nodules due to motion artifact. No effusion.", {"pleural_effusion": "negative"}),
+    (
+        "Subsegmental atelectasis at both bases. Otherwise the lungs are clear.",
+        {
+            "atelectasis": "positive",
+            "consolidation": "negative",
+            "pneumonia": "negative",
+            "opacity": "negative",
+            "pulmonary_edema": "negative",
+            "nodule": "negative",
+            "mass": "negative",
+            "fibrosis": "negative",
+            "interstitial_markings": "negative",
+        },
+    ),
+    (
+        "A 12mm thyroid nodule is incidentally noted. There is no axillary or supraclavicular lymphadenopathy.",
+        {"lymphadenopathy": "negative"},
+    ),
+    (
+        "Aspiration pneumonitis cannot be excluded. Hiatal hernia is noted.",
+        {"pneumonia": "uncertain", "hiatal_hernia": "positive"},
+    ),
+    (
+        "No rib fracture is identified, although a nondisplaced fracture could be missed on this study.",
+        {"fracture": "negative"},
+    ),
+    (
+        "Chronic interstitial lung disease with basilar honeycombing, unchanged. Superimposed pneumonia is not excluded.",
+        {"fibrosis": "positive", "interstitial_markings": "positive", "pneumonia": "uncertain"},
+    ),
+    ("Trachea and main bronchi are patent. Lung volumes are low.", {"low_lung_volumes": "positive"}),
+    (
+        "Cardiac silhouette is at the upper limits of normal. Atherosclerotic aorta.",
+        {"cardiomegaly": "negative", "aortic_calcification": "positive"},
+    ),
+    ("No pneumothorax status post biopsy of left lower lobe mass.", {"pneumothorax": "negative", "mass": "positive"}),
 ]
 LEXICONS = {
     "mammography": MAMMOGRAPHY,
