@@ -1,4 +1,4 @@
-# ruff: noqa: E501 (reports are kept on one line)
+# ruff: noqa: E501, RUF001 (reports are kept on one line, with their characters)
 """Reports in the styles of the shipped lexicons, with every cell that a reader fills in and no other."""
 
 import pytest
