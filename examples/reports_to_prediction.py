@@ -17,7 +17,7 @@ import torch
 from alignedfusion import UNKNOWN, AlignedFusionClassifier
 from alignedfusion.datasets import phantom
 from alignedfusion.presets import Backbone, standard
-from alignedfusion.reports import Lexicon, RuleExtractor
+from alignedfusion.reports import Lexicon, RuleExtractor, encode_rows
 
 LEXICON, ATTRIBUTES = "skin_lesion", ["grew", "itch", "region", "age", "diameter"]
 TRAINING_CASES, TEST_CASES = 1000, 500
@@ -89,10 +89,10 @@ def main() -> None:
     # From text to a table: a value per cell, None where the report says nothing; and from the table to codes.
     lexicon = Lexicon.load(LEXICON).subset(ATTRIBUTES)
     extractor, schema = RuleExtractor(lexicon), lexicon.schema()
-    table = [{name: cell.value for name, cell in extractor.extract(report).items()} for report in reports]
+    table = [extractor.extract(report) for report in reports]
     for report, row in zip(reports[:3], table, strict=False):
-        print(report + "\n  " + ", ".join(f"{name}: {value or 'UN'}" for name, value in row.items()))
-    codes = schema.encode(table)
+        print(report + "\n  " + ", ".join(f"{name}: {cell.value or 'UN'}" for name, cell in row.items()))
+    codes = encode_rows(table, schema)
 
     model = standard(
         schema,
@@ -117,7 +117,7 @@ def main() -> None:
     ]
     print(f"\nnew case: {options.text}\n  read: {', '.join(words) or 'nothing'}")
     with torch.no_grad():
-        out = model(images[-1:], schema.encode([{name: cell.value for name, cell in cells.items()}]))
+        out = model(images[-1:], encode_rows([cells], schema))
     shares = dict(zip(phantom.CLASS_NAMES, out.logits[0].softmax(0).tolist(), strict=True))
     print(
         "  prediction, with the last test picture: "
