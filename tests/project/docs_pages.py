@@ -18,7 +18,7 @@ from alignedfusion.presets import Backbone, standard
 from alignedfusion.reports.showing import mark
 from alignedfusion.reports.workers import read_all
 from alignedfusion.sklearn import AlignedFusionEstimator
-from alignedfusion.training import fit
+from alignedfusion.training import TrainingSettings, fit
 
 
 def some_cases(names, monkeypatch):
@@ -61,7 +61,7 @@ def a_loop(names, monkeypatch):
     names["train"], names["valid"] = (
         phantom.make(n, image_size=32).cases(mean=[0.5] * 3, std=[0.5] * 3) for n in (16, 8)
     )
-    names["fit"] = partial(fit, epochs=1, progress=False)
+    names["fit"] = partial(fit, settings=TrainingSettings(epochs=1), progress=False)
     names["optimizer"] = torch.optim.AdamW(names["model"].parameters())
     names["loader"] = torch.utils.data.DataLoader(names["train"], batch_size=8)
 
