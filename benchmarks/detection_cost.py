@@ -49,7 +49,7 @@ def measure(case: str, side: int) -> dict[str, float]:
     """Seconds and MB of one case, in this process."""
     codes = torch.randint(-1, 2, (1, ATTRIBUTES))
     if case.startswith("a3d"):
-        from alignedfusion.detection.a3d import A3DBackbone
+        from alignedfusion.detection import A3DBackbone
 
         backbone, volume = A3DBackbone().eval(), torch.randn(1, 1, 7, 4 * side, 4 * side)
         module = fusion("global").eval()

@@ -144,16 +144,16 @@ def main() -> None:
     tokenizer = AttributeTokenizer(SCHEMA, dim=64)
     fusion = FeatureMapFusion.for_model(detector, tokenizer, at="backbone", example=tests[0][:1], read=options.read)
     model = FusedDetector(detector, fusion, at="backbone")
-    train(model, cases, options.epochs, 2e-3, attributes=with_gaps(codes, 0.3, seed=3))
+    train(model, cases, options.epochs, 2e-3, codes=with_gaps(codes, 0.3, seed=3))
 
     ward_only = truth.clone()
     ward_only[:, 0] = UNKNOWN
     results |= {
-        "all mentioned": sensitivity(model, tests, attributes=truth),
-        "half of the cells missing": sensitivity(model, tests, attributes=with_gaps(truth, 0.5, seed=4)),
-        "only the ward mentioned": sensitivity(model, tests, attributes=ward_only),
-        "nothing mentioned": sensitivity(model, tests, attributes=torch.full_like(truth, UNKNOWN)),
-        "attributes of another image": sensitivity(model, tests, attributes=truth[torch.randperm(len(truth))]),
+        "all mentioned": sensitivity(model, tests, codes=truth),
+        "half of the cells missing": sensitivity(model, tests, codes=with_gaps(truth, 0.5, seed=4)),
+        "only the ward mentioned": sensitivity(model, tests, codes=ward_only),
+        "nothing mentioned": sensitivity(model, tests, codes=torch.full_like(truth, UNKNOWN)),
+        "attributes of another image": sensitivity(model, tests, codes=truth[torch.randperm(len(truth))]),
     }
     print(f"\n{'sensitivity at':28}" + "".join(f"{each:>8g} FPPI" for each in FPPI))
     for name, values in results.items():

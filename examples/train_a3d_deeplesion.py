@@ -23,8 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from alignedfusion import AttributeTokenizer
-from alignedfusion.datasets.deeplesion import cases as deeplesion
-from alignedfusion.datasets.deeplesion.synthetic import make_synthetic
+from alignedfusion.datasets import deeplesion
 from alignedfusion.detection import FeatureMapFusion, FusedDetector, a3d_detector, froc, plot_froc
 
 RATE, MOMENTUM, DECAY, CLIP = 0.02, 0.9, 1e-4, 35.0  # of the public A3D code, for a batch of 16; scaled to yours
@@ -65,7 +64,7 @@ def run(model: nn.Module, batch: dict, device: str, targets: list | None = None)
     """Call the model as it wants to be called."""
     images = list(batch["image"].to(device))
     if isinstance(model, FusedDetector):
-        return model(images, targets, attributes=batch["codes"].to(device))
+        return model(images, targets, codes=batch["codes"].to(device))
     return model(images, targets)
 
 
@@ -114,17 +113,17 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.data or make_synthetic(scratch, patients=14, image_size=64)
+        folder = options.data or deeplesion.make_synthetic(scratch, patients=14, image_size=64)
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             data = deeplesion.load(folder, source=options.source)
         sizes = {"num_slices": options.slices, "image_size": options.image_size or (512 if options.data else 64)}
         results, curves = {}, {}
         for fraction in options.fractions or ((0.25, 0.5, 1.0) if options.data else (1.0,)):
-            training = data.part("train", fraction=fraction, seed=options.seed)
+            training = data.split("train", fraction=fraction, seed=options.seed)
             schema = data.schema(training)
             cases = deeplesion.LesionCases(data, training, schema, **sizes)
-            tests = deeplesion.LesionCases(data, data.part("test"), schema, **sizes)
+            tests = deeplesion.LesionCases(data, data.split("test"), schema, **sizes)
             for name in ("A3D", "A3D + ours"):
                 title = f"{name}, {fraction:.0%}"
                 print(f"\n{title}: {len(cases)} training slices, {len(tests)} test slices")

@@ -94,7 +94,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--timeout", type=float, default=90.0, metavar="SECONDS", help="for one reply (default: 90)")
 
 
-def _server_settings(options: argparse.Namespace) -> dict[str, Any]:
+def _client_settings(options: argparse.Namespace) -> dict[str, Any]:
     if not options.model or not options.base_url:
         raise ValueError("--model and --base-url belong together: which model, and on which server")
     key = None
@@ -117,20 +117,20 @@ def _select(options: argparse.Namespace) -> None:
 
     texts = join_texts(read_reports(options.reports), options.text)
     with ExitStack() as stack:
-        server = None
+        client = None
         if options.model or options.base_url:
-            from alignedfusion.reports.chat.client import ChatServer
+            from alignedfusion.reports.chat.client import ChatClient
 
-            server = stack.enter_context(ChatServer(**_server_settings(options)))
+            client = stack.enter_context(ChatClient(**_client_settings(options)))
         selection = select(
             texts,
             task=options.task,
             lexicon=options.lexicon,
-            server=server,
+            client=client,
             min_share=options.min_share,
             max_attributes=options.max_attributes,
         )
-    print(f"{'attribute':32}{'share of ' + ('requests' if server else 'reports'):>18}")
+    print(f"{'attribute':32}{'share of ' + ('requests' if client else 'reports'):>18}")
     for name, share in selection.support.items():
         print(f"{name:32}{share:>18.1%}")
     if options.output:
@@ -152,19 +152,20 @@ def _extract(options: argparse.Namespace) -> None:
     about = {"lexicon": hashlib.sha256(lexicon.to_yaml().encode()).hexdigest()}
     with ExitStack() as stack:
         if options.model or options.base_url:
+            from alignedfusion.reports.chat.client import ChatClient
             from alignedfusion.reports.chat.extractor import ChatExtractor
 
-            settings = _server_settings(options)
+            client = stack.enter_context(ChatClient(**_client_settings(options)))
             extractor: Any = stack.enter_context(
                 ChatExtractor(
                     lexicon,
-                    **settings,
+                    client,
                     require_evidence=options.require_evidence,
                     concurrency=options.concurrency,
                     cache=options.cache,
                 )
             )
-            about |= {name: settings[name] for name in ("base_url", "model")}
+            about |= {"base_url": client.base_url, "model": client.model}
             about |= {"require_evidence": str(options.require_evidence)}
         else:
             from alignedfusion.reports.rules.extractor import RuleExtractor
@@ -184,23 +185,23 @@ def _extract(options: argparse.Namespace) -> None:
 
 
 def _summary(output: str, count: int) -> None:
-    from alignedfusion.evaluation import plots
-    from alignedfusion.reports import table
+    from alignedfusion.reports.summary import draw_shares, failures, summarize
+    from alignedfusion.reports.table import evidence_file
 
-    summary = table.summarize(output)
+    summary = summarize(output)
     base = Path(output)
     summary.rename_axis("attribute").to_csv(base.with_name(base.name + ".summary.csv"), float_format="%.4f")
-    plots.shares(summary, base.with_name(base.name + ".summary.png"), title=f"{base.name}: {count} reports")
+    draw_shares(summary, base.with_name(base.name + ".summary.png"), title=f"{base.name}: {count} reports")
     width = max(len(str(name)) for name in summary.index) + 2
     print("\n" + " " * width + "".join(f"{column:>13}" for column in summary.columns))
     for name, row in summary.iterrows():
         print(f"{name:{width}}" + "".join(f"{share:>13.1%}" for share in row))
-    if failed := table.failures(output):
+    if failed := failures(output):
         print(f"\n{len(failed)} reports could not be read and are marked 'error'; the same command tries them again:")
         for number, reason in list(failed.items())[:10]:
             print(f"  row {number}: {reason}")
         if len(failed) > 10:
-            print(f"  ... and {len(failed) - 10} more, in {table.evidence_file(output)}")
+            print(f"  ... and {len(failed) - 10} more, in {evidence_file(output)}")
     print(
         f"\n{output}: {count} rows, {len(summary)} attributes; beside it its evidence and this summary as table and picture"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,25 @@ def read_detections(found: Any, image: int) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(scores).all():
         raise ValueError(f"image {image}: a score must be a finite number, got {scores[~np.isfinite(scores)][0]}")
     return boxes, scores
+
+
+def read_labelled(
+    found: Any, image: int, what: str, known: Collection[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes, scores (n,) and labels (n,) of a mapping; `what` is "detection" or "lesion", whose scores are ones."""
+    if not isinstance(found, Mapping) or "labels" not in found:
+        got = f"the keys {sorted(found)}" if isinstance(found, Mapping) else type(found).__name__
+        raise ValueError(f"image {image}: a {what} needs a mapping with 'boxes' and 'labels', got {got}")
+    labels = _as_array(found["labels"], image, "labels")
+    if what == "detection":
+        boxes, scores = read_detections(found, image)
+    else:
+        boxes, scores = read_boxes(found, image, what), np.ones(len(labels))
+    if labels.shape != (len(boxes),):
+        raise ValueError(f"image {image}: {len(boxes)} {what}s need labels ({len(boxes)},), got {labels.shape}")
+    if unknown := sorted(set(labels.tolist()) - set(known)):
+        raise ValueError(f"image {image}: {what} label {unknown[0]:g} has no name; named are {sorted(known)}")
+    return boxes, scores, labels
 
 
 def read_boxes(boxes: Any, image: int, what: str) -> np.ndarray:

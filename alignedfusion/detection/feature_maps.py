@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from alignedfusion.attributes import REPORT, UNKNOWN
+from alignedfusion.detection.codes import as_codes
 from alignedfusion.detection.global_read import GlobalRead, NormedMap, PointwiseWrite
+from alignedfusion.detection.probing import find_maps, is_map
 from alignedfusion.modules.attention import SelfAttentionBlock
 from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
 from alignedfusion.modules.masking import HideAttributes
@@ -56,11 +58,12 @@ class FeatureMapFusion(nn.Module):
             16 x 16 (8 x 8 x 8), attend to each other. "full": all positions attend to each other, up to `max_positions`.
         num_heads: Attention heads; must divide D. D / 64 by default.
         hide_probability: Probability of hiding a mentioned attribute in training (eq. 9).
-        dropout: Probability inside the blocks.
-        max_positions: Of all maps together, with `read="full"`.
+        dropout: Dropout probability inside the blocks.
+        max_positions: Largest number of positions in all maps together, with `read="full"`.
+        maps: Indices of the maps to fuse among those that `forward` finds; None fuses all. `for_model` sets them.
 
     Raises:
-        ValueError: For an unknown `read`, or no channels.
+        ValueError: For an unknown `read`, no channels, or indices that are not one per map.
     """
 
     def __init__(
@@ -73,12 +76,15 @@ class FeatureMapFusion(nn.Module):
         hide_probability: float = 0.2,
         dropout: float = 0.0,
         max_positions: int = MAX_POSITIONS,
+        maps: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if read not in READS:
             raise ValueError(f"read must be one of {READS}, got {read!r}")
         if not channels or min(channels) < 1:
             raise ValueError(f"channels must name the channels of one map or more, got {list(channels)}")
+        if maps is not None and len(maps) != len(channels):
+            raise ValueError(f"maps must have one index per entry of channels, got {list(maps)} and {list(channels)}")
         dim = tokenizer.dim
         heads = max(1, dim // 64) if num_heads is None else num_heads
         self.tokenizer = tokenizer
@@ -86,6 +92,7 @@ class FeatureMapFusion(nn.Module):
         self.read = read
         self.hiding = HideAttributes(hide_probability)
         self.max_positions = max_positions
+        self.maps = None if maps is None else tuple(maps)
         self.reconstructor = MaskedTokenReconstructor(dim)
         self.message = nn.Sequential(nn.LayerNorm(2 * dim), nn.Linear(2 * dim, dim), nn.GELU())
         if read == "global":
@@ -107,38 +114,44 @@ class FeatureMapFusion(nn.Module):
         at: str,
         example: Any,
         side: str = "output",
+        maps: Sequence[int | str] | None = None,
         **settings: Any,
     ) -> FeatureMapFusion:
-        """A fusion for the maps of a submodule, whose channels one forward pass of the model finds.
+        """Build a fusion for the maps of a submodule; one forward pass of the model finds their channels.
 
         Args:
             model: The network.
             tokenizer: Turns codes into tokens.
             at: Name of the submodule, as in `FusedDetector`.
-            example: What the model takes: its argument, or a mapping of keyword arguments.
+            example: Input of the model: its argument, or a mapping of keyword arguments.
             side: "output" or "input" of the submodule.
-            **settings: Of `FeatureMapFusion`.
+            maps: Maps to fuse, by index (-1 is the last) or by a key of a mapping, such as "pool". None fuses all feature
+                maps, except those that the submodule returns as it received them, such as the image.
+            **settings: Further arguments of `FeatureMapFusion`.
+
+        Raises:
+            ValueError: If the submodule does not run or has no feature map, or there is no map of that index or name.
         """
-        from alignedfusion.detection.fused_detector import find_maps
+        indices, found = find_maps(model, at, example, side, maps)
+        return cls(tokenizer, [each.shape[1] for each in found], maps=indices, **settings)
 
-        return cls(tokenizer, [each.shape[1] for each in find_maps(model, at, example, side)], **settings)
-
-    def forward(self, maps: Any, codes: Tensor | None = None, *, is_hidden: Tensor | None = None) -> FeatureMapOutput:
-        """Fuse.
+    def forward(self, maps: Any, codes: Any = None, *, is_hidden: Tensor | None = None) -> FeatureMapOutput:
+        """Fuse maps with codes.
 
         Args:
-            maps: A tensor (B, C, H, W) or (B, C, D, H, W), or a list, tuple or dict of such; whatever else is among them
-                (masks, sizes) passes untouched.
-            codes: int64 (B, A), `UNKNOWN` where unmentioned; None if nothing is.
+            maps: A tensor (B, C, H, W) or (B, C, D, H, W), or a nested list, tuple or dict with such tensors; everything
+                else in it (masks, sizes, tensors without channels) is returned unchanged.
+            codes: int64 (B, A), `UNKNOWN` where unmentioned; None if nothing is mentioned. One row serves all images of the
+                batch, as for sliding windows of one image. Rows may also be dicts of attribute values, or lists of codes.
             is_hidden: bool (B, A), cells to hide and reconstruct; drawn at random in training, none otherwise.
 
         Raises:
-            ValueError: If the maps are not those that `channels` announced, or the codes do not fit them or the schema.
+            ValueError: If the maps have other channels than `channels`, or the codes do not fit them or the schema.
         """
         leaves, structure = tree_flatten(maps)
-        places = [i for i, leaf in enumerate(leaves) if is_map(leaf)]
+        places = self._places(leaves)
         levels = [leaves[i] for i in places]
-        codes = self._codes(levels, codes)
+        codes = self._rows(codes, levels[0])
         seen, is_hidden = self.hiding(codes, is_hidden)
 
         values = self.tokenizer.value_tokens()  # (V, D)
@@ -201,33 +214,44 @@ class FeatureMapFusion(nn.Module):
             plane = F.interpolate(plane, size=features.shape[2:], mode=mode, align_corners=False)
         return plane.to(features.dtype)
 
-    def _codes(self, levels: Sequence[Tensor], codes: Tensor | None) -> Tensor:
-        found = tuple(level.shape[1] for level in levels)
-        if found != self.channels:
+    def _places(self, leaves: Sequence[Any]) -> list[int]:
+        """Positions of the maps to fuse among all leaves."""
+        found = [i for i, leaf in enumerate(leaves) if is_map(leaf)]
+        chosen = range(len(found)) if self.maps is None else self.maps
+        places = [found[i] for i in chosen if -len(found) <= i < len(found)]
+        if tuple(leaves[i].shape[1] for i in places) != self.channels:
+            which = "" if self.maps is None else f" at the indices {list(self.maps)}"
             raise ValueError(
-                f"this fusion is for maps of {list(self.channels)} channels; got {len(levels)} maps of the shapes "
-                f"{[tuple(level.shape) for level in levels]}. FeatureMapFusion.for_model finds the channels of a submodule"
+                f"this fusion takes maps of {list(self.channels)} channels{which}; got {len(found)} maps of the shapes "
+                f"{[tuple(leaves[i].shape) for i in found]}. FeatureMapFusion.for_model finds the channels of a submodule, "
+                f"and its argument maps chooses among them"
             )
-        batch = levels[0].shape[0]
+        return places
+
+    def _rows(self, codes: Any, level: Tensor) -> Tensor:
+        """Codes (B, A) for a map of B rows."""
+        schema, batch = self.tokenizer.schema, len(level)
         if codes is None:
-            return torch.full((batch, len(self.tokenizer.schema)), UNKNOWN, device=levels[0].device)
-        self.tokenizer.schema.check_codes(codes)
-        if len(codes) != batch:
-            raise ValueError(f"got {len(codes)} rows of codes for maps of {batch} images")
-        return codes.to(levels[0].device)
+            return torch.full((batch, len(schema)), UNKNOWN, device=level.device)
+        codes = as_codes(codes, schema)
+        schema.check_codes(codes)
+        if len(codes) == 1:
+            codes = codes.expand(batch, -1)
+        elif len(codes) != batch:
+            raise ValueError(
+                f"got {len(codes)} rows of codes for maps of {batch} images; give one row per image, or one row for all. "
+                f"For n views of each image, use codes.repeat_interleave(n, 0)"
+            )
+        return codes.to(level.device)
 
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
-        return f"channels={self.channels}, read={self.read!r}, hide_probability={self.hiding.p}"
-
-
-def is_map(leaf: Any) -> bool:
-    """Whether this is a feature map: a floating tensor with two or three spatial dimensions."""
-    return isinstance(leaf, Tensor) and leaf.ndim in (4, 5) and leaf.is_floating_point()
+        chosen = "" if self.maps is None else f", maps={self.maps}"
+        return f"channels={self.channels}, read={self.read!r}{chosen}"
 
 
 def zero_linear(width: int, out: int) -> nn.Linear:
-    """A linear layer that says nothing yet."""
+    """Build a linear layer that returns zeros."""
     layer = nn.Linear(width, out)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -1,51 +1,42 @@
-"""Two lines that add report attributes to a detector, without touching its code, its checkpoints or its first results."""
+"""Wraps a detector and conditions its feature maps on report attributes; its code and checkpoints stay as they are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from alignedfusion.detection.feature_maps import FeatureMapFusion, is_map
+from alignedfusion.detection.feature_maps import FeatureMapFusion
+from alignedfusion.detection.hooks import FusedCall, Hook, refuse_second
+from alignedfusion.detection.probing import submodule
 
 LOSS = "loss_attribute_reconstruction"
 
-# Per thread and task, and by model: a plain slot would give one thread the other's attributes.
+# Per thread and task, and per model: with a plain attribute, threads would overwrite each other's codes.
 _CALLS: ContextVar[dict[int, FusedCall]] = ContextVar("alignedfusion_calls")
 
 
-class FusedCall:
-    """One call of a fused detector.
-
-    Attributes:
-        codes: int64 (B, A), or None if nothing is mentioned.
-        loss: Reconstruction loss of what was fused in this call; None before that.
-    """
-
-    def __init__(self, codes: Tensor | None) -> None:
-        self.codes = codes
-        self.loss: Tensor | None = None
-
-
 class FusedDetector(nn.Module):
-    """A detector whose feature maps hear of report attributes.
+    """Wraps a detector and conditions its feature maps on report attributes.
 
-    The detector stays as it is, in `detector`: the same code and the same keys in its `state_dict`; a hook fuses the maps that
-    one of its submodules returns (or takes).
+    The detector is kept in `detector`, with the same code and the same keys in its `state_dict`; a hook fuses the maps that
+    one of its submodules returns or takes. Module and fusion start in the detector's mode, training or evaluation.
+
+    Two methods can be overridden: `add_loss` for detectors with outputs of another kind, and `codes_of_rows` where the rows
+    of the maps are not the images of the call.
 
     Args:
         detector: Any module.
-        fusion: For the maps at that place; see `FeatureMapFusion.for_model`.
+        fusion: Fusion for the maps at that place; see `FeatureMapFusion.for_model`.
         at: Name of the submodule, such as "backbone".
         side: "output" of the submodule, or its "input".
 
     Raises:
-        ValueError: If there is no such submodule, or `side` is neither.
+        ValueError: If there is no such submodule, `side` is neither, or another `FusedDetector` has the detector already.
     """
 
     def __init__(self, detector: nn.Module, fusion: FeatureMapFusion, *, at: str, side: str = "output") -> None:
@@ -53,121 +44,183 @@ class FusedDetector(nn.Module):
         place = submodule(detector, at)
         if side not in ("output", "input"):
             raise ValueError(f"side must be 'output' or 'input', got {side!r}")
+        refuse_second(detector)
         self.detector = detector
         self.fusion = fusion
         self.at = at
         self.side = side
         self._compiled_call: FusedCall | None = None
-        # Bound methods: a deep copy's hook then belongs to the copy.
+        self._hook = Hook()
+        self._hook.connect(self, self._fuse)
         if side == "output":
-            place.register_forward_hook(self._on_output)
+            self._handle = place.register_forward_hook(self._hook, with_kwargs=True)
         else:
-            place.register_forward_pre_hook(self._on_input, with_kwargs=True)
+            self._handle = place.register_forward_pre_hook(self._hook, with_kwargs=True)
+        self._is_removed = False
+        self.training = detector.training
+        fusion.train(detector.training)
 
-    def forward(self, *inputs: Any, attributes: Tensor | None = None, **named: Any) -> Any:
-        """Run the detector; everything but `attributes` is passed straight through.
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._hook.owner is None:
+            self._hook.connect(self, self._fuse)
+
+    def forward(self, *inputs: Any, codes: Any = None, **named: Any) -> Any:
+        """Run the detector; everything but `codes` is passed on to it.
 
         Args:
-            *inputs: As the detector takes them.
-            attributes: int64 (B, A), the codes of the images in their order; None for those of an open
-                `with model.attributes(codes)`, and outside of one if no report mentions anything.
-            **named: As the detector takes them.
+            *inputs: Inputs of the detector.
+            codes: int64 (B, A), one row per image or one row for all of them, or rows of attribute values as in
+                `FeatureMapFusion.forward`. None takes the codes of an open `with model.use_codes(codes)`; outside of one,
+                nothing is mentioned.
+            **named: Keyword arguments of the detector.
 
         Returns:
-            What the detector returns. A dict of losses, or an output with a `loss`, has the reconstruction loss added.
+            The output of the detector. In training, `add_loss` adds the reconstruction loss, except within
+            `with model.use_codes(codes) as call`, where it is found in `call.loss`.
+
+        Raises:
+            RuntimeError: If the detector did not run the submodule, or the fusion was removed.
+            ValueError: If the output has no place for the reconstruction loss.
         """
-        if attributes is None:
-            attributes = self._call().codes
-        if torch.compiler.is_compiling():  # the compiler sets no context variables, and knows no threads either
-            self._compiled_call = call = FusedCall(attributes)
+        self._check_connected()
+        opened = self._open_call() if codes is None else None
+        if opened is not None:
+            before = opened.loss
+            output = self.detector(*inputs, **named)
+            self._check_fused(opened.loss is not before)
+            return output
+        if torch.compiler.is_compiling():  # the compiler sets no context variables, and has no threads
+            self._compiled_call = call = FusedCall(codes)
             try:
                 output = self.detector(*inputs, **named)
             finally:
                 self._compiled_call = None
         else:
-            with self.attributes(attributes) as call:
+            with self.use_codes(codes) as call:
                 output = self.detector(*inputs, **named)
-        return self._with_loss(output, call.loss)
+        self._check_fused(call.loss is not None)
+        return self.add_loss(output, call.loss) if self.training and call.loss is not None else output
 
     @contextmanager
-    def attributes(self, codes: Tensor | None) -> Iterator[FusedCall]:
-        """Where the call cannot be changed: `with model.attributes(codes): detector(images)`.
+    def use_codes(self, codes: Any) -> Iterator[FusedCall]:
+        """Set the codes for calls that cannot be changed: `with model.use_codes(codes): detector(images)`.
+
+        Args:
+            codes: As in `forward`.
 
         Yields:
-            The call, whose `loss` is the reconstruction loss afterwards, if the detector was called and not this module.
+            The call. After the detector ran, its `loss` is the reconstruction loss, whatever the detector returned.
+
+        Raises:
+            RuntimeError: If no maps were fused until the end of the block, or the fusion was removed.
         """
+        self._check_connected()
         call = FusedCall(codes)
         token = _CALLS.set({**_CALLS.get({}), id(self): call})
         try:
             yield call
         finally:
             _CALLS.reset(token)
+        self._check_fused(call.loss is not None)
 
-    def _call(self) -> FusedCall:
+    def add_loss(self, output: Any, loss: Tensor) -> Any:
+        """Add the reconstruction loss to an output of the detector in training. Override for outputs of another kind.
+
+        Args:
+            output: A mapping with a scalar "loss", which is increased, or a dict of scalar losses, which gets one more entry,
+                "loss_attribute_reconstruction".
+            loss: The reconstruction loss, a scalar.
+
+        Returns:
+            The output with the loss.
+
+        Raises:
+            ValueError: For an output of another kind.
+        """
+        if isinstance(output, Mapping) and _is_scalar(output.get("loss")):
+            total = output["loss"] + loss
+            if type(output) is dict:
+                return {**output, "loss": total}
+            output.loss = total  # type: ignore[attr-defined]  # an output of transformers
+            return output
+        if type(output) is dict and output and all(_is_scalar(value) for value in output.values()):
+            return {**output, LOSS: loss}
+        if self.fusion.hiding.p == 0 or not torch.is_grad_enabled():
+            return output  # nothing is hidden or nothing is learned: no loss is lost
+        raise ValueError(
+            f"the detector returned {_kind(output)} in training, which has no place for the reconstruction loss. Take the loss "
+            f"from the call, `with model.use_codes(codes) as call: output = model(...)` and then `call.loss`; or override "
+            f"add_loss; or set hide_probability=0 in the fusion, so that there is no such loss"
+        )
+
+    def codes_of_rows(self, codes: Any, *inputs: Any, **named: Any) -> Any:
+        """Return the codes for the rows of the maps. Override where a row is not an image, such as a region of interest.
+
+        Args:
+            codes: Codes of the call, as they were given.
+            *inputs: Inputs of the submodule `at`.
+            **named: Keyword arguments of the submodule.
+
+        Returns:
+            Codes with as many rows as the maps, with one row for all of them, or None if nothing is mentioned.
+        """
+        return codes
+
+    def remove(self) -> nn.Module:
+        """Undo the wrapping and return the detector as it was before; this module cannot be called afterwards."""
+        self._handle.remove()
+        self._is_removed = True
+        return self.detector
+
+    def _open_call(self) -> FusedCall | None:
         if torch.compiler.is_compiling() and self._compiled_call is not None:
             return self._compiled_call
-        # A compiled part of a call that is not: where the compiler cannot read this, it breaks the graph here.
-        call = (_CALLS.get(None) or {}).get(id(self))
-        return call or self._compiled_call or FusedCall(None)
+        # In a compiled part of a call that is not compiled itself, the graph may break here.
+        return (_CALLS.get(None) or {}).get(id(self)) or self._compiled_call
 
-    def _fuse(self, maps: Any) -> Any:
-        call = self._call()
-        fused = self.fusion(maps, call.codes)
+    def _fuse(self, inputs: tuple[Any, ...], named: dict[str, Any], output: Any = None) -> Any:
+        call = self._open_call()
+        if call is None:
+            if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+                raise RuntimeError(
+                    f"submodule {self.at!r} runs again during backward(), where the codes of its call are gone: checkpoint "
+                    f"the call of the FusedDetector as a whole, not a part of the detector"
+                )
+            call = FusedCall(None)
+        codes = self.codes_of_rows(call.codes, *inputs, **named)
+        fused = self.fusion(output if self.side == "output" else (inputs, named), codes)
         call.loss = fused.loss if call.loss is None else call.loss + fused.loss
         return fused.maps
 
-    def _on_output(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        return self._fuse(output)
+    def _check_connected(self) -> None:
+        if self._is_removed:
+            raise RuntimeError("the fusion was taken off this detector by remove(): build a new FusedDetector")
 
-    def _on_input(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        return self._fuse((inputs, named))
+    def _check_fused(self, is_fused: bool) -> None:
+        if not is_fused:
+            raise RuntimeError(
+                f"no feature maps were fused: the submodule {self.at!r} did not run in this thread, so the codes had no "
+                f"effect. Name a submodule that the detector calls, and call the detector that is wrapped, not a copy"
+            )
 
-    def _with_loss(self, output: Any, loss: Tensor | None) -> Any:
-        if loss is None or not self.training:
-            return output
-        if type(output) is dict:
-            are_losses = len(output) > 0 and all(isinstance(v, Tensor) and v.ndim == 0 for v in output.values())
-            return {**output, LOSS: loss} if are_losses else output
-        if isinstance(output, Mapping) and getattr(output, "loss", None) is not None:  # Hugging Face
-            output.loss = output["loss"] + loss  # type: ignore[attr-defined]
-        return output
+    def _replicate_for_data_parallel(self) -> NoReturn:
+        raise RuntimeError(
+            "nn.DataParallel copies a FusedDetector without its hook's connection; use DistributedDataParallel, or one device"
+        )
 
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
         return f"at={self.at!r}, side={self.side!r}"
 
 
-def submodule(model: nn.Module, name: str) -> nn.Module:
-    """A submodule by its dotted name; the error lists what there is."""
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        parent = model
-        known = [child for child, _ in parent.named_children()]
-        raise ValueError(
-            f"the model has no submodule {name!r}; its parts are {known}, with parts of their own"
-        ) from None
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0
 
 
-@torch.no_grad()
-def find_maps(model: nn.Module, at: str, example: Any, side: str = "output") -> list[Tensor]:
-    """The feature maps of a submodule in one forward pass of the model, in evaluation mode."""
-    found: list[Any] = []
-    place = submodule(model, at)
-    if side == "output":
-        handle = place.register_forward_hook(lambda module, inputs, output: found.append(output))
-    else:
-        handle = place.register_forward_pre_hook(
-            lambda module, inputs, named: found.append((inputs, named)), with_kwargs=True
-        )
-    was_training = model.training
-    model.eval()
-    try:
-        model(**example) if isinstance(example, Mapping) else model(example)
-    finally:
-        handle.remove()
-        model.train(was_training)
-    maps = [leaf for leaf in tree_leaves(found[:1]) if is_map(leaf)]
-    if not maps:
-        raise ValueError(f"submodule {at!r} gives no feature map (B, C, H, W) or (B, C, D, H, W) as its {side}")
-    return maps
+def _kind(output: Any) -> str:
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} with the keys {sorted(map(str, output))}"
+    if isinstance(output, Tensor):
+        return f"a tensor {tuple(output.shape)}"
+    return f"a {type(output).__name__}"

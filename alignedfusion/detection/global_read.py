@@ -27,7 +27,10 @@ class NormedMap:
 
     def __init__(self, features: Tensor) -> None:
         self.flat = features.flatten(2)
-        variance, self.mean = torch.var_mean(self.flat, dim=1, correction=0, keepdim=True)  # (B, 1, N)
+        if len(features):
+            variance, self.mean = torch.var_mean(self.flat, dim=1, correction=0, keepdim=True)  # (B, 1, N)
+        else:  # no image, or no region of interest: torch would warn
+            variance = self.mean = self.flat[:, :1]
         self.scale = (variance + 1e-5).rsqrt()
 
     def product(self, vectors: Tensor) -> Tensor:

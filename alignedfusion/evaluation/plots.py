@@ -58,37 +58,6 @@ def accuracy_against_missing(
     figure.savefig(path, dpi=150)
 
 
-def shares(table: Any, path: str | Path, *, title: str) -> None:
-    """Draw a table of shares as one bar per row, divided by column.
-
-    Args:
-        table: A DataFrame; each row sums to one.
-        path: Where to write the picture.
-        title: Its heading.
-    """
-    from matplotlib.figure import Figure
-
-    colors = {"positive": "#2a9d8f", "negative": "#457b9d", "uncertain": "#e9c46a", "unverified": "#b5179e"}
-    figure = Figure(figsize=(8.0, 1.4 + 0.24 * len(table)), layout="constrained")
-    axes = figure.subplots()
-    left = [0.0] * len(table)
-    for column in table.columns:
-        widths = [100 * share for share in table[column]]
-        axes.barh(
-            [str(name) for name in table.index], widths, left=left, label=column, color=colors.get(column, "#e5e5e5")
-        )
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.invert_yaxis()
-    axes.margins(y=0.01)
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("share of reports (%)")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    figure.suptitle(title)
-    figure.legend(loc="outside lower center", ncols=len(table.columns), frameon=False)
-    figure.savefig(path, dpi=150)
-
-
 def _name_ends(axes: Any, ends: Sequence[tuple[float, str, str]], right: float) -> None:
     """Write each curve's name beside its right end, as near as names can be that must not cover each other."""
     from sklearn.isotonic import isotonic_regression

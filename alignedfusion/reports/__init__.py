@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from alignedfusion._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from alignedfusion.reports.chat.client import ChatServer
+    from alignedfusion.reports.chat.client import ChatClient
     from alignedfusion.reports.chat.extractor import ChatExtractor
     from alignedfusion.reports.mapping import ExtractBatch
     from alignedfusion.reports.rules.assertions import assertion
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cell",
+    "ChatClient",
     "ChatExtractor",
-    "ChatServer",
     "Evidence",
     "ExtractBatch",
     "Extractor",
@@ -41,7 +41,7 @@ __getattr__, __dir__ = lazy_names(
         "mapping": ("ExtractBatch",),
         "rules.extractor": ("RuleExtractor",),
         "selection": ("select_attributes",),
-        "chat.client": ("ChatServer",),
+        "chat.client": ("ChatClient",),
         "table": ("extract_table",),
     },
 )

@@ -16,7 +16,7 @@ from alignedfusion.reports.types import ReportFailedError
 
 if TYPE_CHECKING:
     from alignedfusion.attributes import AttributeSchema
-    from alignedfusion.reports.chat.client import ChatServer
+    from alignedfusion.reports.chat.client import ChatClient
 
 MAX_NAME = 40
 """Characters of an attribute's name; a longer one is a sentence, and none of ours."""
@@ -40,7 +40,7 @@ def select_attributes(
     *,
     task: str = "",
     lexicon: Lexicon | str | None = None,
-    server: ChatServer | None = None,
+    client: ChatClient | None = None,
     min_share: float = 0.02,
     max_attributes: int = 40,
     progress: bool = True,
@@ -51,7 +51,7 @@ def select_attributes(
         reports: TRAINING reports only: what test reports mention must not shape the model.
         task: What the attributes are for, in words, such as "melanoma diagnosis"; needed by a chat model.
         lexicon: Choose among these.
-        server: Ask a chat model.
+        client: Ask a chat model.
         min_share: Share of the reports that must mention an attribute.
         max_attributes: The most frequent ones are kept.
         progress: Show a progress bar.
@@ -60,7 +60,7 @@ def select_attributes(
         reports,
         task=task,
         lexicon=lexicon,
-        server=server,
+        client=client,
         min_share=min_share,
         max_attributes=max_attributes,
         progress=progress,
@@ -72,7 +72,7 @@ def select(
     *,
     task: str = "",
     lexicon: Lexicon | str | None = None,
-    server: ChatServer | None = None,
+    client: ChatClient | None = None,
     min_share: float = 0.02,
     max_attributes: int = 40,
     progress: bool = True,
@@ -85,12 +85,12 @@ def select(
     reports = [text for text in reports if text.strip()]
     if not reports:
         raise ValueError("there are no reports to choose attributes from")
-    if lexicon is not None and server is not None:
+    if lexicon is not None and client is not None:
         raise ValueError("choose from a lexicon or ask a chat model, not both")
     if not 0 <= min_share <= 1:
         raise ValueError(f"min_share must be between 0 and 1, got {min_share}")
-    if server is not None:
-        found = _ask(reports, task, server, progress)
+    if client is not None:
+        found = _ask(reports, task, client, progress)
     elif lexicon is not None:
         found = _of_lexicon(reports, lexicon if isinstance(lexicon, Lexicon) else Lexicon.load(lexicon), progress)
     else:
@@ -140,12 +140,12 @@ def _with_edges(attribute: LexiconAttribute, numbers: Sequence[float]) -> Lexico
 
 def _phrases(reports: Sequence[str], progress: bool) -> Found:
     return [
-        (LexiconAttribute(phrase.replace(" ", "_"), terms=(compile_term(phrase),)), share)
+        (LexiconAttribute(phrase.replace(" ", "_"), terms=(compile_term(phrase, lists=True),)), share)
         for phrase, share in frequent_phrases(reports, progress=progress).items()
     ]
 
 
-def _ask(reports: Sequence[str], task: str, server: ChatServer, progress: bool) -> Found:
+def _ask(reports: Sequence[str], task: str, client: ChatClient, progress: bool) -> Found:
     """Ask about a few reports at a time, and count in how many requests each name comes up.
 
     One report with an instruction in it thus sways one request, and `min_share` of all is wanted; two of them at least.
@@ -158,7 +158,7 @@ def _ask(reports: Sequence[str], task: str, server: ChatServer, progress: bool) 
     failed: list[ReportFailedError] = []
     for chunk in _bar(chunks, progress, "request"):
         try:
-            answer = server.ask(_messages(chunk, task), _NAMES, "attributes", _problem)
+            answer = client.ask(_messages(chunk, task), _NAMES, "attributes", _problem)
         except ReportFailedError as error:
             failed.append(error)
             continue
@@ -169,7 +169,7 @@ def _ask(reports: Sequence[str], task: str, server: ChatServer, progress: bool) 
     answered = len(chunks) - len(failed)
     least = 1 if answered < 3 else 2
     return [
-        (LexiconAttribute(name, terms=(compile_term(name.replace("_", " ")),)), count / answered)
+        (LexiconAttribute(name, terms=(compile_term(name.replace("_", " "), lists=True),)), count / answered)
         for name, count in named.most_common()
         if count >= least
     ]

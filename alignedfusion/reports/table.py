@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignedfusion.reports.types import NEGATIVE, POSITIVE, UN, UNCERTAIN, UNVERIFIED, Extractor, Row
+from alignedfusion.reports.types import UN, Extractor, Row
 from alignedfusion.reports.workers import read_all
 from alignedfusion.tables.files import FAILED, check_columns, check_name, lock_output, write_table
-from alignedfusion.tables.journal import Journal, read_journal
+from alignedfusion.tables.journal import Journal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,31 +111,6 @@ def extract_table(
 def evidence_file(table: str | Path) -> Path:
     """Where the evidence of a table lies."""
     return Path(f"{table}.evidence.jsonl")
-
-
-def summarize(table: str | Path) -> pd.DataFrame:
-    """How often each attribute is positive, negative, uncertain and unmentioned: shares of the reports that could be read.
-
-    A mention with a value of its own ("nodular", "63") counts as positive. The index holds the attributes.
-    """
-    import pandas as pd
-
-    about, rows, _ = read_journal(evidence_file(table))
-    read = [line["cells"] for line in rows.values() if "cells" in line]
-    states = (POSITIVE, NEGATIVE, UNCERTAIN, UNVERIFIED)
-    seen = Counter((name, state) for cells in read for name, (_, state, *_) in cells.items())
-    names = about["attributes"]
-    counts = pd.DataFrame({state: [seen[name, state] for name in names] for state in states}, index=names)
-    shares = counts / max(len(read), 1)
-    if not counts[UNVERIFIED].any():
-        shares = shares.drop(columns=UNVERIFIED)
-    return shares.assign(unmentioned=1 - shares.sum(axis=1))
-
-
-def failures(table: str | Path) -> dict[int, str]:
-    """The reports that could not be read, by row number, and why."""
-    rows = read_journal(evidence_file(table))[1]
-    return {number: line["error"] for number, line in sorted(rows.items()) if "error" in line}
 
 
 def shown(row: Row | str, name: str) -> str:

@@ -8,10 +8,9 @@ import torch
 from PIL import Image
 
 from alignedfusion import UNKNOWN
-from alignedfusion.datasets.deeplesion import cases as deeplesion
-from alignedfusion.datasets.deeplesion import planes as deeplesion_slices
+from alignedfusion.datasets import deeplesion
+from alignedfusion.datasets.deeplesion import make_synthetic, planes
 from alignedfusion.datasets.deeplesion.key_slices import COLUMNS
-from alignedfusion.datasets.deeplesion.synthetic import make_synthetic
 
 ROW = {
     "File_name": "000091_03_01_093.png",
@@ -84,7 +83,7 @@ def test_one_row_by_hand(tree):
         93,
         "000091_03_01/093.png",
     )
-    assert (key.patient, key.part, key.is_noisy) == (91, "train", False)
+    assert (key.patient, key.split, key.is_noisy) == (91, "train", False)
     assert key.boxes == ((1.5, 0.0, 8.0, 5.25),)  # the file counts pixels from 1
     assert key.diameters_mm == ((4.5, 3.0),)
     assert (key.pixel_mm, key.slice_mm, key.lesion_types) == (0.75, 5.0, (None,))
@@ -127,17 +126,16 @@ def test_what_is_missing_is_unmentioned_and_nothing_else(tree, cells, name):
 
 
 @pytest.mark.parametrize("spacing", ["NaN", "-5", "0", "", "inf"])
-@pytest.mark.parametrize("resample", ["linear", "a3d"])
-def test_an_unknown_distance_between_slices_repeats_the_key_slice(tree, spacing, resample):
+def test_an_unknown_distance_between_slices_repeats_the_key_slice(tree, spacing):
     data = deeplesion.load(tree(Spacing_mm_px_=f"0.75, 0.75, {spacing}"))
     assert only(data).slice_mm is None
-    planes = deeplesion.read_planes(data.images, only(data), resample=resample)
+    planes = deeplesion.read_planes(data.images, only(data))
     assert torch.equal(planes, torch.tensor(ramp(93)).float().expand(7, -1, -1))
 
 
-def test_parts_and_types(tree):
-    for number, part in (("1", "train"), ("2", "valid"), ("3", "test")):
-        assert only(deeplesion.load(tree(Train_Val_Test=number))).part == part
+def test_splits_and_types(tree):
+    for number, split in (("1", "train"), ("2", "valid"), ("3", "test")):
+        assert only(deeplesion.load(tree(Train_Val_Test=number))).split == split
     types = [only(deeplesion.load(tree(Coarse_lesion_type=str(i)))).lesion_types[0] for i in range(1, 9)]
     assert types == list(deeplesion.LESION_TYPES)
 
@@ -158,18 +156,6 @@ def test_other_numbers_and_distances_of_planes(tree):
     assert torch.equal(deeplesion.read_planes(data.images, only(data), num_slices=1)[0], torch.tensor(ramp(93)).float())
 
 
-def test_the_public_code_puts_planes_elsewhere(tree):
-    data = deeplesion.load(tree())
-    planes = deeplesion.read_planes(data.images, only(data), resample="a3d")
-    # Meant are 2, 4 and 6 mm; the rest of the ramp is 16 Hounsfield units per 5 mm.
-    lies_at = (planes - planes[3]).mean((1, 2)) / 16 * 5
-    torch.testing.assert_close(lies_at, torch.tensor([-7.0, -2, -2, 0, 2, 2, 7]), atol=1e-4, rtol=0)
-    # Where 2 mm are whole slices both agree.
-    data = deeplesion.load(tree(Spacing_mm_px_="0.75, 0.75, 1"))
-    both = [deeplesion.read_planes(data.images, only(data), resample=how) for how in ("linear", "a3d")]
-    assert torch.equal(*both)
-
-
 def test_slices_out_of_range_are_the_nearest_stored_one(tree):
     data = deeplesion.load(tree(slices=range(92, 94), Spacing_mm_px_="0.75, 0.75, 1"))
     planes = deeplesion.read_planes(data.images, only(data))
@@ -179,8 +165,8 @@ def test_slices_out_of_range_are_the_nearest_stored_one(tree):
 
 def test_only_the_slices_that_are_needed_are_decoded_once_each(tree, monkeypatch):
     read = []
-    original = deeplesion_slices._read_slice
-    monkeypatch.setattr(deeplesion_slices, "_read_slice", lambda path: read.append(path.name) or original(path))
+    original = planes._read_slice
+    monkeypatch.setattr(planes, "_read_slice", lambda path: read.append(path.name) or original(path))
     data = deeplesion.load(tree())
     cases = deeplesion.LesionCases(data, data.slices, data.schema())
     assert read == []
@@ -229,12 +215,14 @@ def test_a_case(tree):
 
 def test_batches(synthetic):
     data = deeplesion.load(synthetic)
-    cases = deeplesion.LesionCases(data, data.part("train"), data.schema(), image_size=64, channel=True)
+    cases = deeplesion.LesionCases(data, data.split("train"), data.schema(), image_size=64, channel=True)
     batch = next(iter(torch.utils.data.DataLoader(cases, batch_size=5, collate_fn=deeplesion.collate)))
     assert batch["image"].shape == (5, 1, 7, 64, 64)
     assert batch["codes"].shape == (5, 2)
     assert batch["patient"].tolist() == [1, 1, 2, 2, 5]
-    assert [len(target["boxes"]) for target in batch["targets"]] == [len(each.boxes) for each in data.part("train")[:5]]
+    assert [len(target["boxes"]) for target in batch["targets"]] == [
+        len(each.boxes) for each in data.split("train")[:5]
+    ]
     assert {key for target in batch["targets"] for key in target} == {"boxes", "labels"}
 
 
@@ -253,14 +241,14 @@ def test_the_schema_is_learned_from_training_patients(synthetic):
     schema = data.schema()
     assert schema.attributes[0].units == "years"
     assert schema.attributes[1].values == ("female", "male")
-    ages = [each.attributes["age"] for each in data.part("train") if each.attributes["age"]]
+    ages = [each.attributes["age"] for each in data.split("train") if each.attributes["age"]]
     assert schema.attributes[0].edges == tuple(np.quantile(ages, [0.25, 0.5, 0.75]))
-    few = data.schema(data.part("train", fraction=0.25))
+    few = data.schema(data.split("train", fraction=0.25))
     assert few.attributes[0].values != schema.attributes[0].values
     assert not few.attributes[0].units  # too few ages for intervals
     with pytest.raises(ValueError, match=r"training patients only; '.*\.png' is none of theirs"):
         data.schema(data.slices)
-    cases = deeplesion.LesionCases(data, data.part("test"), few)  # ages that it has not seen
+    cases = deeplesion.LesionCases(data, data.split("test"), few)  # ages that it has not seen
     assert (cases.codes[:, 0] == UNKNOWN).any()
 
 
@@ -268,27 +256,27 @@ def test_fractions_are_of_patients_and_nested(synthetic):
     data = deeplesion.load(synthetic)
     for seed in range(5):
         quarter, half, full = (
-            {each.file: each.patient for each in data.part("train", fraction=fraction, seed=seed)}
+            {each.file: each.patient for each in data.split("train", fraction=fraction, seed=seed)}
             for fraction in (0.25, 0.5, 1.0)
         )
         assert set(quarter) < set(half) < set(full)
         assert [len(set(each.values())) for each in (quarter, half, full)] == [4, 8, 17]
         for each in (quarter, half):  # all slices of a chosen patient, or none
             assert each == {file: patient for file, patient in full.items() if patient in each.values()}
-    drawn = [tuple(each.file for each in data.part("train", fraction=0.25, seed=seed)) for seed in (0, 0, 1)]
+    drawn = [tuple(each.file for each in data.split("train", fraction=0.25, seed=seed)) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert len({each.patient for each in data.part("valid", fraction=0.01)}) == 1
+    assert len({each.patient for each in data.split("valid", fraction=0.01)}) == 1
     with pytest.raises(ValueError, match="fraction must be above 0 and at most 1, got 25"):
-        data.part("train", fraction=25)
-    with pytest.raises(ValueError, match=r"a part is one of \['train', 'valid', 'test'\], got 'val'"):
-        data.part("val")
+        data.split("train", fraction=25)
+    with pytest.raises(ValueError, match=r"a split is one of \['train', 'valid', 'test'\], got 'val'"):
+        data.split("val")
 
 
-def test_a_patient_is_in_one_part(tree, synthetic):
-    parts = {(each.patient, each.part) for each in deeplesion.load(synthetic).slices}
-    assert len(parts) == 24
+def test_a_patient_is_in_one_split(tree, synthetic):
+    splits = {(each.patient, each.split) for each in deeplesion.load(synthetic).slices}
+    assert len(splits) == 24
     other = {"File_name": "000091_03_01_095.png", "Train_Val_Test": "3"}
-    with pytest.raises(ValueError, match="patient 91 is in two parts, train and test"):
+    with pytest.raises(ValueError, match="patient 91 is in two splits, train and test"):
         deeplesion.load(tree(other))
 
 
@@ -304,11 +292,11 @@ def test_the_synthetic_tree_has_every_irregularity(synthetic):
     assert min(between) < 0
     assert {1.0, 1.25, 2.5, 4.0, 5.0} <= set(between)
     assert {len(each.boxes) for each in data.slices} == {1, 2, 3}
-    assert {kind for each in data.part("train") for kind in each.lesion_types} == {None}
-    assert len({kind for each in data.part("test") + data.part("valid") for kind in each.lesion_types}) > 2
+    assert {kind for each in data.split("train") for kind in each.lesion_types} == {None}
+    assert len({kind for each in data.split("test") + data.split("valid") for kind in each.lesion_types}) > 2
     assert any(each.is_noisy for each in data.slices)
     for name in data.attributes:  # each is missing somewhere, but size: it is read off the picture
-        assert any(each.attributes[name] is None for each in data.part("train")) == (name != "size")
+        assert any(each.attributes[name] is None for each in data.split("train")) == (name != "size")
     stored = {each.series: sorted(p.name for p in (data.images / each.series).iterdir()) for each in data.slices}
     assert any(names[0] == "040.png" for names in stored.values())
     spacings = {each.patient: {k.slice_mm for k in data.slices if k.patient == each.patient} for each in data.slices}
@@ -412,7 +400,6 @@ def test_files_that_are_no_slices(tree):
     [
         ({"num_slices": 6}, "num_slices must be odd, so that the key slice is in the middle; got 6"),
         ({"spacing_mm": 0}, "spacing_mm must be above 0, got 0"),
-        ({"resample": "cubic"}, "resample must be 'linear' or 'a3d', got 'cubic'"),
         ({"window": (50, 50)}, r"window must rise, got \(50, 50\)"),
     ],
 )

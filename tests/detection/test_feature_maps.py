@@ -285,11 +285,11 @@ def test_for_model_finds_the_channels(schema):
     assert model.training  # and as it was: no statistics moved, no hook left
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    with pytest.raises(ValueError, match=r"submodule 'flat' gives no feature map \(B, C, H, W\) .* as its output"):
+    with pytest.raises(ValueError, match=r"submodule 'flat' has no feature map \(B, C, H, W\) .* as its output"):
         FeatureMapFusion.for_model(
             nn.Sequential(OrderedDict(flat=nn.Flatten())), tokenizer, at="flat", example=image, num_heads=2
         )
-    with pytest.raises(ValueError, match=r"no submodule 'bdy'; its parts are \['body'\]"):
+    with pytest.raises(ValueError, match=r"no submodule 'bdy'; the submodules of the model are \['body'\]"):
         FeatureMapFusion.for_model(model, tokenizer, at="bdy", example=image)
 
 
@@ -308,7 +308,7 @@ def test_settings_are_refused_by_name(schema):
 @every_read
 def test_maps_and_codes_are_refused_by_what_came(read, fusion_for, codes):
     fusion, maps = fusion_for(PLANES, read), maps_of(PLANES)
-    announced = r"this fusion is for maps of \[5, 13\] channels; got "
+    announced = r"this fusion takes maps of \[5, 13\] channels; got "
     with pytest.raises(ValueError, match=announced + r"1 maps of the shapes \[\(3, 5, 7, 11\)\]"):
         fusion(maps[0], codes)
     with pytest.raises(
@@ -343,4 +343,4 @@ def test_a_state_dict_rebuilds_it_and_settings_show(fusion_for, codes):
         fusion = one_step(fusion_for(PLANES, read), maps, codes)
         other.load_state_dict(fusion.state_dict())
         assert torch.equal(other(maps, codes).maps[1], fusion(maps, codes).maps[1])
-        assert f"channels=(5, 13), read='{read}', hide_probability=0.2" in repr(fusion)
+        assert f"channels=(5, 13), read='{read}'\n" in repr(fusion)

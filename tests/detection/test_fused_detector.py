@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
@@ -50,10 +51,11 @@ class Case(NamedTuple):
         return model(self.example, **named) if targets is None else model(self.example, targets, **named)
 
     def loss(self, model: nn.Module, **named: Any) -> torch.Tensor:
+        if self.losses is None:
+            with model.use_codes(named["codes"]) as call:
+                return sum(m.square().mean() for m in self(model, self.targets)) + call.loss
         out = self(model, self.targets, **named)
-        if self.losses == "hf":
-            return out.loss
-        return sum(out.values()) if self.losses else sum(m.square().mean() for m in out)
+        return out.loss if self.losses == "hf" else sum(out.values())
 
 
 def torchvision_case(kind):
@@ -206,10 +208,10 @@ def test_at_step_0_nothing_has_changed(case, schema):
         before = case(plain)
         model = plug_in(case, schema).eval()
         for codes in (CODES, CODES.clamp(min=0), None):
-            after = case(model, attributes=codes)
+            after = case(model, codes=codes)
             assert type(after) is type(before)
             assert same(after, before)
-        with model.attributes(CODES):
+        with model.use_codes(CODES):
             assert same(case(model.detector), before)
     assert list(model.detector.state_dict()) == keys
     own = {f"detector.{name}" for name in keys} | {f"fusion.{name}" for name in model.fusion.state_dict()}
@@ -220,7 +222,7 @@ def test_at_step_0_nothing_has_changed(case, schema):
 def test_after_one_step_a_row_reacts_to_its_own_attributes_and_to_no_other(case, schema):
     model = plug_in(case, schema).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    case.loss(model, attributes=CODES).backward()
+    case.loss(model, codes=CODES).backward()
     optimizer.step()
     model.eval()
     seen = watch(model, case)
@@ -228,7 +230,7 @@ def test_after_one_step_a_row_reacts_to_its_own_attributes_and_to_no_other(case,
     other[1] = torch.tensor([1, 0, 0])
     with torch.no_grad():
         for codes in (CODES, other):
-            case(model, attributes=codes)
+            case(model, codes=codes)
     half = len(seen) // 2
     assert half == 1 + len(case.heads)
     for first, second in zip(seen[:half], seen[half:], strict=True):
@@ -242,27 +244,28 @@ def test_after_one_step_a_row_reacts_to_its_own_attributes_and_to_no_other(case,
 def test_training_tells_the_reconstruction_loss(case, schema):
     model = plug_in(case, schema, hide_probability=0.5).train()
     torch.manual_seed(2)
-    with model.attributes(CODES) as call:
+    with model.use_codes(CODES) as call:
         plain = case(model.detector, case.targets)
     assert call.loss > 0
     running = {name: value for name, value in model.named_buffers() if value.is_floating_point()}
+    if case.losses is None:
+        with pytest.raises(ValueError, match=r"returned a list in training, which has no place for the reconstruction"):
+            case(model, codes=CODES)
+        return
     torch.manual_seed(2)
-    out = case(model, case.targets, attributes=CODES)
+    out = case(model, case.targets, codes=CODES)
     assert all(value.isfinite().all() for value in running.values())
     assert type(out) is type(plain)
     if case.losses == "dict":
         assert set(out) == {*plain, LOSS}
         assert out[LOSS] == call.loss
         assert all(torch.allclose(out[name], value) for name, value in plain.items())
-    elif case.losses == "hf":
+    else:
         assert list(out) == list(plain)
         torch.testing.assert_close(out.loss, plain.loss + call.loss)
         assert out["loss"] is out.loss
-    else:
-        assert len(out) == len(plain)
-    case.loss(model, attributes=CODES).backward()
-    if case.losses:
-        assert model.fusion.reconstructor.query[1].weight.grad.abs().sum() > 0
+    case.loss(model, codes=CODES).backward()
+    assert model.fusion.reconstructor.query[1].weight.grad.abs().sum() > 0
 
 
 class Toy(nn.Module):
@@ -311,13 +314,13 @@ def by_hand(model, x, codes):
 def test_it_is_fusing_the_maps_and_nothing_else():
     model, x = toy(), images()
     for codes in [*some_codes(3), None]:
-        out = model(x, attributes=codes)
+        out = model(x, codes=codes)
         assert torch.equal(out, by_hand(model, x, codes))
-        with model.attributes(codes):
+        with model.use_codes(codes):
             assert torch.equal(model.detector(x), out)
             assert torch.equal(model(x), out)  # no need to know which of the two is called
     unmentioned = torch.full((3, 3), UNKNOWN)
-    assert torch.equal(model(x), model(x, attributes=unmentioned))
+    assert torch.equal(model(x), model(x, codes=unmentioned))
     assert torch.equal(model.detector(x), model(x))
     assert not torch.equal(model(x), model.detector.head(nn.functional.gelu(model.detector.backbone[0](x))))
 
@@ -325,9 +328,9 @@ def test_it_is_fusing_the_maps_and_nothing_else():
 def test_an_argument_goes_before_the_context_and_the_inner_context_before_the_outer():
     model, x = toy(), images()
     first, second, third = some_codes(3)
-    with model.attributes(first):
-        assert torch.equal(model(x, attributes=second), by_hand(model, x, second))
-        with model.attributes(third):
+    with model.use_codes(first):
+        assert torch.equal(model(x, codes=second), by_hand(model, x, second))
+        with model.use_codes(third):
             assert torch.equal(model(x), by_hand(model, x, third))
         assert torch.equal(model(x), by_hand(model, x, first))
     assert torch.equal(model(x), by_hand(model, x, None))
@@ -338,7 +341,7 @@ def test_the_input_of_a_module_can_be_fused():
     before = toy(side="input", at="head")
     before.load_state_dict(model.state_dict())
     for codes in some_codes(2):
-        assert torch.equal(before(x, attributes=codes), model(x, attributes=codes))
+        assert torch.equal(before(x, codes=codes), model(x, codes=codes))
 
     class Named(Toy):
         def forward(self, images):
@@ -358,7 +361,7 @@ def test_the_input_of_a_module_can_be_fused():
     keyword = FusedDetector(named, model.fusion, at="neck", side="input").eval()
     codes = some_codes(1)[0]
     expected = model.fusion(named.backbone(x), codes).maps
-    assert torch.equal(keyword(x, attributes=codes), expected)
+    assert torch.equal(keyword(x, codes=codes), expected)
     fusion = FeatureMapFusion.for_model(
         named, model.fusion.tokenizer, at="neck", side="input", example=x, num_heads=2, read="pooled"
     )
@@ -368,39 +371,205 @@ def test_the_input_of_a_module_can_be_fused():
 
 def test_places_are_refused_by_name():
     fusion = toy().fusion
-    with pytest.raises(ValueError, match=r"no submodule 'backbne'; its parts are \['backbone', 'head'\]"):
+    with pytest.raises(
+        ValueError, match=r"no submodule 'backbne'; the submodules of the model are \['backbone', 'head'\]"
+    ):
         FusedDetector(Toy(), fusion, at="backbne")
+    with pytest.raises(ValueError, match=r"no submodule 'backbone.7'; the submodules of 'backbone' are \['0', '1'\]"):
+        FusedDetector(Toy(), fusion, at="backbone.7")
     with pytest.raises(ValueError, match=r"side must be 'output' or 'input', got 'both'"):
         FusedDetector(Toy(), fusion, at="backbone", side="both")
     with pytest.raises(ValueError, match=r"got 2 rows of codes for maps of 3 images"):
-        toy()(images(), attributes=some_codes(1, rows=2)[0])
+        toy()(images(), codes=some_codes(1, rows=2)[0])
 
 
-@pytest.mark.parametrize("targets", ["dict", "other"])
-def test_only_a_dict_of_losses_gets_another(targets):
+def returning(output, **settings):
+    """A fused toy in training whose detector returns this output."""
+    model = toy(**{"hide_probability": 1.0, **settings}).train()
+    model.detector.forward = lambda images: (model.detector.backbone(images), output)[1]
+    return model
+
+
+def test_outputs_with_a_place_get_the_loss():
     model, x = toy(hide_probability=1.0), images()
     codes = some_codes(1)[0]
-    out = model.train()(x, torch.zeros(3, 2, 7, 11), attributes=codes)
+    out = model.train()(x, torch.zeros(3, 2, 7, 11), codes=codes)
     assert set(out) == {"loss_box", LOSS}
     assert out[LOSS] > 0
-    assert set(model.eval()(x, torch.zeros(3, 2, 7, 11), attributes=codes)) == {"loss_box"}
-    others = [{"boxes": x}, [x.sum()], x.sum(), {}, {"loss": [x.sum()]}]
-    for other in others if targets == "other" else []:
-        model.train().detector.forward = lambda images, other=other: (model.detector.backbone(images), other)[1]
-        assert model(x, attributes=codes) is other
+    assert set(model.eval()(x, torch.zeros(3, 2, 7, 11), codes=codes)) == {"loss_box"}
+
+    given = {"loss": torch.tensor(2.0), "logits": x}
+    out = returning(given)(x, codes=codes)
+    assert list(out) == ["loss", "logits"]
+    assert out["loss"] > 2
+    assert given["loss"] == 2
+    assert returning(given).eval()(x, codes=codes) is given
+
+
+WITHOUT_PLACE = {
+    "tensor": (torch.zeros(2, 3), r"a tensor \(2, 3\)"),
+    "tuple": (({"box": torch.tensor(1.0)}, []), "a tuple"),
+    "list": ([torch.tensor(1.0)], "a list"),
+    "empty dict": ({}, r"a dict with the keys \[\]"),
+    "dict of lists": ({"loss": [torch.tensor(1.0)]}, r"a dict with the keys \['loss'\]"),
+    "dict of maps": ({"boxes": torch.zeros(2, 4)}, r"a dict with the keys \['boxes'\]"),
+}
+
+
+@pytest.mark.parametrize(("output", "kind"), WITHOUT_PLACE.values(), ids=WITHOUT_PLACE)
+def test_the_loss_is_never_lost(output, kind):
+    model, x, codes = returning(output), images(), some_codes(1)[0]
+    with pytest.raises(ValueError, match=rf"returned {kind} in training, which has no place .* and then `call.loss`"):
+        model(x, codes=codes)
+    # The one way that works with every output, for the detector and for the wrapped one.
+    for called in (model, model.detector):
+        with model.use_codes(codes) as call:
+            assert called(x) is output
+        assert call.loss > 0
+    assert model.eval()(x, codes=codes) is output
+    with torch.no_grad():
+        assert model.train()(x, codes=codes) is output  # nothing is learned
+    assert returning(output, hide_probability=0.0)(x, codes=codes) is output  # nothing is hidden
+
+
+def test_add_loss_can_be_overridden():
+    class Pairs(FusedDetector):
+        def add_loss(self, output, loss):
+            return output[0] + loss, output[1]
+
+    plain = returning(None)
+    model = Pairs(returning((torch.tensor(2.0), "boxes")).remove(), plain.fusion, at="backbone").train()
+    total, boxes = model(images(), codes=some_codes(1)[0])
+    assert total > 2
+    assert boxes == "boxes"
+    assert model.eval()(images())[0] == 2
+
+
+def test_an_open_call_collects_the_losses_of_all_calls_in_it():
+    model, x = toy(hide_probability=1.0).train(), images()
+    codes = some_codes(1)[0]
+    with model.use_codes(codes) as once:
+        out = model(x, torch.zeros(3, 2, 7, 11))
+    assert set(out) == {"loss_box"}  # the loss is in the call, and counted once
+    with model.use_codes(codes) as twice:
+        model(x)
+        model.detector(x)
+    torch.testing.assert_close(twice.loss, 2 * once.loss)
 
 
 def test_the_loss_of_a_module_that_runs_twice_counts_twice():
     class Twice(Toy):
         def forward(self, images):
-            return {"loss": (self.backbone(images) + self.backbone(images)).mean()}
+            return {"loss_box": (self.backbone(images) + self.backbone(images)).mean()}
 
     model = toy(hide_probability=1.0)
     twice = FusedDetector(Twice(), model.fusion, at="backbone").train()
     codes, x = some_codes(1)[0], images()
-    out = twice(x, attributes=codes)
+    out = twice(x, codes=codes)
     once = model.fusion(nn.functional.gelu(twice.detector.backbone[0](x)), codes)
     torch.testing.assert_close(out[LOSS], 2 * once.loss)
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda detector: pickle.loads(pickle.dumps(detector)),
+    "average": AveragedModel,
+}
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_a_copy_of_the_inner_detector_raises_until_it_is_wrapped(duplicate):
+    model, x = toy(), images()
+    twin, codes = duplicate(model.detector), some_codes(1)[0]
+    message = (
+        "a copy of one inside a FusedDetector, and the copy has no fusion: copy, average or save the FusedDetector"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        twin(x)
+    with pytest.raises(RuntimeError, match=message), model.use_codes(codes):
+        twin(x)
+    assert torch.equal(model(x, codes=codes), by_hand(model, x, codes))  # the original is as it was
+
+    inner = twin.module if isinstance(twin, AveragedModel) else twin
+    again = FusedDetector(inner, copy.deepcopy(model.fusion), at="backbone").eval()
+    assert torch.equal(again(x, codes=codes), by_hand(model, x, codes))
+    assert len(inner.backbone._forward_hooks) == len(inner.backbone._forward_hooks_with_kwargs) == 1
+
+
+@pytest.mark.parametrize(("side", "at"), [("output", "backbone"), ("input", "head")])
+def test_remove_restores_the_detector(side, at):
+    model, x = toy(side=side, at=at), images()
+    plain = Toy().eval()
+    plain.load_state_dict(model.detector.state_dict())
+    fused = model(x)
+    assert not torch.equal(fused, plain(x))
+
+    detector = model.remove()
+
+    assert detector is model.detector
+    assert torch.equal(detector(x), plain(x))
+    assert torch.equal(copy.deepcopy(detector)(x), plain(x))
+    for theirs, ours in zip(plain.modules(), detector.modules(), strict=True):
+        assert vars(theirs).keys() == vars(ours).keys()
+        hooks = [value for name, value in vars(ours).items() if "hooks" in name]
+        assert not any(hooks)
+    for call in (lambda: model(x), lambda: model.use_codes(None).__enter__()):
+        with pytest.raises(RuntimeError, match=r"the fusion was taken off this detector by remove\(\): build a new"):
+            call()
+    again = FusedDetector(detector, model.fusion, at=at, side=side)
+    assert torch.equal(again(x), fused)
+
+
+def test_wrapping_twice_is_refused():
+    model, other, x = toy(), toy(seed=3), images()
+    for at in ("backbone", "head"):
+        with pytest.raises(
+            ValueError, match=r"another FusedDetector \(at='backbone', side='output'\): call its remove"
+        ):
+            FusedDetector(model.detector, other.fusion, at=at)
+    with pytest.raises(ValueError, match="wrapped by another FusedDetector"):
+        FusedDetector(nn.Sequential(model.detector), other.fusion, at="0.backbone")
+    codes = some_codes(1)[0]
+    assert torch.equal(model(x, codes=codes), by_hand(model, x, codes))
+    replaced = FusedDetector(model.remove(), other.fusion, at="backbone").eval()
+    assert torch.equal(replaced(x, codes=codes), by_hand(replaced, x, codes))
+
+
+def test_codes_without_effect_are_an_error():
+    class Bypass(Toy):
+        def forward(self, images, targets=None):
+            return self.head(self.backbone.forward(images))  # no hook runs
+
+    model, x, codes = toy(), images(), some_codes(1)[0]
+    message = r"no feature maps were fused: the submodule 'backbone' did not run in this thread"
+    bypass = FusedDetector(Bypass(), model.fusion, at="backbone").eval()
+    for call in (lambda: bypass(x, codes=codes), lambda: bypass(x)):
+        with pytest.raises(RuntimeError, match=message):
+            call()
+    with pytest.raises(RuntimeError, match=message), model.use_codes(codes):
+        Toy().eval()(x)
+    with pytest.raises(RuntimeError, match=message), model.use_codes(codes):
+        bypass.fusion(torch.randn(3, 5, 7, 11))
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match=message), model.use_codes(codes):
+        pool.submit(model.detector, x).result()  # a thread has a context of its own
+    with pytest.raises(KeyError), model.use_codes(codes):  # the first error is the one to read
+        raise KeyError
+    with pytest.raises(RuntimeError, match="use DistributedDataParallel"):
+        model._replicate_for_data_parallel()
+
+
+def test_a_part_that_is_checkpointed_is_an_error():
+    class Checkpointed(Toy):
+        def forward(self, images, targets=None):
+            return self.head(checkpoint(self.backbone, images, use_reentrant=self.is_reentrant))
+
+    for is_reentrant in (True, False):
+        model = FusedDetector(Checkpointed(), toy().fusion, at="backbone").train()
+        model.detector.is_reentrant = is_reentrant
+        with model.use_codes(some_codes(1)[0]) as call:
+            out = model.detector(images().requires_grad_())
+        with pytest.raises(RuntimeError, match=r"'backbone' runs again during backward\(\), where the codes"):
+            (out.sum() + call.loss).backward()
 
 
 @pytest.mark.parametrize("duplicate", ["deepcopy", "pickle", "torch.save"])
@@ -415,17 +584,25 @@ def test_a_copy_is_a_model_of_its_own(duplicate):
         torch.save(model, buffer := io.BytesIO())
         buffer.seek(0)
         twin = torch.load(buffer, weights_only=False)
-    assert torch.equal(twin(x, attributes=first), model(x, attributes=first))
-    before = model(x, attributes=first)
+    assert torch.equal(twin(x, codes=first), model(x, codes=first))
+    before = model(x, codes=first)
     nn.init.normal_(twin.fusion.write[0].value.weight)
     nn.init.normal_(twin.detector.head.weight)
-    assert torch.equal(model(x, attributes=first), before)
-    assert torch.equal(twin(x, attributes=second), by_hand(twin, x, second))
-    assert not torch.equal(twin(x, attributes=first), before)
-    with twin.attributes(second):  # which is not the original's
+    assert torch.equal(model(x, codes=first), before)
+    assert torch.equal(twin(x, codes=second), by_hand(twin, x, second))
+    assert not torch.equal(twin(x, codes=first), before)
+    with twin.use_codes(second):  # which is not the original's
         assert torch.equal(model.detector(x), by_hand(model, x, None))
         assert torch.equal(twin.detector(x), by_hand(twin, x, second))
     assert len(twin.detector.backbone._forward_hooks) == 1
+
+
+def test_a_shallow_copy_does_not_take_the_hook():
+    model, x, codes = toy(), images(), some_codes(1)[0]
+    shallow = copy.copy(model)
+    assert torch.equal(model(x, codes=codes), by_hand(model, x, codes))
+    with pytest.raises(RuntimeError, match="no feature maps were fused"):
+        shallow(x, codes=codes)
 
 
 @pytest.mark.parametrize("by", ["argument", "context"])
@@ -440,9 +617,9 @@ def test_threads_do_not_hear_each_others_attributes(by):
         for _ in range(120):
             with torch.no_grad():
                 if by == "argument":
-                    out = model(x, attributes=codes[me])
+                    out = model(x, codes=codes[me])
                 else:
-                    with model.attributes(codes[me]):
+                    with model.use_codes(codes[me]):
                         out = model.detector(x)
             right[me] += torch.equal(out, expected[me])
 
@@ -468,12 +645,12 @@ def test_models_can_be_nested():
         maps = outer.fusion(inner.detector.backbone[0].forward(x), of_outer).maps
         return inner.detector.head(inner.fusion(nn.functional.gelu(maps), of_inner).maps)
 
-    assert torch.equal(outer(x, attributes=first), expected(None, first))
-    with inner.attributes(second):
-        assert torch.equal(outer(x, attributes=first), expected(second, first))
-        with outer.attributes(first):
+    assert torch.equal(outer(x, codes=first), expected(None, first))
+    with inner.use_codes(second):
+        assert torch.equal(outer(x, codes=first), expected(second, first))
+        with outer.use_codes(first):
             assert torch.equal(inner.detector(x), expected(second, first))
-    assert torch.equal(inner(x, attributes=second), expected(second, None))
+    assert torch.equal(inner(x, codes=second), expected(second, None))
 
 
 def test_an_exception_leaves_no_attributes_behind():
@@ -482,14 +659,14 @@ def test_an_exception_leaves_no_attributes_behind():
     nothing = by_hand(model, x, None)
     model.detector.fails = True
     with pytest.raises(KeyError, match="the detector's own"):
-        model(x, attributes=codes)
-    with model.attributes(outer):
+        model(x, codes=codes)
+    with model.use_codes(outer):
         with pytest.raises(KeyError, match="the detector's own"):
-            model(x, attributes=codes)
+            model(x, codes=codes)
         model.detector.fails = False
         assert torch.equal(model.detector(x), by_hand(model, x, outer))
         model.detector.fails = True
-    with pytest.raises(KeyError, match="the detector's own"), model.attributes(codes):
+    with pytest.raises(KeyError, match="the detector's own"), model.use_codes(codes):
         model.detector(x)
     model.detector.fails = False
     assert torch.equal(model.detector(x), nothing)
@@ -518,7 +695,7 @@ def plans():
 
 def rank_loss(model, codes, rank):
     x = images(3 * RANKS)[3 * rank : 3 * rank + 3]
-    return sum(model(x, torch.ones(3, 2, 7, 11), attributes=codes[rank]).values())
+    return sum(model(x, torch.ones(3, 2, 7, 11), codes=codes[rank]).values())
 
 
 def train_rank(rank, folder):
@@ -561,7 +738,7 @@ def test_one_graph_takes_fresh_attributes_at_each_call(training):
     compiled = torch.compile(model, fullgraph=True, backend=graphs)
     given = (x, torch.ones(3, 2, 7, 11)) if training else (x,)
     for codes in some_codes(4):
-        out, expected = compiled(*given, attributes=codes), model(*given, attributes=codes)
+        out, expected = compiled(*given, codes=codes), model(*given, codes=codes)
         torch.testing.assert_close(out, expected)
     assert graphs.frame_count == 1
     if training:
@@ -598,14 +775,14 @@ def test_no_attributes_get_lost_where_only_a_part_is_compiled(part, detector):
     model.get_submodule(part).compile(backend="eager")
     first, second = some_codes(2)
     for codes in (first, second, None):
-        torch.testing.assert_close(model(x, attributes=codes), by_hand(reference, x, codes))
-    with model.attributes(first):
+        torch.testing.assert_close(model(x, codes=codes), by_hand(reference, x, codes))
+    with model.use_codes(first):
         torch.testing.assert_close(model(x), by_hand(reference, x, first))
         torch.testing.assert_close(model.detector(x), by_hand(reference, x, first))
     if detector is Broken:
         model.detector.fails = True
         with pytest.raises(KeyError, match="the detector's own"):
-            model(x, attributes=second)
+            model(x, codes=second)
         model.detector.fails = False
         torch.testing.assert_close(model.detector(x), by_hand(reference, x, None))
 
@@ -616,11 +793,11 @@ def test_what_is_exported_takes_fresh_attributes():
     first, *others = some_codes(4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
-        program = torch.export.export(model, (x,), {"attributes": first}).module()
+        program = torch.export.export(model, (x,), {"codes": first}).module()
     for codes in others:
-        out = program(x, attributes=codes)
-        torch.testing.assert_close(out, model(x, attributes=codes))
-        assert (out - program(x, attributes=first)).abs().max() > 1e-4
+        out = program(x, codes=codes)
+        torch.testing.assert_close(out, model(x, codes=codes))
+        assert (out - program(x, codes=first)).abs().max() > 1e-4
     assert torch.equal(model.detector(x), by_hand(model, x, None))  # nothing of it is left in the model
 
 
@@ -632,7 +809,7 @@ def test_a_checkpointed_call_has_the_same_gradients(use_reentrant):
         model = toy(hide_probability=0.5).train()
 
         def call(x, model=model):
-            out = model(x, torch.ones(3, 2, 7, 11), attributes=codes)
+            out = model(x, torch.ones(3, 2, 7, 11), codes=codes)
             return out["loss_box"] + out[LOSS]
 
         torch.manual_seed(4)
@@ -657,16 +834,16 @@ def test_an_averaged_model_fuses_with_averaged_weights():
     for parameter, old, new in zip(expected.parameters(), start, model.parameters(), strict=True):
         parameter.data = 0.75 * old + 0.25 * new.detach()
     for codes in (first, second):
-        torch.testing.assert_close(averaged(x, attributes=codes), by_hand(expected, x, codes))
-        assert torch.equal(model(x, attributes=codes), by_hand(model, x, codes))
+        torch.testing.assert_close(averaged(x, codes=codes), by_hand(expected, x, codes))
+        assert torch.equal(model(x, codes=codes), by_hand(model, x, codes))
 
 
 def test_bfloat16_and_autocast():
     model, x, (codes, other) = toy(), images(), some_codes(2)
     with torch.autocast("cpu", torch.bfloat16):
-        out, changed = (model.train()(x, attributes=c) for c in (codes, other))
+        out, changed = (model.eval()(x, codes=c) for c in (codes, other))
     assert out.dtype == torch.bfloat16
     model, x = model.eval().bfloat16(), x.bfloat16()
-    outs = [model(x, attributes=c) for c in (codes, other)]
+    outs = [model(x, codes=c) for c in (codes, other)]
     assert all(o.dtype == torch.bfloat16 and o.isfinite().all() for o in (out, changed, *outs))
     assert not torch.equal(*outs)

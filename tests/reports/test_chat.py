@@ -1,5 +1,6 @@
 """Chat models: what is sent, what is accepted, and how each failure ends. No test leaves this machine."""
 
+import contextlib
 import json
 import logging
 import os
@@ -15,18 +16,19 @@ import time
 import traceback
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
 
 import pytest
 from chat_server import chat_server, completion, llama_server
 
 from alignedfusion import Attribute, AttributeSchema
 from alignedfusion.reports.chat.cache import RowCache, cache_key
-from alignedfusion.reports.chat.client import as_data
-from alignedfusion.reports.chat.extractor import ChatExtractor, ChatServer, ServerError
+from alignedfusion.reports.chat.client import ChatClient, as_data
+from alignedfusion.reports.chat.extractor import ChatExtractor
 from alignedfusion.reports.chat.form import Form
 from alignedfusion.reports.rules.lexicon import Lexicon
 from alignedfusion.reports.rules.sentences import sentences
-from alignedfusion.reports.types import UNMENTIONED, Cell, Evidence, ReportFailedError
+from alignedfusion.reports.types import UNMENTIONED, Cell, Evidence, ReportFailedError, ServerError
 
 ASSERTED = ("positive", "negative", "uncertain")
 SCHEMA = AttributeSchema(
@@ -47,11 +49,19 @@ def reply(effusion=("negative", 1), elevation=("nodular", 2), age=("63", 3), **m
     )
 
 
+@contextlib.contextmanager
+def opened(attributes, url, model="m", **settings):
+    """An extractor and its client; settings go to whichever of the two has them."""
+    own = {key: settings.pop(key) for key in [*settings] if key in signature(ChatExtractor).parameters}
+    with ChatClient(base_url=url, model=model, **settings) as client, ChatExtractor(attributes, client, **own) as each:
+        yield each
+
+
 def read(answer, text=REPORT, schema=SCHEMA, **settings):
     """One report through a server that answers as told: the row or the error, and what the server saw."""
     with (
         chat_server(answer) as (url, exchanges),
-        ChatExtractor(schema, base_url=url, model="tiny", **{"max_retries": 0, **settings}) as extractor,
+        opened(schema, url, "tiny", **{"max_retries": 0, **settings}) as extractor,
     ):
         try:
             return extractor.extract(text), exchanges
@@ -192,7 +202,7 @@ def test_an_empty_report_needs_no_request():
 def test_the_schema_and_the_instructions_are_the_same_for_every_report():
     with (
         chat_server(always(reply())) as (url, exchanges),
-        ChatExtractor(SCHEMA, base_url=url, model="tiny") as extractor,
+        opened(SCHEMA, url, "tiny") as extractor,
     ):
         for text in ("One.", "One. Two. Three.", REPORT):
             extractor.extract(text)
@@ -258,8 +268,8 @@ def test_another_use_of_the_server():
         "additionalProperties": False,
     }
     replies = iter(['{"names": ["a", 1]}', '{"names": ["a", "b"]}'])
-    with chat_server(lambda exchange: next(replies)) as (url, exchanges), ChatServer(base_url=url, model="m") as server:
-        assert server.ask([{"role": "user", "content": "?"}], schema, "names") == {"names": ["a", "b"]}
+    with chat_server(lambda exchange: next(replies)) as (url, exchanges), ChatClient(base_url=url, model="m") as client:
+        assert client.ask([{"role": "user", "content": "?"}], schema, "names") == {"names": ["a", "b"]}
     assert "each item of names must be a string" in exchanges[1].body["messages"][-1]["content"]
 
 
@@ -308,11 +318,11 @@ def test_a_rate_limit_is_waited_for():
 def test_a_server_that_is_gone_ends_the_run():
     with (
         chat_server(always(reply())) as (url, _),
-        ChatExtractor(SCHEMA, base_url=url, model="tiny", max_retries=1) as first,
+        opened(SCHEMA, url, "tiny", max_retries=1) as first,
     ):
         assert first.extract(REPORT)["age"].value == "63"
     with (
-        ChatExtractor(SCHEMA, base_url=url, model="tiny", max_retries=0) as second,
+        opened(SCHEMA, url, "tiny", max_retries=0) as second,
         pytest.raises(ServerError, match=r"cannot reach http://127\.0\.0\.1:\d+: is the server running"),
     ):
         second.extract(REPORT)
@@ -322,7 +332,7 @@ def test_a_server_that_does_not_answer_in_time_fails_the_report():
     done = threading.Event()
     with (
         chat_server(lambda exchange: done.wait(5) and reply()) as (url, _),
-        ChatExtractor(SCHEMA, base_url=url, model="tiny", max_retries=0, timeout=0.2) as extractor,
+        opened(SCHEMA, url, "tiny", max_retries=0, timeout=0.2) as extractor,
     ):
         try:
             with pytest.raises(ReportFailedError, match=r"no reply within 0\.2 s: raise timeout"):
@@ -346,13 +356,13 @@ def test_a_server_that_does_not_answer_in_time_fails_the_report():
 )
 def test_a_host_that_is_not_this_machine_is_refused(url, host):
     with pytest.raises(ValueError, match=f"names the host '{re.escape(host)}'.*allow_remote=True"):
-        ChatExtractor(SCHEMA, base_url=url, model="m")
-    ChatExtractor(SCHEMA, base_url=url, model="m", allow_remote=True).close()
+        ChatClient(base_url=url, model="m")
+    ChatClient(base_url=url, model="m", allow_remote=True).close()
 
 
 @pytest.mark.parametrize("url", ["http://localhost:1/v1", "http://127.3.2.1/v1", "http://[::1]:8080/v1"])
 def test_this_machine_is_this_machine(url):
-    ChatExtractor(SCHEMA, base_url=url, model="m").close()
+    ChatClient(base_url=url, model="m").close()
 
 
 @pytest.mark.parametrize(
@@ -360,12 +370,12 @@ def test_this_machine_is_this_machine(url):
 )
 def test_an_address_must_be_one(url):
     with pytest.raises(ValueError, match="base_url must be an address such as"):
-        ChatExtractor(SCHEMA, base_url=url, model="m")
+        ChatClient(base_url=url, model="m")
 
 
 def test_a_password_in_the_address_is_refused_and_not_shown():
     with pytest.raises(ValueError, match="without user and password; got one with an @"):
-        ChatExtractor(SCHEMA, base_url="http://me:secret@127.0.0.1/v1", model="m")
+        ChatClient(base_url="http://me:secret@127.0.0.1/v1", model="m")
 
 
 def test_nothing_comes_from_the_environment(monkeypatch):
@@ -440,7 +450,7 @@ def test_other_uses_of_the_openai_client_log_as_before(caplog):
     import openai
 
     caplog.set_level(logging.DEBUG)
-    with chat_server(always(reply())) as (url, _), ChatExtractor(SCHEMA, base_url=url, model="m") as extractor:
+    with chat_server(always(reply())) as (url, _), opened(SCHEMA, url, "m") as extractor:
         extractor.extract(REPORT)
         assert not [record for record in caplog.records if "POST" in record.getMessage()]
         with openai.OpenAI(base_url=url, api_key="x") as client:
@@ -466,7 +476,7 @@ def test_an_injected_instruction_reaches_no_other_row():
     def rows(texts, **settings):
         with (
             chat_server(_gullible) as (url, exchanges),
-            ChatExtractor(SCHEMA, base_url=url, model="m", **settings) as extractor,
+            opened(SCHEMA, url, "m", **settings) as extractor,
         ):
             return [extractor.extract(text) for text in texts], exchanges
 
@@ -520,7 +530,7 @@ def test_what_a_row_depends_on_makes_a_new_request(tmp_path):
     with chat_server(lambda exchange: content["answer"]) as (url, exchanges):
 
         def extract(text=REPORT, schema=SCHEMA, model="m", **settings):
-            with ChatExtractor(schema, base_url=url, model=model, cache=path, **settings) as extractor:
+            with opened(schema, url, model, cache=path, **settings) as extractor:
                 row = extractor.extract(text)
             return row, len(exchanges)
 
@@ -538,7 +548,7 @@ def test_a_failed_report_is_not_cached(tmp_path):
     replies = iter(["no", "no", reply()])
     with (
         chat_server(lambda exchange: next(replies)) as (url, _),
-        ChatExtractor(SCHEMA, base_url=url, model="m", cache=tmp_path / "rows") as extractor,
+        opened(SCHEMA, url, "m", cache=tmp_path / "rows") as extractor,
     ):
         with pytest.raises(ReportFailedError):
             extractor.extract(REPORT)
@@ -561,19 +571,19 @@ def test_a_file_that_is_no_cache_is_refused(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("name,age\n" * 200)
     with pytest.raises(ValueError, match=r"table\.csv' cannot be used as a cache of rows"):
-        ChatExtractor(SCHEMA, base_url="http://localhost:1/v1", model="m", cache=path)
+        ChatExtractor(SCHEMA, client=None, cache=path)
     assert path.read_text() == "name,age\n" * 200
 
 
 def test_concurrency_is_checked():
     with pytest.raises(ValueError, match="concurrency must be at least 1"):
-        ChatExtractor(SCHEMA, base_url="http://localhost:1/v1", model="m", concurrency=0)
+        ChatExtractor(SCHEMA, client=None, concurrency=0)
 
 
 def test_without_the_openai_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ImportError, match="pip install openai"):
-        ChatExtractor(SCHEMA, base_url="http://localhost:1/v1", model="m")
+        ChatClient(base_url="http://localhost:1/v1", model="m")
 
 
 # llama.cpp
@@ -590,21 +600,21 @@ def llama(tmp_path_factory):
 def test_llama_keeps_to_the_schema_and_fails_as_expected(llama):
     url, _ = llama
     two = AttributeSchema([*NARROW, Attribute("elevation", values=("flat", "nodular", 'a "quoted" one'))])
-    with ChatExtractor(two, base_url=url, model="tiny", api_key="right") as extractor:
+    with opened(two, url, "tiny", api_key="right") as extractor:
         row = extractor.extract(REPORT)
         assert list(row) == ["effusion", "elevation"]
         assert {cell.state for cell in row.values()} <= {*ASSERTED, "unverified", None}
         with pytest.raises(ReportFailedError, match="longer than the model's context"):
             extractor.extract("No effusion. " * 500)
     with (
-        ChatExtractor(two, base_url=url, model="tiny", api_key="right", max_tokens=7) as extractor,
+        opened(two, url, "tiny", api_key="right", max_tokens=7) as extractor,
         pytest.raises(ReportFailedError, match="cut off"),
     ):
         extractor.extract(REPORT)
-    with ChatExtractor(two, base_url=url, model="tiny") as extractor, pytest.raises(ServerError, match="HTTP 401"):
+    with opened(two, url, "tiny") as extractor, pytest.raises(ServerError, match="HTTP 401"):
         extractor.extract(REPORT)
     with (
-        ChatServer(base_url=url, model="tiny", api_key="right") as server,
+        ChatClient(base_url=url, model="tiny", api_key="right") as server,
         pytest.raises(ServerError, match="HTTP 400: it does not accept the request"),
     ):
         server.ask([{"role": "user", "content": "?"}], {"type": "strange"}, "bad")
@@ -614,10 +624,13 @@ RUN = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from alignedfusion import Attribute, AttributeSchema
-from alignedfusion.reports.chat.extractor import ChatExtractor
+from alignedfusion.reports import ChatClient, ChatExtractor
 
 schema = AttributeSchema([Attribute("effusion", values=("positive", "negative", "uncertain"))])
-with ChatExtractor(schema, base_url=sys.argv[1], model="tiny", api_key="right", cache=sys.argv[2]) as extractor:
+with (
+    ChatClient(base_url=sys.argv[1], model="tiny", api_key="right") as client,
+    ChatExtractor(schema, client, cache=sys.argv[2]) as extractor,
+):
     with ThreadPoolExecutor(extractor.concurrency) as pool:
         rows = list(pool.map(extractor.extract, [f"Case {number}: no effusion." for number in range(300)]))
 print(len(rows), {tuple(row) for row in rows})
@@ -675,4 +688,5 @@ def test_the_default_path_opens_no_connection(monkeypatch):
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    ChatExtractor(SCHEMA, base_url="http://localhost:1/v1", model="m").close()
+    with opened(SCHEMA, "http://localhost:1/v1"):
+        pass

@@ -16,7 +16,8 @@ from chat_server import chat_server
 from alignedfusion.commands import main as cli
 from alignedfusion.reports import ReportFailedError, RuleExtractor, extract_table
 from alignedfusion.reports.showing import mark, show
-from alignedfusion.reports.table import evidence_file, failures, join_texts, read_reports, summarize
+from alignedfusion.reports.summary import failures, summarize
+from alignedfusion.reports.table import evidence_file, join_texts, read_reports
 from alignedfusion.reports.types import UNMENTIONED, Cell
 from alignedfusion.reports.workers import read_all
 from alignedfusion.tables.files import FAILED

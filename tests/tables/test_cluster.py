@@ -17,7 +17,7 @@ from alignedfusion.commands import main as cli
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.deployment.prediction import PredictBatch, predict_table
 from alignedfusion.presets import Backbone, standard
-from alignedfusion.reports import ChatExtractor, Lexicon, RuleExtractor, extract_table
+from alignedfusion.reports import ChatClient, ChatExtractor, Lexicon, RuleExtractor, extract_table
 from alignedfusion.reports.table import evidence_file
 from alignedfusion.tables import cluster
 from alignedfusion.tables.journal import Journal, read_journal
@@ -147,7 +147,8 @@ def test_extraction_gives_the_same_table_and_evidence(folder, tmp_path):
 
 def test_a_chat_model_is_not_asked_from_a_cluster(folder, tmp_path):
     with (
-        ChatExtractor(Lexicon.load("dermoscopy"), base_url="http://127.0.0.1:9/v1", model="m") as extractor,
+        ChatClient(base_url="http://127.0.0.1:9/v1", model="m") as client,
+        ChatExtractor(Lexicon.load("dermoscopy"), client) as extractor,
         pytest.raises(ValueError, match="ChatExtractor asks a server, which is the bottleneck"),
     ):
         extract_table(folder / "cases.parquet", extractor, tmp_path / "t.csv", on_ray=True, progress=False)

@@ -14,20 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from alignedfusion.attributes import AttributeSchema
-from alignedfusion.datasets.deeplesion.key_slices import LESION_TYPES, PARTS, KeySlice, read_key_slices
+from alignedfusion.datasets.deeplesion.key_slices import SPLITS, KeySlice, read_key_slices
 from alignedfusion.datasets.deeplesion.planes import check_planes, read_planes
-
-__all__ = [
-    "ATTRIBUTES",
-    "LEAKS",
-    "LESION_TYPES",
-    "DeepLesion",
-    "KeySlice",
-    "LesionCases",
-    "collate",
-    "load",
-    "read_planes",
-]
 
 ATTRIBUTES = {"patient": ("age", "gender"), "annotation": ("age", "gender", "location", "size")}
 """Attributes by source: what is known of the patient, and that with what was computed from the lesion's own box."""
@@ -55,16 +43,16 @@ class DeepLesion:
     slices: tuple[KeySlice, ...]
     attributes: tuple[str, ...]
 
-    def part(self, name: str, *, fraction: float = 1.0, seed: int = 0) -> list[KeySlice]:
+    def split(self, name: str, *, fraction: float = 1.0, seed: int = 0) -> list[KeySlice]:
         """The key slices of "train", "valid" or "test", or of a fraction of its patients.
 
         Of one seed, a smaller fraction's patients are all among a larger one's.
         """
-        if name not in PARTS.values():
-            raise ValueError(f"a part is one of {list(PARTS.values())}, got {name!r}")
+        if name not in SPLITS.values():
+            raise ValueError(f"a split is one of {list(SPLITS.values())}, got {name!r}")
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
-        slices = [each for each in self.slices if each.part == name]
+        slices = [each for each in self.slices if each.split == name]
         patients = np.random.default_rng(seed).permutation(sorted({each.patient for each in slices}))
         chosen = set(patients[: max(1, round(fraction * len(patients)))].tolist())
         return [each for each in slices if each.patient in chosen]
@@ -76,8 +64,8 @@ class DeepLesion:
             training: Key slices of training patients; all of them by default.
             bins: Intervals of age, location and size.
         """
-        training = self.part("train") if training is None else training
-        if others := [each.file for each in training if each.part != "train"]:
+        training = self.split("train") if training is None else training
+        if others := [each.file for each in training if each.split != "train"]:
             raise ValueError(f"a schema is learned from training patients only; {others[0]!r} is none of theirs")
         rows = [each.attributes for each in training]
         # Of a handful of patients there may be too few different numbers to divide into intervals.
@@ -100,7 +88,7 @@ def load(folder: str | Path, *, source: str = "patient", only_with_image: bool =
 
     Raises:
         FileNotFoundError: If it is not that layout, or files of key slices are not there.
-        ValueError: For a missing column, a cell that cannot be read, or a patient in two parts.
+        ValueError: For a missing column, a cell that cannot be read, or a patient in two splits.
     """
     if source not in ATTRIBUTES:
         raise ValueError(f"source must be one of {list(ATTRIBUTES)}, got {source!r}")
@@ -111,10 +99,10 @@ def load(folder: str | Path, *, source: str = "patient", only_with_image: bool =
     if not (folder / "DL_info.csv").is_file() or not images.is_dir():
         raise FileNotFoundError(f"{str(folder)!r} is not DeepLesion's layout: it needs DL_info.csv and Images_png/")
     slices = read_key_slices(folder / "DL_info.csv", ATTRIBUTES[source])
-    parts: dict[int, str] = {}
+    splits: dict[int, str] = {}
     for each in slices:
-        if parts.setdefault(each.patient, each.part) != each.part:
-            raise ValueError(f"patient {each.patient} is in two parts, {parts[each.patient]} and {each.part}")
+        if splits.setdefault(each.patient, each.split) != each.split:
+            raise ValueError(f"patient {each.patient} is in two splits, {splits[each.patient]} and {each.split}")
     absent = {each.file for each in slices if not (images / each.path).is_file()}
     if absent and (not only_with_image or len(absent) == len(slices)):
         raise FileNotFoundError(
@@ -132,11 +120,10 @@ class LesionCases(Dataset[dict[str, Any]]):
 
     Args:
         data: What `load` read.
-        slices: The key slices, such as `data.part("train", fraction=0.25)`.
+        slices: The key slices, such as `data.split("train", fraction=0.25)`.
         schema: The schema of `data.schema()`.
         num_slices: D, odd: the key slice is in the middle.
         spacing_mm: Distance of the D planes.
-        resample: See `read_planes`.
         window: Hounsfield units that become 0 and 255; beyond them the image is flat.
         image_size: Longer side in pixels, the other one is filled with 0; None leaves images as they are.
         channel: Whether the image has a channel axis in front, as 3-D networks expect it.
@@ -150,12 +137,11 @@ class LesionCases(Dataset[dict[str, Any]]):
         *,
         num_slices: int = 7,
         spacing_mm: float = 2.0,
-        resample: str = "linear",
         window: tuple[float, float] = (-1024.0, 2050.0),
         image_size: int | None = 512,
         channel: bool = False,
     ) -> None:
-        check_planes(num_slices, spacing_mm, resample)
+        check_planes(num_slices, spacing_mm)
         if not window[0] < window[1]:
             raise ValueError(f"window must rise, got {window}")
         self.images = data.images
@@ -163,7 +149,6 @@ class LesionCases(Dataset[dict[str, Any]]):
         self.codes = schema.encode([each.attributes for each in self.slices], unseen="unknown")  # (n, A)
         self.num_slices = num_slices
         self.spacing_mm = spacing_mm
-        self.resample = resample
         self.window = window
         self.image_size = image_size
         self.channel = channel
@@ -178,7 +163,6 @@ class LesionCases(Dataset[dict[str, Any]]):
             key,
             num_slices=self.num_slices,
             spacing_mm=self.spacing_mm,
-            resample=self.resample,
         )
         low, high = self.window
         image = ((planes - low) / (high - low)).clamp(0, 1) * 255  # (D, H, W)

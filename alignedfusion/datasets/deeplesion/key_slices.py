@@ -34,8 +34,8 @@ COLUMNS = (
 LESION_TYPES = ("bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis")
 """Coarse_lesion_type 1 to 8. No attribute: it is -1, unknown, throughout the training slices."""
 
-PARTS = {1: "train", 2: "valid", 3: "test"}
-"""What Train_Val_Test says."""
+SPLITS = {1: "train", 2: "valid", 3: "test"}
+"""The values of Train_Val_Test."""
 
 _GENDERS = {"M": "male", "F": "female", "O": "other"}
 
@@ -47,7 +47,7 @@ class KeySlice:
     Attributes:
         file: As in `DL_info.csv`, such as "000091_03_01_093.png".
         patient: The patient's number.
-        part: "train", "valid" or "test".
+        split: "train", "valid" or "test".
         boxes: x1 y1 x2 y2 per lesion, in pixels of the file, the first pixel being 0.
         diameters_mm: Long and short diameter per lesion; None where unknown.
         lesion_types: Of `LESION_TYPES` per lesion; None where unknown.
@@ -60,7 +60,7 @@ class KeySlice:
 
     file: str
     patient: int
-    part: str
+    split: str
     boxes: tuple[tuple[float, ...], ...]
     diameters_mm: tuple[tuple[float, float] | None, ...]
     lesion_types: tuple[str | None, ...]
@@ -114,9 +114,9 @@ class _Row:
 
     def numbers(self, column: str, count: int) -> list[float]:
         """As many numbers; all NaN if the cell is empty."""
-        parts = self.text(column).split(",") if self.text(column) else ["nan"] * count
+        texts = self.text(column).split(",") if self.text(column) else ["nan"] * count
         try:
-            numbers = [float(part.strip() or "nan") for part in parts]
+            numbers = [float(text.strip() or "nan") for text in texts]
         except ValueError:
             numbers = []
         if len(numbers) != count:
@@ -135,8 +135,8 @@ def _key_slice(rows: Sequence[_Row], names: Sequence[str]) -> KeySlice:
     file = first.text("File_name")
     if not file.endswith(".png") or not file.removesuffix(".png").rpartition("_")[2].isdigit():
         raise first.error("File_name", "like 000091_03_01_093.png")
-    part, patient = first.number("Train_Val_Test"), first.number("Patient_index")
-    if part not in PARTS:
+    split, patient = first.number("Train_Val_Test"), first.number("Patient_index")
+    if split not in SPLITS:
         raise first.error("Train_Val_Test", "1, 2 or 3")
     if math.isnan(patient):
         raise first.error("Patient_index", "a number")
@@ -159,7 +159,7 @@ def _key_slice(rows: Sequence[_Row], names: Sequence[str]) -> KeySlice:
     return KeySlice(
         file,
         int(patient),
-        PARTS[int(part)],
+        SPLITS[int(split)],
         tuple(_box(row) for row in rows),
         tuple(diameters),
         tuple(_type(row) for row in rows),

@@ -14,22 +14,17 @@ from alignedfusion.datasets.deeplesion.key_slices import KeySlice
 _ZERO_HU = 32768  # the files store Hounsfield units plus this
 
 
-def read_planes(
-    images: str | Path, key: KeySlice, *, num_slices: int = 7, spacing_mm: float = 2.0, resample: str = "linear"
-) -> Tensor:
+def read_planes(images: str | Path, key: KeySlice, *, num_slices: int = 7, spacing_mm: float = 2.0) -> Tensor:
     """Planes around a key slice, in the order of slice numbers, in Hounsfield units.
 
-    A slice that is not stored is replaced by the nearest stored one on the way to the key slice. Where the distance between
-    slices is unknown, every plane is the key slice.
+    Each plane is interpolated between its two neighbouring slices. A slice that is not stored is replaced by the nearest
+    stored one towards the key slice. Where the distance between slices is unknown, every plane is the key slice.
 
     Args:
         images: The folder `Images_png`.
         key: The key slice.
         num_slices: D, odd.
         spacing_mm: Distance of the planes.
-        resample: "linear" interpolates between the two neighbours of each plane. "a3d" does it as the public code of A3D, to
-            compare with: it gives all planes the weights of the first, so at 5 mm those meant at 2, 4 and 6 mm lie at 2, 2
-            and 7 mm.
 
     Returns:
         float32 (D, H, W).
@@ -37,7 +32,7 @@ def read_planes(
     Raises:
         ValueError: If a file cannot be read, is no 16-bit image, or is of another size than the key slice.
     """
-    check_planes(num_slices, spacing_mm, resample)
+    check_planes(num_slices, spacing_mm)
     folder = Path(images) / key.series
     middle = _read_slice(_file(folder, key.index))
     read = {key.index: middle}  # each file is decoded once
@@ -54,7 +49,7 @@ def read_planes(
     planes = []
     for number in range(-(num_slices // 2), num_slices // 2 + 1):
         step = 0.0 if key.slice_mm is None else spacing_mm / key.slice_mm
-        low, high, weight = _neighbours(number, step, resample)
+        low, high, weight = _neighbours(number, step)
         plane = stored(key.index + low).astype(np.float64)
         if weight:
             plane = plane + weight * (stored(key.index + high) - plane)
@@ -62,23 +57,20 @@ def read_planes(
     return torch.from_numpy(np.stack(planes)).float()  # (D, H, W)
 
 
-def _neighbours(number: int, step: float, resample: str) -> tuple[int, int, float]:
+def _neighbours(number: int, step: float) -> tuple[int, int, float]:
     """The two slices that a plane is between, counted from the key slice, and the share of the second."""
     position = round(abs(number) * step, 9)  # 2 mm over 0.4 mm are 5 slices, not 5.000000001
     near, far = math.floor(position), math.ceil(position)
-    weight = position - near if resample == "linear" else step - math.floor(step)
     side = 1 if number > 0 else -1
-    return side * near, side * far, weight if far > near else 0.0
+    return side * near, side * far, position - near
 
 
-def check_planes(num_slices: int, spacing_mm: float, resample: str) -> None:
+def check_planes(num_slices: int, spacing_mm: float) -> None:
     """Refuse settings of `read_planes` that make no sense."""
     if num_slices < 1 or num_slices % 2 == 0:
         raise ValueError(f"num_slices must be odd, so that the key slice is in the middle; got {num_slices}")
     if not 0 < spacing_mm < math.inf:
         raise ValueError(f"spacing_mm must be above 0, got {spacing_mm}")
-    if resample not in ("linear", "a3d"):
-        raise ValueError(f"resample must be 'linear' or 'a3d', got {resample!r}")
 
 
 def _file(folder: Path, index: int) -> Path:

@@ -81,7 +81,7 @@ def _draw_series(
         height = (index - _KEY) * spacing / pixel  # from the key slice, in pixels
         _write_slice(images / name / f"{index:03d}.png", rng, size, centres, radii, height)
 
-    part = (1, 1, 1, 2, 3, 1, 1)[patient % 7]
+    split = (1, 1, 1, 2, 3, 1, 1)[patient % 7]
     # The real table's location is a share of the body's height; here it only says which series it is.
     place = "NaN, NaN, NaN" if kind == 7 else f"0.5, 0.5, {0.2 + 0.06 * (number % 10):.2f}"
     common = {
@@ -91,7 +91,7 @@ def _draw_series(
         "Series_ID": series,
         "Key_slice_index": _KEY,
         "Normalized_lesion_location": place,
-        "Coarse_lesion_type": -1 if part == 1 or kind == 0 else patient % 8 + 1,
+        "Coarse_lesion_type": -1 if split == 1 or kind == 0 else patient % 8 + 1,
         "Possibly_noisy": int(kind == 7),
         "Slice_range": f"{_KEY - reach}, {_KEY + reach}",
         "Spacing_mm_px_": f"{pixel}, {pixel}, {'NaN' if kind == 4 else -spacing if kind == 5 else spacing}",
@@ -99,7 +99,7 @@ def _draw_series(
         "DICOM_windows": "-175, 275",
         "Patient_gender": "" if kind == 3 else gender,
         "Patient_age": "NaN" if kind == 1 else 0 if kind == 2 else age,
-        "Train_Val_Test": part,
+        "Train_Val_Test": split,
     }
     lesions = zip(centres.tolist(), radii.tolist(), strict=True)
     return [common | _measures(x, y, radius) for (x, y), radius in lesions]

@@ -24,7 +24,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _is_asking = contextvars.ContextVar("_is_asking", default=False)
 
 
-class ChatServer:
+class ChatClient:
     """One model behind an OpenAI-compatible server. Threads may share it.
 
     Nothing is taken from the environment: neither address nor key nor headers, and for a server on this machine no
@@ -130,7 +130,7 @@ class ChatServer:
         """Close the connections."""
         self._client.close()
 
-    def __enter__(self) -> ChatServer:
+    def __enter__(self) -> ChatClient:
         return self
 
     def __exit__(

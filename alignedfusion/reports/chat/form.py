@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alignedfusion.attributes import Attribute
 from alignedfusion.reports.chat.client import as_data
 from alignedfusion.reports.rules.lexicon import Lexicon, LexiconAttribute
 from alignedfusion.reports.rules.sentences import Sentence
@@ -24,6 +23,9 @@ from alignedfusion.reports.types import (
     Row,
     Span,
 )
+
+if TYPE_CHECKING:
+    from alignedfusion.attributes import Attribute
 
 MAX_ATTRIBUTES = 40
 """More attributes are asked for in several requests: servers limit the size of a schema."""

@@ -1,19 +1,21 @@
-"""Is what a report names there, denied, or in doubt? Cue words and how far they reach (after NegEx and ConText).
+"""Whether a finding is asserted, denied or in doubt: cue words and their scope (after NegEx and ConText).
 
-A cue before a finding reaches forward to the end of its clause ("no focal consolidation, effusion or pneumothorax"), a cue
-behind it reaches back ("pneumothorax is not seen"). Among those that reach a finding, the nearest before it and the nearest
-behind it count; what stands behind corrects what stands before.
+A cue in front of a finding applies up to the end of its clause ("no focal consolidation, effusion or pneumothorax"). A cue
+behind a finding applies backwards ("pneumothorax is not seen"). The nearest cue in front and the nearest cue behind are
+considered; if both exist, the one behind decides. Some cues assert nothing: "CT to look for a nodule".
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from importlib import resources
 from typing import Literal
 
 import yaml
 
+from alignedfusion.reports.rules.characters import normalize
 from alignedfusion.reports.rules.sentences import FAMILY, HISTORY, sentences
 from alignedfusion.reports.rules.terms import Match, TermIndex, compile_term, longest
 from alignedfusion.reports.types import Span
@@ -26,86 +28,106 @@ _CUES: dict[str, list[str]] = yaml.load(
 )
 _INDEX: TermIndex[str] = TermIndex((compile_term(term), kind) for kind, terms in _CUES.items() for term in terms)
 
-# Where a clause ends although no word says so: "No effusion, the heart is enlarged"; "? pneumonia" asks.
+# Signs that end a clause, deny or doubt: "No effusion, the heart is enlarged", "? pneumonia", "Fracture: ---".
 _MARK = re.compile(
     r"""
       (?P<end> ;
         | , \s{1,4} (?= (?: the | there | this | it | he | she | patient | heart | lungs? | but | with ) \b )
         | \b and \s{1,4} (?= (?: the | there | he | she | patient ) \s )
-        | , \s{1,4} (?= (?: mild | small | minimal | moderate | stable | unchanged | persistent | old | new ) (?:ly)? \b )
+        | , \s{1,4} (?= (?: mild | small | tiny | trace | minimal | moderate | stable | unchanged | persistent | residual | old
+                            | new ) (?:ly)? \b )
+        | \? \s{1,3} yes \b
+        | [\[(] \s{0,2} [xX] \s{0,2} [\])]
       )
-    | (?P<ask> (?<! \w ) \? (?= \s? [A-Za-z] ) )
+    | (?P<deny_behind>
+          \( \s? (?: - | neg (?:ative)? | none | absent ) \s? \)
+        | (?<= \w ) \s - (?= \s? (?: [,;.] | $ ) )
+        | : \s{0,3} (?: -{1,5} | n | nil | neg | 0 ) (?= \s{0,3} (?: $ | [.,;\n] ) )
+        | \? \s{1,3} (?: no | none | nil | negative ) (?= \s{0,3} (?: $ | [.,;!] ) )
+      )
+    | (?P<box> \[ \s{0,3} \] | \( \s{1,3} \) )
+    | (?P<doubt_before> (?<! \w ) \? (?= \s? [A-Za-z] ) )
+    | (?P<doubt_behind> \( \s? \? \s? \) | \? )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 _LIST = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
 _CLAUSE_ENDS = re.compile(r"\s{0,4}(?:[.,;!?)]|$|(?:and|at|based|but|by|due|given|in|on|within)\b)", re.IGNORECASE)
+_FEW_WORDS = re.compile(r"[\sA-Za-z]{1,16}")
+_NAMES = re.compile(r"\b(?:represent\w*|suggest\w*|compatible|consistent|concerning|due|from|likely)\b", re.IGNORECASE)
 _AND = re.compile(r"\band\b|,", re.IGNORECASE)
 
 
 def assertion(text: str, start: int, end: int) -> Assertion:
-    """Whether `text[start:end]` is said to be there ("positive"), denied ("negative") or in doubt ("uncertain").
+    """Whether the finding `text[start:end]` is asserted ("positive"), denied ("negative") or in doubt ("uncertain").
+
+    A finding that is only named as a question or a limit of the examination is "uncertain" as well.
 
     Args:
         text: A report, or a sentence of it.
-        start: Where the words in question begin.
-        end: One beyond their last character.
+        start: Index of the finding's first character.
+        end: Index behind its last character.
 
     Raises:
         ValueError: If the span is empty or lies outside the text.
     """
     if not 0 <= start < end <= len(text):
         raise ValueError(f"the span {start} to {end} is not within the text, which has {len(text)} characters")
-    low = max(0, start - 2000)  # no sentence is longer; and a long report is not divided anew for every question
-    for sentence in sentences(text[low : end + 2000]):
+    plain, places = normalize(text)
+    if places is not None:
+        start, end = bisect_left(places, start), max(bisect_left(places, end), bisect_left(places, start) + 1)
+    low = max(0, start - 2000)  # no sentence is longer, so a long report is not divided anew in every call
+    for sentence in sentences(plain[low : end + 2000]):
         if sentence.start + low <= start < sentence.end + low:
             scope = (sentence.start + low, max(sentence.end + low, end))
-            return judge(text, find_cues(text, *scope), (start, end))[0]
+            return judge(plain, find_cues(plain, *scope), (start, end))[0] or "uncertain"
     return "positive"
 
 
 def find_cues(text: str, start: int, end: int) -> list[Match[str]]:
-    """Cues and clause ends of a sentence, in order; a cue within a longer one does not count ("no increase" denies nothing)."""
+    """Cues and clause ends of a sentence, in order. A cue within a longer one is dropped: "no increase" denies nothing."""
     cues = _settle(text, longest(_INDEX.find(text, start, end)), end)
-    marks = [
-        Match(m.start(), m.end(), "end" if m["end"] else "doubt_before")
-        for m in _MARK.finditer(text, start, end)
-        if m.end() < end
-    ]
+    marks = [_mark(mark, start) for mark in _MARK.finditer(text, start, end) if mark.end() < end or not mark["end"]]
     return sorted([*cues, *marks], key=lambda cue: cue.start) if marks else cues
 
 
+def _mark(mark: re.Match[str], start: int) -> Match[str]:
+    tag = mark.lastgroup or "end"
+    if tag == "box":  # "[ ] Fracture", or "Fracture [ ]"
+        tag = "deny_before" if mark.start() == start or mark.string[start] in "[(" else "deny_behind"
+    return Match(mark.start(), mark.end(), tag)
+
+
 def _settle(text: str, cues: list[Match[str]], end: int) -> list[Match[str]]:
-    """A word that is listed for both directions looks back where its clause ends: "effusion: absent", but "absent effusion"."""
+    """A cue that is listed for both directions applies backwards at the end of a clause: "effusion: absent"."""
     settled: list[Match[str]] = []
     for cue in cues:
         if settled and (cue.start, cue.end) == (settled[-1].start, settled[-1].end):
-            looks_back = cue.tag.endswith("behind") and _CLAUSE_ENDS.match(text, cue.end, end)
-            settled[-1] = cue if looks_back else settled[-1]
+            looks_back = _CLAUSE_ENDS.match(text, cue.end, end) is not None
+            settled[-1] = cue if looks_back == cue.tag.endswith("behind") else settled[-1]
         else:
             settled.append(cue)
     return settled
 
 
-def judge(text: str, cues: Sequence[Match[str]], target: Span) -> tuple[Assertion, Span | None]:
-    """The assertion about a target among the cues of its sentence, and the cue that decides."""
+def judge(text: str, cues: Sequence[Match[str]], target: Span) -> tuple[Assertion | None, Span | None]:
+    """The assertion about a target among the cues of its sentence (None: nothing is asserted), and the cue that decides."""
     start, end = target
     # "No change" denies no other finding, but where the change itself is asked for, it is denied.
     if around := next((cue for cue in cues if cue.tag == "nothing" and cue.start < start < cue.end), None):
         return "negative", (around.start, around.start + len(text[around.start : start].rstrip()))
-    before = _before(text, cues, start, end)
-    behind = _behind(text, cues, end)
-    decisive = behind or before
+    decisive = _behind(text, cues, end) or _before(text, cues, start, end)
     if decisive is None:
         return "positive", None
-    return "uncertain" if decisive.tag.startswith("doubt") else "negative", (decisive.start, decisive.end)
+    kinds: dict[str, Assertion | None] = {"doubt": "uncertain", "deny": "negative", "ask": None}
+    return kinds[decisive.tag.partition("_")[0]], (decisive.start, decisive.end)
 
 
 def speaks_of(text: str, cues: Sequence[Match[str]], target: Span) -> str:
-    """Whose finding it is and when: "history" after "history of", "family" after "her mother had", else ""."""
+    """The kind of context: "history" after "history of", "family" after "her mother had", else ""."""
     found = ""
     for cue in cues:
-        if cue.end > target[0]:
+        if cue.start >= target[0]:
             break
         if cue.tag in (HISTORY, FAMILY):
             found = cue.tag
@@ -115,30 +137,45 @@ def speaks_of(text: str, cues: Sequence[Match[str]], target: Span) -> str:
 
 
 def _before(text: str, cues: Sequence[Match[str]], start: int, end: int) -> Match[str] | None:
-    """The nearest cue in front that reaches this far."""
+    """The nearest cue in front of a target whose scope includes it; it may overlap the target: "no history of cancer"."""
     found: Match[str] | None = None
     for cue in cues:
-        if cue.end > start:
+        if cue.start >= start:
             break
         if cue.tag == "end":
-            is_doubt = found is not None and found.tag == "doubt_before"  # "differential: atelectasis, mild edema"
-            if text[cue.start] != "," or not (is_doubt or _LIST.search(text, cue.end, min(len(text), end + 60))):
-                found = None  # but "no effusion, mild edema or pneumothorax" is one list
-        elif cue.tag in ("deny_before", "doubt_before"):
+            overlaps = found is not None and cue.start < found.end  # "compatible with" and "with mild"
+            if cue.end <= start and not overlaps and not _goes_on(text, found, cue, end):
+                found = None
+        elif cue.tag == "deny_next":  # "non-displaced fracture" is a fracture
+            is_next = not text[cue.end : start].strip(" -\n")
+            is_word = re.search(r"\s", text[start:end]) is None
+            found = cue if is_next and is_word else Match(cue.start, cue.end, "ask_before") if is_next else found
+        elif cue.tag in ("deny_before", "doubt_before", "doubt_both", "ask_before"):
             is_same = found is not None and cue.start - found.end < 3 and found.tag == "deny_before"
             found = found if is_same else cue  # "no possible fracture" denies
     return found
 
 
+def _goes_on(text: str, found: Match[str] | None, cue: Match[str], end: int) -> bool:
+    """Whether the scope of a cue continues behind the end of its clause."""
+    is_doubt = found is not None and found.tag.startswith("doubt")
+    if text[cue.start] == ",":  # "no effusion, mild edema or pneumothorax", "differential: atelectasis, mild edema"
+        return is_doubt or _LIST.search(text, cue.end, min(len(text), end + 60)) is not None
+    # "possibly due to", "likely compatible with": one or two words may stand in between.
+    return is_doubt and found is not None and _FEW_WORDS.fullmatch(text, found.end, cue.start) is not None
+
+
 def _behind(text: str, cues: Sequence[Match[str]], end: int) -> Match[str] | None:
-    """The nearest cue behind that reaches back to here."""
+    """The nearest cue behind a target whose scope includes it."""
     for cue in cues:
         if cue.start < end:
             continue
-        if cue.tag in ("deny_behind", "doubt_behind"):
-            # "is not seen" speaks of one thing, "are not seen" or "have resolved" of a list.
+        if cue.tag in ("deny_behind", "doubt_behind", "doubt_both", "ask_behind"):
+            # "is not seen" refers to one finding, "are not seen" or "have resolved" to a list.
+            if cue.tag == "doubt_both" and _NAMES.search(text, end, cue.start):
+                return None  # "opacity representing infection versus scar"
             is_single = not re.match(r"(?:are|were|have)\b", text[cue.start : cue.end], re.IGNORECASE)
             return None if is_single and _AND.search(text, end, cue.start - 2) else cue  # "effusion, resolved" is one
-        if cue.tag in ("end", "deny_before", "doubt_before"):
+        if cue.tag in ("end", "deny_before", "doubt_before", "ask_before"):
             return None
     return None

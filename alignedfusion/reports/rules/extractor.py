@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from alignedfusion.reports.rules.assertions import find_cues, judge, speaks_of
+from alignedfusion.reports.rules.characters import normalize
 from alignedfusion.reports.rules.lexicon import Lexicon, LexiconAttribute
 from alignedfusion.reports.rules.sentences import FAMILY, HISTORY, Sentence, sentences
 from alignedfusion.reports.rules.terms import Match, Term, TermIndex
@@ -55,39 +56,66 @@ class RuleExtractor:
         """
         if not isinstance(text, str):
             raise TypeError(f"a report must be a str, got {type(text).__name__}")
+        plain, places = normalize(text)
+        cells = self._cells(plain)
+        if places is not None:
+            cells = [_moved(cell, places) for cell in cells]
+        return dict(zip(self.names, cells, strict=True))
+
+    def _cells(self, text: str) -> list[Cell]:
         cells = [UNMENTIONED] * len(self.names)
+        loose_end = [-1] * len(self.names)  # where the cell's term ends, if other words stand between its own
         parts = iter(sentences(text))
         sentence = next(parts, None)
         cues: list[Match[str]] | None = None
         reach = [-1] * len(self.names)
-        for match in self._index.find(text):
+        matches = self._index.find(text)
+        exceptions = [match for match in matches if match.tag.key == "except"]
+        for match in matches:
             while sentence is not None and sentence.end <= match.start:
                 sentence, cues = next(parts, None), None
             if sentence is None:
                 break
             role = match.tag
-            if match.end <= reach[role.column]:  # within a longer term of the same attribute
+            column = role.column
+            if match.end > sentence.end:
                 continue
-            reach[role.column] = match.end
+            if match.end <= reach[column]:  # within a longer term of the same attribute
+                continue
+            if any(each.tag.column == column and _is_exception(each, match) for each in exceptions):
+                continue
             if role.key == "except" or match.start < sentence.start:  # a header names what was asked
+                reach[column] = match.end
                 continue
             if cues is None:
                 cues = find_cues(text, sentence.start, sentence.end)
             cell = self._cell(text, match, sentence, cues)
-            if _RANK[cell.state] > _RANK[cells[role.column].state]:
-                cells[role.column] = cell
-        return dict(zip(self.names, cells, strict=True))
+            if (
+                cell is None
+            ):  # a shorter term may still be asserted: "obstructing stone" and "stone" in "non-obstructing stone"
+                continue
+            if not role.has_gap and (role.key != "numbers" or cell.state is not None):
+                reach[column] = match.end
+            rank, former = _RANK[cell.state], _RANK[cells[column].state]
+            # "irregular network with regular streaks": of two terms that end together, the one without a gap counts.
+            is_closer = rank == former and match.start < loose_end[column] <= match.end and not role.has_gap
+            if rank > former or is_closer:
+                cells[column], loose_end[column] = cell, match.end if role.has_gap else -1
+        return cells
 
-    def _cell(self, text: str, match: Match[_Role], sentence: Sentence, cues: list[Match[str]]) -> Cell:
+    def _cell(self, text: str, match: Match[_Role], sentence: Sentence, cues: list[Match[str]]) -> Cell | None:
+        """The cell that a match stands for; None if the report asserts nothing about it."""
         role, target = match.tag, (match.start, match.end)
         attribute = self.lexicon.attributes[role.column]
         past = sentence.section or speaks_of(text, cues, target)
         if past == FAMILY or (past == HISTORY and not attribute.history and not attribute.is_numeric):
             return UNMENTIONED
-        where: Span = (sentence.start, max(sentence.end, match.end))
+        where: Span = (sentence.start, sentence.end)
         if role.key == "numbers":
             return _number(match, attribute, role.factor, where)
         state, cue = judge(text, cues, (_last_word(text, match) if role.has_gap else match.start, match.end))
+        if state is None:
+            return None
         if role.key == "normal":
             return _cell(attribute.negative, NEGATIVE, target, where) if state == POSITIVE else UNMENTIONED
         if role.key == "values":
@@ -102,12 +130,18 @@ class RuleExtractor:
 def _roles(column: int, attribute: LexiconAttribute) -> Iterator[tuple[Term, _Role]]:
     for key, terms in (("terms", attribute.terms), ("normal", attribute.normal), ("except", attribute.exceptions)):
         for term in terms:
-            yield term, _Role(column, key, has_gap="..." in term.source)
+            yield term, _Role(column, key, has_gap=term.has_gap)
     for value, terms in attribute.values:
         for term in terms:
-            yield term, _Role(column, "values", value, has_gap="..." in term.source)
+            yield term, _Role(column, "values", value, has_gap=term.has_gap)
     for term, factor in attribute.numbers:
         yield term, _Role(column, "numbers", factor=factor)
+
+
+def _is_exception(exception: Match[_Role], match: Match[_Role]) -> bool:
+    """Whether an exception overrides a match: "simple cyst" before "cyst of the liver", "mass effect" in "mass ... kidney"."""
+    is_beginning = match.tag.has_gap and match.tag.key != "except" and exception.start == match.start
+    return is_beginning or exception.start < match.end < exception.end
 
 
 def _last_word(text: str, match: Match[_Role]) -> int:
@@ -125,8 +159,21 @@ def _cell(value: str | None, state: str, target: Span, sentence: Span, cue: Span
 def _number(match: Match[_Role], attribute: LexiconAttribute, factor: float, sentence: Span) -> Cell:
     if match.number is None:
         return UNMENTIONED
-    number = float(match.number.replace(",", ".")) * factor
+    number = match.number * factor
     low, high = attribute.between
     if not low <= number <= high:
         return UNMENTIONED
     return Cell(f"{number:.6g}", POSITIVE, Evidence((match.start, match.end), sentence))
+
+
+def _moved(cell: Cell, places: Sequence[int]) -> Cell:
+    """The cell with its spans in the original text."""
+    if cell.evidence is None:
+        return cell
+    target, sentence, cue = (
+        None if span is None else (places[span[0]], places[span[1] - 1] + 1)
+        for span in (cell.evidence.target, cell.evidence.sentence, cell.evidence.cue)
+    )
+    assert target is not None
+    assert sentence is not None
+    return replace(cell, evidence=Evidence(target, sentence, cue))

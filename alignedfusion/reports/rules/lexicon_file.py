@@ -32,7 +32,9 @@ KEYS = {
 
 
 MAX_DEPTH = 5
-"""Lists within lists that a list of terms may be."""
+"""Levels of lists within a list of terms."""
+MAX_TERMS = 20_000
+"""Terms of a file. YAML aliases can multiply a few lines to any number of terms."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class LexiconReader:
     """Reads YAML node by node, because only nodes know their lines."""
 
     def __init__(self, source: str) -> None:
-        self.source = source
+        self.source, self.count = source, 0
 
     def attributes(self, text: str) -> list[LexiconAttribute]:
         """The attributes that the file names.
@@ -99,6 +101,8 @@ class LexiconReader:
             mark = getattr(error, "problem_mark", None)
             line = f", line {mark.line + 1}" if mark else ""
             raise ValueError(f"{self.source}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+        except RecursionError:
+            raise ValueError(f"{self.source}: lists or mappings are nested too deeply") from None
         entries = self._mapping(root, "the file") if root is not None else []
         for key, node in entries:
             if key not in ("attributes", "about", "shared"):
@@ -189,8 +193,13 @@ class LexiconReader:
                 )
             return [term for each in node.value for term in self._terms(each, name, key, depth + 1)]
         source = self._scalar(node, name, key)
+        self.count += 1
+        if self.count > MAX_TERMS:
+            raise self._error(
+                node, f"attribute {name!r}: the file has more than {MAX_TERMS} terms, each alias of an anchor counted"
+            )
         try:
-            return [compile_term(source)]
+            return [compile_term(source, lists=key in ("terms", "normal"))]
         except ValueError as error:
             raise self._error(node, f"attribute {name!r}, {key!r}: {error}") from None
 

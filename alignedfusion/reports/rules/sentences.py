@@ -29,8 +29,9 @@ class Sentence:
 # Every repetition is bounded: a megabyte of line breaks must not be read a million times.
 _END = re.compile(
     r"""
-      (?<= \S ) [.!?]+ ["')\]]{0,2} (?= \s | $ )   # the usual end,
-    | (?<= [a-z)] ) [.] (?= [A-Z][a-z] )           # also where the blank was forgotten
+      (?<= \S ) [.!?]+ ["')\]]{0,2} (?= \s | $ ) (?! (?<= \? ) \s{1,3} (?i: yes | no | none | nil ) \s{0,2} (?: [.,;!\n] | $ ) )
+    | (?<= \S[ ] ) [.] (?= \s | $ )                # also with a blank in front,
+    | (?<= [a-z)] ) [.] (?= [A-Z][a-z] )           # or without one behind,
     | \n (?= [ \t]{0,20} (?: \n | [A-Z] | [-*\u2022\u00b7] | \d{1,2}[.)] ) )  # a line that starts anew: wrapped lines go on
     """,
     re.VERBOSE,
@@ -65,12 +66,19 @@ _HEADER = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_NOW = re.compile(
+    r"\b(?:findings?|impressions?|conclusions?|reports?|results?|assessment|exam(?:ination)?) ?:", re.IGNORECASE
+)
+_ANY_HEADER = re.compile(r"[A-Z][A-Za-z ]{1,40}:")
+MIN_WRAPPED = 40
+"""Characters of a line that can be a wrapped one."""
 
 
 def sentences(text: str) -> list[Sentence]:
     """Divide a report; list numbers, bullets and section headers belong to no sentence.
 
-    A section of the past ends with its line, or with a blank line if its header stands alone in a line.
+    A history section ends with its line, or with a blank line if its header stands alone in a line. If nothing follows that
+    line, and after "Family history:", it ends with its first sentence.
     """
     found: list[Sentence] = []
     section, until, start = "", 0, 0
@@ -78,7 +86,7 @@ def sentences(text: str) -> list[Sentence]:
         start, header = _skip(text, start, end)
         if header is not None:
             section = {"family": FAMILY, "history": HISTORY}.get(header.lastgroup or "", "")
-            until = _until(text, header.end()) if section else 0
+            until = _until(text, header.end(), section) if section else 0
         elif start >= until:
             section = ""
         stop = len(text[start:end].rstrip()) + start
@@ -88,10 +96,34 @@ def sentences(text: str) -> list[Sentence]:
     return found
 
 
-def _until(text: str, start: int) -> int:
-    stands_alone = text[start - 1] == "\n" or text.startswith("\n", start)
-    end = (_PARAGRAPH if stands_alone else _LINE).search(text, start, start + MAX_SECTION)
+def _until(text: str, start: int, section: str) -> int:
+    """The end of a section; its start if only the first sentence belongs to it."""
+    if text[start - 1] == "\n" or text.startswith("\n", start):
+        return _first(_PARAGRAPH, text, start)
+    end = _first(_LINE, text, start)
+    while end < len(text) and _is_wrapped(text, start, end):
+        end = max(_first(_LINE, text, end + 1), end + 1)
+    is_last = not text[end : end + MAX_SECTION].strip() and not _NOW.search(text, start, end)
+    return start if section == FAMILY or is_last else end
+
+
+def _first(pattern: re.Pattern[str], text: str, start: int) -> int:
+    end = pattern.search(text, start, start + MAX_SECTION)
     return end.start() if end else min(len(text), start + MAX_SECTION)
+
+
+def _is_wrapped(text: str, start: int, end: int) -> bool:
+    """Whether the line that ends here goes on in the next one: it is long, does not end a sentence, and no header follows."""
+    last = text.rfind("\n", start, end) + 1 or start
+    line = text[last:end].rstrip()
+    return (
+        len(line) >= MIN_WRAPPED
+        and (line[-1].isalnum() or line[-1] == ",")
+        and text[end + 1 : end + 2].isalpha()
+        and end - start < MAX_SECTION
+        and not _HEADER.match(text, end + 1)
+        and _ANY_HEADER.match(text, end + 1) is None
+    )
 
 
 def _ends(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Terms: the little language that lexicons and cues are written in, and the search for thousands of them at once.
+"""Terms: the small language of lexicons and cues, compiled to regular expressions, and a search for all of them at once.
 
 | in a term | matches |
 |---|---|
@@ -8,10 +8,10 @@
 | `(left|right) lung` | one of several |
 | `(small) effusion`, `year(s) old` | with or without |
 | `(left|right|) lung` | one of several, or none |
-| `heart ... enlarged` | with up to four words in between |
-| `<number>` | a number |
+| `heart ... enlarged` | with up to four words of the same clause in between |
+| `<number>` | a number, or the extents of something: "12 x 10 mm" |
 
-Terms are data, and may come from anywhere: whatever they say, matching takes a time that grows with the text.
+Terms may come from any source, so the size of a term is limited, and the time for a search grows linearly with the text.
 """
 
 from __future__ import annotations
@@ -21,13 +21,34 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from alignedfusion.reports.rules.numbers import NUMBER_PATTERN, read_number
+
 T = TypeVar("T")
 
-_BLANK = r"[\s\-\u2010-\u2013/]{1,6}"
-_GAP = r"(?:[\s\-,/]{1,6}[^\W_]{1,40}){0,4}?" + _BLANK
-_NUMBER = r"(?<![\d.,])(?P<number>\d{1,7}(?:[.,]\d{1,4})?)(?![\d])"
+_BLANK = r"[\s\-\u2010-\u2013/:]{1,6}"
+_GAP = r"(?:[\s\-,/:]{1,6}[^\W_]{1,40}){0,4}?[\s\-,/:]{1,6}"
+# "pleural or pericardial effusion" is a pleural effusion, and "renal, ureteral and bladder stones" are renal stones.
+_ITEM = (
+    r"(?!(?:the|there|this|that|with|without|non?e?|not|but|also|then|is|are|was|were|has|have|denies)\b)[a-z]{2,20}"
+)
+_LIST = (
+    rf"(?:,\s{{1,3}}{_ITEM}(?:[\s\-]{_ITEM})?){{0,4}}(?:,?\s{{1,3}}(?:and/or|and|or|nor|&)\s{{1,3}}|/)"
+    rf"{_ITEM}(?:[\s\-]{_ITEM})?{_BLANK}"
+)
+_OTHER_CLAUSE = re.compile(
+    r"\b(?:is|are|was|were|has|have|shows?|appears?|remains?)\b[^,]*,"  # "the heart is large, the lungs ..."
+    r"|\w[^,]*,(?!.*\b(?:and|or)\b)"  # a comma that no "and" makes part of a list
+    r"|\b(?:but|however|although|though|except|which|while|whereas)\b"
+    r"|\band\s+the\b|\band\s+there\b",
+    re.IGNORECASE | re.DOTALL,
+)
 NUMBER = "<number>"
+MAX_GAPS, MAX_OPTIONAL, MAX_LENGTH = 3, 8, 600
+"""Gaps, optional parts, and characters of a term: each gap and each optional part can multiply the time of a search."""
+MAX_KNOWN = 50_000
+"""Words whose terms an index remembers."""
 _TOKEN = re.compile(r"\.\.\.|<number>|[()|*]|[^\s()|*]+|\s+")
+_ENDS = ("", "|", ")", "...")  # a word in front of these can be in plural
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -36,20 +57,45 @@ class Term:
     """A term, compiled.
 
     Attributes:
-        source: As it was written.
+        source: The term as written.
         pattern: Its regular expression, which begins at a word.
-        keys: How that word begins: its first three letters, in lower case, or "#" for a number.
+        keys: What that word can be: a word in lower case, or the first three letters and "*", or "#" for a number.
+        has_gap: Whether "..." is part of it.
+        has_number: Whether "<number>" is part of it.
     """
 
     source: str
     pattern: re.Pattern[str]
     keys: frozenset[str]
+    has_gap: bool = False
+    has_number: bool = False
+
+    def match(self, text: str, start: int, end: int) -> re.Match[str] | None:
+        """The match that begins at `start`; gaps stay within one clause."""
+        found = self.pattern.match(text, start, end)
+        return None if found is None or (self.has_gap and _leaves_clause(found)) else found
 
 
-def compile_term(source: str) -> Term:
-    """Compile a term; `ValueError` says what is wrong with it."""
+def _leaves_clause(match: re.Match[str]) -> bool:
+    return any(_OTHER_CLAUSE.search(gap) for name, gap in match.groupdict().items() if gap and name != "number")
+
+
+def compile_term(source: str, *, lists: bool = False) -> Term:
+    """Compile a term.
+
+    Args:
+        source: The term.
+        lists: Whether the items of a list may split it, as in "pleural or pericardial effusion".
+
+    Raises:
+        ValueError: If it cannot be compiled or is too large; the message contains the reason.
+    """
+    if len(source) > MAX_LENGTH:
+        raise ValueError(f"term {source[:40]!r}... has {len(source)} characters; at most {MAX_LENGTH} are allowed")
     tokens = _TOKEN.findall(source.strip())
-    parser = _Parser(tokens, source)
+    if tokens.count("...") > MAX_GAPS:
+        raise ValueError(f"term {source!r} has {tokens.count('...')} gaps ('...'); at most {MAX_GAPS} are allowed")
+    parser = _Parser(tokens, source, lists)
     expression, keys, may_be_empty = parser.sequence(top=True)
     if parser.position < len(tokens):
         raise ValueError(f"term {source!r}: {tokens[parser.position]!r} closes what was not opened")
@@ -57,7 +103,12 @@ def compile_term(source: str) -> Term:
         raise ValueError(f"term {source!r}: something in it must be there always")
     if tokens.count(NUMBER) > 1:
         raise ValueError(f"term {source!r}: {NUMBER} can stand in it once")
-    return Term(source, re.compile(rf"{expression}(?!\w)", re.IGNORECASE), frozenset(keys))
+    if parser.optional > MAX_OPTIONAL:
+        raise ValueError(
+            f"term {source!r} has {parser.optional} optional parts; at most {MAX_OPTIONAL} are allowed: write several terms"
+        )
+    pattern = re.compile(rf"{expression}(?!\w)", re.IGNORECASE)
+    return Term(source, pattern, frozenset(keys), "..." in tokens, NUMBER in tokens)
 
 
 @dataclass(frozen=True)
@@ -85,8 +136,10 @@ def _join(parts: Sequence[_Part]) -> str:
 class _Parser:
     """Recursive descent over a term: each method returns an expression, the keys it can begin with, and if it may be empty."""
 
-    def __init__(self, tokens: Sequence[str], source: str) -> None:
+    def __init__(self, tokens: Sequence[str], source: str, lists: bool) -> None:
         self.tokens, self.source, self.position = tokens, source, 0
+        self.joint = f"(?:{_BLANK}|{_LIST})" if lists else _BLANK
+        self.gaps = self.optional = 0
 
     def peek(self) -> str:
         return self.tokens[self.position] if self.position < len(self.tokens) else ""
@@ -96,88 +149,118 @@ class _Parser:
         self.position += 1
         return token
 
-    def sequence(self, *, top: bool = False) -> tuple[str, set[str], bool]:
+    def sequence(
+        self, *, top: bool = False, is_last: bool = False, is_ending: bool = False
+    ) -> tuple[str, set[str], bool]:
         parts: list[_Part] = []
         keys: set[str] = set()
         open_start, joint = True, ""
         while (token := self.peek()) and token not in ")|":
             if token.isspace() or token == "...":
                 self.take()
-                joint = _GAP if token == "..." else joint or _BLANK
+                joint = self.gap() if token == "..." else joint or self.joint
                 continue
-            expression, own, is_optional = self.atom(is_last=top)
-            if (
-                parts
-                and not joint
-                and (open_start or len(parts) == 1)
-                and any(key != "#" and len(key) < 3 for key in keys)
-            ):
-                raise ValueError(f"term {self.source!r}: at least three letters of a word must stand before '('")
-            if not parts and joint == _GAP:
+            is_gap = joint.startswith("(?P<gap")
+            if not parts and is_gap:
                 break
+            expression, own, is_optional = self.atom(
+                is_last=top or is_last, is_ending=is_ending or bool(parts and not joint)
+            )
+            if parts and not joint:
+                self.check_beginning(keys, open_start or len(parts) == 1)
+                keys = {key if key == "#" or key.endswith("*") else f"{key[:3]}*" for key in keys}
             if open_start:
                 if not own:
                     raise ValueError(f"term {self.source!r} must begin with a letter, a digit or {NUMBER}")
                 keys |= own
                 open_start = is_optional
-            if parts and joint == _BLANK and parts[-1].expression == _NUMBER:
-                joint = _BLANK.replace("{1,6}", "{0,6}")  # "8mm" is "8 mm"
+            if parts and not is_gap and joint and NUMBER_PATTERN in (parts[-1].expression, expression):
+                # "8mm" is "8 mm"; and no list stands beside a number
+                joint = _BLANK.replace("{1,6}", "{0,6}") if parts[-1].expression == NUMBER_PATTERN else _BLANK
             parts.append(_Part(expression, is_optional, joint if parts else ""))
+            self.optional += is_optional
             joint = ""
-        if joint == _GAP:
+        if joint.startswith("(?P<gap"):
             raise ValueError(f"term {self.source!r}: '...' needs a word on both sides")
         return _join(parts), keys, open_start
 
-    def atom(self, *, is_last: bool) -> tuple[str, set[str], bool]:
+    def gap(self) -> str:
+        self.gaps += 1
+        return f"(?P<gap{self.gaps}>{_GAP})"
+
+    def check_beginning(self, keys: set[str], is_beginning: bool) -> None:
+        if is_beginning and any(key != "#" and len(key.rstrip("*")) < 3 for key in keys):
+            raise ValueError(f"term {self.source!r}: at least three letters of a word must stand before '('")
+
+    def atom(self, *, is_last: bool, is_ending: bool) -> tuple[str, set[str], bool]:
         token = self.take()
         if token == "(":
-            options, keys, may_be_empty = [], set(), False
-            while True:
-                expression, own, is_open = self.sequence()
-                options.append(expression)
-                keys |= own
-                may_be_empty |= is_open
-                if self.peek() != "|":
-                    break
-                self.take()
-            if self.take() != ")":
-                raise ValueError(f"term {self.source!r}: '(' is not closed by ')'")
-            # The longest first: an alternation takes the first that fits.
-            options = sorted((option for option in options if option), key=len, reverse=True)
-            return f"(?:{'|'.join(options)})", keys, may_be_empty or len(options) == 1
+            return self.group(is_last and self._group_ends(), is_ending)
         if token == NUMBER:
-            return _NUMBER, {"#"}, False
+            return NUMBER_PATTERN, {"#"}, False
         if token == "*":
             raise ValueError(f"term {self.source!r}: '*' must follow the beginning of a word")
-        return self.word(token, is_last and self._ends())
+        return self.word(token, is_last and self._ends() and (is_ending or len(token) > 3))
+
+    def group(self, is_last: bool, is_ending: bool) -> tuple[str, set[str], bool]:
+        options, keys, may_be_empty = [], set(), False
+        while True:
+            expression, own, is_open = self.sequence(is_last=is_last, is_ending=is_ending)
+            options.append(expression)
+            keys |= own
+            may_be_empty |= is_open
+            if self.peek() != "|":
+                break
+            self.take()
+        if self.take() != ")":
+            raise ValueError(f"term {self.source!r}: '(' is not closed by ')'")
+        # The longest first: an alternation takes the first that fits.
+        options = sorted((option for option in options if option), key=len, reverse=True)
+        return f"(?:{'|'.join(options)})", keys, may_be_empty or len(options) == 1
 
     def word(self, token: str, may_be_plural: bool) -> tuple[str, set[str], bool]:
         first = _WORD.match(token)
         expression = re.escape(token).replace(r"\-", _BLANK)
+        keys = {first.group().lower()} if first is not None else set()
         if self.peek() == "*":
             self.take()
             if first is None or len(token) < 3:
                 raise ValueError(f"term {self.source!r}: at least three letters must stand before '*'")
             expression += r"\w{0,30}"
-        elif may_be_plural and len(token) > 3 and token[-1].isalpha():
-            expression = expression[:-1] + "(?:y|ies)" if token[-1] in "yY" else expression + "(?:e?s)?"
-        if first is None:  # a sign such as "°"
-            return expression, set(), False
-        key = first.group()[:3].lower()
-        return expression, {"#" if key[0].isdigit() else key}, False
+            keys = {f"{key[:3]}*" for key in keys} if first.group() == token else keys
+        elif may_be_plural and token[-1].isalpha():
+            is_ies = re.search("[^aeiou]y$", token, re.IGNORECASE) is not None  # "opacities", but "kidneys"
+            expression = expression[:-1] + "(?:y|ies)" if is_ies else expression + "(?:e?s)?"
+            if first is not None and first.group() == token:
+                (key,) = keys
+                keys = {key, f"{key[:-1]}ies"} if is_ies else {key, f"{key}s", f"{key}es"}
+        if any(key[0].isdigit() for key in keys):
+            keys = {"#"}
+        return expression, keys, False
 
     def _ends(self) -> bool:
-        return all(token.isspace() for token in self.tokens[self.position :])
+        """Whether nothing but the end of an option or of the term follows."""
+        rest = next((token for token in self.tokens[self.position :] if not token.isspace()), "")
+        return rest in _ENDS
+
+    def _group_ends(self) -> bool:
+        """Whether the group that has just been opened is the last part of its sequence."""
+        depth, position = 1, self.position
+        while depth and position < len(self.tokens):
+            depth += {"(": 1, ")": -1}.get(self.tokens[position], 0)
+            position += 1
+        rest = next((token for token in self.tokens[position:] if not token.isspace()), "")
+        return rest in _ENDS
 
 
 @dataclass(frozen=True, slots=True)
 class Match(Generic[T]):
-    """A term in a text, and what it was listed for."""
+    """A term in a text, what it was listed for, and the number in it."""
 
     start: int
     end: int
     tag: T
-    number: str | None = None
+    number: float | None = None
 
 
 class TermIndex(Generic[T]):
@@ -188,32 +271,50 @@ class TermIndex(Generic[T]):
     """
 
     def __init__(self, terms: Iterable[tuple[Term, T]]) -> None:
-        self._at: dict[str, list[tuple[re.Pattern[str], T]]] = {}
-        for term, tag in terms:
+        tags: dict[Term, list[T]] = {}
+        for term, tag in terms:  # a term that several attributes share is searched for once
+            tags.setdefault(term, []).append(tag)
+        self._at: dict[str, list[tuple[Term, list[T]]]] = {}
+        for term, its_tags in tags.items():
             for key in term.keys:
-                self._at.setdefault(key, []).append((term.pattern, tag))
+                self._at.setdefault(key, []).append((term, its_tags))
+        self._known: dict[str, list[tuple[Term, list[T]]]] = {}  # words of the texts so far, and the terms for them
 
     def find(self, text: str, start: int = 0, end: int | None = None) -> list[Match[T]]:
         """Matches in the order of their starts, longer ones first; a match may overlap others."""
         end = len(text) if end is None else end
         found: list[Match[T]] = []
-        at = self._at
+        known = self._known
         for word in _WORD.finditer(text, start, end):
-            begin = word.group()[:3].lower()
-            candidates = at.get("#" if begin[0].isdigit() else begin)
+            key = word.group()
+            candidates = known.get(key)
             if candidates is None:
+                candidates = self._look_up(key)
+            if not candidates:
                 continue
             first = word.start()
-            here = []
-            for pattern, tag in candidates:
-                match = pattern.match(text, first, end)
-                if match is not None:
-                    number = match["number"] if "number" in pattern.groupindex else None
+            here: list[Match[T]] = []
+            for term, tags in candidates:
+                match = term.pattern.match(text, first, end)
+                if match is None or (term.has_gap and _leaves_clause(match)):
+                    continue
+                number = read_number(text, match) if term.has_number else None
+                for tag in tags:
                     here.append(Match(first, match.end(), tag, number))
             if len(here) > 1:
                 here.sort(key=lambda match: -match.end)
             found += here
         return found
+
+    def _look_up(self, word: str) -> list[tuple[Term, list[T]]]:
+        key = word.lower()
+        candidates = (
+            self._at.get("#", []) if key[0].isdigit() else [*self._at.get(key, ()), *self._at.get(f"{key[:3]}*", ())]
+        )
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[word] = candidates
+        return candidates
 
 
 def longest(matches: Sequence[Match[T]]) -> list[Match[T]]:

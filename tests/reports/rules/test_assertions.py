@@ -143,7 +143,7 @@ SENTENCES = [
     "Presumed <granuloma>.",
     "[Opacity], possibly <pneumonia>.",
     "[Opacities] which may represent <atelectasis> or <pneumonia>.",
-    "Atelectasis versus <pneumonia>.",  # the first of the two counts as there: coders of reports take it so
+    "<Atelectasis> versus <pneumonia>.",
     "? <fracture>",
     "<Pneumonia> is possible.",
     "<Pneumonia> is suspected.",

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import time
 from textwrap import dedent
 
 import pytest
@@ -382,3 +383,22 @@ def test_loading_asks_no_network(monkeypatch):
 def test_a_list_within_itself_is_refused():
     with pytest.raises(ValueError, match=r"lexicon, line 1: attribute 'a': 'terms' has lists within lists"):
         Lexicon.parse("attributes: {a: {terms: &x [*x]}}")
+
+
+def test_a_file_that_multiplies_its_terms_is_refused():
+    levels = ["a: &a [x, y, z]"] + [f"{new}: &{new} [{', '.join(['*' + old] * 40)}]" for old, new in ("ab", "bc", "cd")]
+    text = "shared:\n" + "".join(f"  {level}\n" for level in levels) + "attributes:\n  lump: {terms: *d}\n"
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"mine\.yaml, line 2: attribute 'lump': the file has more than 20000 terms"):
+        Lexicon.parse(text, source="mine.yaml")
+    assert time.process_time() - start < 5
+
+
+def test_a_term_that_is_too_large_is_named_with_its_line():
+    gaps = " ... ".join("abcdefghi")
+    with pytest.raises(ValueError, match=r"mine\.yaml, line 4: attribute 'lump', 'terms': term .* has 8 gaps"):
+        Lexicon.parse(f"attributes:\n  lump:\n    terms:\n      - {gaps}\n", source="mine.yaml")
+    with pytest.raises(ValueError, match=r"mine\.yaml, line 3: .* has 12 optional parts"):
+        Lexicon.parse(f"attributes:\n  lump:\n    normal: ['{'(a) ' * 12}b']\n    terms: [lump]\n", source="mine.yaml")
+    with pytest.raises(ValueError, match=r"mine\.yaml: .*nested too deeply"):
+        Lexicon.parse("[" * 20_000, source="mine.yaml")

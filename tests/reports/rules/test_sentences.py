@@ -24,7 +24,9 @@ def split(text):
         ("  \n \n", []),
         ("No effusion", ["No effusion"]),
         ("No effusion. Heart is normal.", ["No effusion.", "Heart is normal."]),
-        ("Is there a nodule? No!", ["Is there a nodule?", "No!"]),
+        ("Is there a nodule? No mass.", ["Is there a nodule?", "No mass."]),
+        ("Nodule? No!", ["Nodule? No!"]),  # a form
+        ("No effusion . Clear lungs .", ["No effusion .", "Clear lungs ."]),
         ('He said "no pain." He left.', ['He said "no pain."', "He left."]),
         ("Clear lungs.Heart is normal.", ["Clear lungs.", "Heart is normal."]),
         ("Clear lungs ...  Heart is normal.", ["Clear lungs ...", "Heart is normal."]),
@@ -66,6 +68,12 @@ def split(text):
         ),
         ("COMPARISON: None.\nTECHNIQUE: AP view.\nClear.", [("history", "None."), ("history", "AP view."), "Clear."]),
         ("Family history: lung cancer.\nClear.", [("family", "lung cancer."), "Clear."]),
+        ("Family history: melanoma. A raised lesion.", [("family", "melanoma."), "A raised lesion."]),
+        ("History: Cough. Fever. No mass.", [("history", "Cough."), "Fever.", "No mass."]),
+        (
+            "INDICATION: A patient who has had a cough for weeks and\nCOPD.\nNo effusion.",
+            [("history", "A patient who has had a cough for weeks and"), ("history", "COPD."), "No effusion."],
+        ),
         ("FHx: asthma. PMH: diabetes.", [("family", "asthma."), ("history", "diabetes.")]),
         ("Reason for exam: cough", [("history", "cough")]),
         ("Reason for the examination: cough", [("history", "cough")]),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignedfusion.detection.metrics import average_precision, froc, plot_froc
+from alignedfusion.detection import average_precision, froc, froc_per_class
 
 BOX = [10.0, 10, 19, 19]
 FAR = [50.0, 50, 59, 59]
@@ -351,15 +351,60 @@ def test_settings_are_checked(settings, message):
         froc([], [], **settings)
 
 
-@pytest.mark.parametrize("log", [False, True])
-def test_the_picture_is_written(tmp_path, log):
-    first, second = (froc(*draw(seed, images=17)) for seed in (1, 2))
-    nothing = froc([found()], [[]])
-    path = tmp_path / "froc.png"
-    plot_froc({"image only": first, "fused": second, "nothing": nothing}, path, title="discs in noise", log=log)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match="there is no result to draw"):
-        plot_froc({}, path, title="")
+def labelled(boxes, labels, scores=None):
+    """A mapping as torchvision's detectors return and take it."""
+    mapping = {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.tensor(labels, dtype=torch.int64)}
+    return mapping if scores is None else mapping | {"scores": torch.tensor(scores)}
+
+
+def test_one_curve_per_class_by_hand():
+    # Class 1 has a hit at 0.9, and at 0.8 a false positive on a lesion of class 2, which gets no detection of its own.
+    detections = [labelled([BOX, FAR], [1, 1], [0.9, 0.8]), labelled([FAR], [2], [0.3])]
+    lesions = [labelled([BOX, FAR], [1, 2]), labelled([], [])]
+    curves = froc_per_class(detections, lesions, {1: "nodule", 2: "cyst", 7: "other"}, fppi=(0, 0.5))
+    assert list(curves) == ["nodule", "cyst", "other"]
+    assert curves["nodule"].sensitivity == (1.0, 1.0)
+    assert curves["nodule"].false_positives.scores.tolist() == pytest.approx([0.8])
+    assert curves["nodule"].curve_fppi.tolist() == [0, 0, 0.5]  # of all images
+    assert curves["cyst"].sensitivity == (0.0, 0.0)
+    assert curves["cyst"].false_positives.images.tolist() == [1]
+    assert all(math.isnan(value) for value in curves["other"].sensitivity)
+    assert np.nanmean([curve.mean for curve in curves.values()]) == 0.5
+    assert froc(detections, lesions, fppi=(0.0,)).sensitivity == (1.0,)  # which looks at no label
+
+
+@given(st.integers(0, 10_000))
+def test_the_curve_of_a_class_is_that_of_its_boxes(seed):
+    rng = np.random.default_rng(seed)
+    detections, lesions = draw(seed)
+    found_labels, true_labels = ([rng.integers(0, 3, len(each)) for each in boxes] for boxes in (
+        [scores for _, scores in detections], lesions))  # fmt: skip
+    marked = [{"boxes": b, "scores": s, "labels": c} for (b, s), c in zip(detections, found_labels, strict=True)]
+    true = [{"boxes": b, "labels": c} for b, c in zip(lesions, true_labels, strict=True)]
+    curves = froc_per_class(marked, true, {0: "a", 1: "b", 2: "c"}, box_offset=0, duplicates="false_positive")
+    for label, name in enumerate("abc"):
+        of_class = [(b[c == label], s[c == label]) for (b, s), c in zip(detections, found_labels, strict=True)]
+        boxes = [b[c == label] for b, c in zip(lesions, true_labels, strict=True)]
+        expected = froc(of_class, boxes, box_offset=0, duplicates="false_positive")
+        np.testing.assert_array_equal(curves[name].sensitivity, expected.sensitivity)
+    assert sum(curve.num_lesions for curve in curves.values()) == sum(map(len, lesions))
+
+
+def test_labels_are_checked():
+    right = labelled([BOX], [1]), labelled([BOX], [1], [0.5])
+    refused = {
+        r"image 0: a detection needs a mapping with 'boxes' and 'labels', got tuple": (right[0], found((BOX, 0.5))),
+        r"image 0: a lesion needs a mapping .* got the keys \['boxes'\]": ({"boxes": [BOX]}, right[1]),
+        r"image 0: lesion label 3 has no name; named are \[1\]": (labelled([BOX], [3]), right[1]),
+        r"image 0: 1 detections need labels \(1,\), got \(2,\)": (right[0], labelled([BOX], [1, 1], [0.5])),
+        r"image 0: 0 lesions need labels \(0,\), got \(1,\)": (labelled([], [1]), right[1]),
+    }
+    for message, (lesion, detection) in refused.items():
+        with pytest.raises(ValueError, match=message):
+            froc_per_class([detection], [lesion], {1: "nodule"})
+    for names in ({}, {1: "nodule", 2: "nodule"}):
+        with pytest.raises(ValueError, match="names must give each label its own name, got "):
+            froc_per_class([right[1]], [right[0]], names)
 
 
 def test_average_precision_by_hand():
