@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.modules.backbones import check_timm_name, create_backbone, preprocessing_of
+from alignedfusion.modules.backbones import check_timm_name, count_prefix_tokens, create_backbone, resolve_preprocessing
 from alignedfusion.modules.text_encoder import TextEncoder
 
 
@@ -144,7 +144,7 @@ class VisualTokenizer(nn.Module):
                 raise ValueError("num_features follows from the backbone; give it only with backbone=None")
             self.backbone = create_backbone(backbone, pretrained, image_size)
             self.backbone.requires_grad_(not frozen)
-            self.preprocessing = preprocessing_of(self.backbone, image_size)
+            self.preprocessing = resolve_preprocessing(self.backbone, image_size)
             num_features = int(self.backbone.num_features)
         elif num_features is None:
             raise ValueError("without a backbone, num_features must say how wide the precomputed tokens are")
@@ -166,7 +166,12 @@ class VisualTokenizer(nn.Module):
                 f"{self.backbone_name!r} gives {type(features).__name__}, not one map of tokens; take another model"
             )
         if features.ndim == 3:
-            return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+            features = features[:, count_prefix_tokens(self.backbone) :]
+            if features.shape[1] < 2:
+                raise ValueError(
+                    f"{self.backbone_name!r} returns its class token alone, no patch tokens; take another model"
+                )
+            return features
         pattern = "b h w f" if getattr(self.backbone, "output_fmt", "") == "NHWC" else "b f h w"
         return rearrange(features, f"{pattern} -> b (h w) f")
 
