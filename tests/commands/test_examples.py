@@ -78,7 +78,7 @@ def test_quickstart_beats_a_guess_and_says_what_is_left_out(run):
     out = run("quickstart", "--cases", "300", "--epochs", "4")
     assert share(out, "0%") > most_frequent(out) + 20
     assert share(out, "100%") > most_frequent(out) + 5
-    assert "two reports as codes, -1 where nothing is said: [[1, -1, -1, -1, -1, -1, -1, 3, -1]," in out
+    assert "two reports as codes, -1 where unmentioned: [[1, -1, -1, -1, -1, -1, -1, 3, -1]," in out
     shares = [share(out, name) for name in phantom.CLASS_NAMES]
     assert sum(shares) == pytest.approx(100.0, abs=0.21)  # four rounded figures
     told = {"growth", "age"}
