@@ -24,6 +24,7 @@ from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.images import check_images, image_paths, token_width
 from alignedfusion.datasets.imputation import examples_of, fill_gaps
+from alignedfusion.datasets.reading import read_cells
 from alignedfusion.datasets.splits import hold_back
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.evaluation.inference import outputs, prepare_images
@@ -262,7 +263,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         return model
 
     def _cases(self, frame: pd.DataFrame, labels: np.ndarray | None = None, *, is_training: bool = False) -> Any:
-        codes = self.schema_.encode(frame, unseen="unknown")
+        codes = read_cells(frame, self.schema_, max_unread=1.0).codes
         paths = image_paths(frame, self._image_columns(), self.image_root)
         tokens = None
         if paths and self.tokens is not None and Path(self.tokens).is_dir():

@@ -159,8 +159,8 @@ class _Without(nn.Module):
         self.index = model.branches.index(part)
 
     @property
-    def visual(self) -> Any:
-        return self.model.visual
+    def visuals(self) -> Any:
+        return self.model.visuals
 
     def forward(self, image: Any, codes: Tensor, **masks: Any) -> Any:
         output = self.model(image, codes, **masks)

@@ -20,7 +20,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from alignedfusion.attributes import ColumnOptions
 from alignedfusion.datasets import derm7pt, pad_ufes_20
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.evaluation import table
 from alignedfusion.presets import Backbone
@@ -53,12 +55,14 @@ def cxr_notes(folder: Path, scratch: Path, seed: int) -> Manifest:
     frame["is_covid"] = np.where(frame["finding"].str.contains("COVID-19"), "COVID-19", "other")
     return Manifest.from_frame(
         frame,
-        images="filename",
-        label="is_covid",
-        attributes=[name for name in CXR_ATTRIBUTES if frame[name].notna().sum() > 20],
-        group="patientid",
+        CaseColumns(
+            images="filename",
+            label="is_covid",
+            attributes=tuple(name for name in CXR_ATTRIBUTES if frame[name].notna().sum() > 20),
+            group="patientid",
+        ),
         root=folder / "images",
-        units={"age": "years"},
+        options={"age": ColumnOptions(units="years")},
         seed=seed,
     )
 
@@ -89,10 +93,7 @@ def derm7pt_tokens(folder: Path, scratch: Path, seed: int) -> Manifest:
     frame["diagnosis"] = [derm7pt.group_diagnosis(text) for text in frame["diagnosis"]]
     return Manifest.from_frame(
         frame,
-        images=["derm", "clinic"],
-        label="diagnosis",
-        attributes=derm7pt.ATTRIBUTES["five"],
-        split="split",
+        CaseColumns(images=("derm", "clinic"), label="diagnosis", attributes=derm7pt.ATTRIBUTES["five"], split="split"),
         root=scratch,
         seed=seed,
     )

@@ -15,9 +15,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from alignedfusion import VisualTokenizer
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import AttributeSchema, ColumnOptions
 from alignedfusion.datasets import derm7pt, pad_ufes_20, phantom
 from alignedfusion.datasets.cases import TensorCases
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 
 FOLDS = 5
@@ -37,7 +38,7 @@ class Source:
         splits: "train", "valid" or "test" per case; a source without "valid" gives a sixth of "train" to it, by the seed.
         views: (n, views, N, F) per image modality: augmented views to train on; None if there are none.
         groups: The patient of each case, if there are several cases of one.
-        units: Of numeric attributes.
+        options: Options of attribute columns.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Source:
     splits: np.ndarray
     views: Mapping[str, Tensor] | None = None
     groups: np.ndarray | None = None
-    units: Mapping[str, str] | None = None
+    options: Mapping[str, ColumnOptions] | None = None
 
     def split(self, protocol: str, fold: int, seed: int) -> dict[str, np.ndarray]:
         """Row numbers of the training, validation and test cases."""
@@ -74,7 +75,7 @@ class Source:
 
     def schema(self, rows: np.ndarray) -> AttributeSchema:
         """The attributes, learned from these rows."""
-        return AttributeSchema.from_table(self.frame.iloc[rows], list(self.attributes), units=dict(self.units or {}))
+        return AttributeSchema.from_table(self.frame.iloc[rows], list(self.attributes), options=self.options)
 
     def cases(self, rows: np.ndarray, codes: Tensor, *, training: bool = False) -> TensorCases:
         """Cases of these rows with these codes; in training a random view of each image, if there are views."""
@@ -100,7 +101,7 @@ def open_source(kind: str, data: Path | None, attributes: str, scratch: Path, co
         manifest = pad_ufes_20.load(data, only_with_image=True, task=columns["task"])
     else:
         chosen = {name: columns[name] for name in ("images", "label", "attributes", "group", "split")}
-        manifest = Manifest.read(data, **{name: each for name, each in chosen.items() if each})
+        manifest = Manifest.read(data, CaseColumns(**{name: each for name, each in chosen.items() if each}))
     return from_manifest(kind, manifest, scratch, columns["backbone"], columns["weights"], columns["group"])
 
 
@@ -168,7 +169,7 @@ def from_manifest(
         torch.load(file, weights_only=True),
         manifest.splits,
         groups=None if group is None else frame[group].to_numpy(),
-        units=manifest.units,
+        options=manifest.options,
     )
 
 

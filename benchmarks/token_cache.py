@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 
 from alignedfusion import presets
 from alignedfusion.datasets.cases import collate
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.presets import Backbone
@@ -85,7 +86,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         drawn = np.random.default_rng(1).permutation(options.cases)[: max(100, round(options.share * options.cases))]
         files = [f"{i}.jpg" for i in drawn]
     manifest = Manifest.from_frame(
-        make_table(files), images="file", label="label", split="split", root=root, tokens=tokens
+        make_table(files), CaseColumns(images="file", label="label", split="split"), root=root, tokens=tokens
     )
     schema = manifest.schema()
     model = presets.standard(

@@ -28,6 +28,7 @@ from alignedfusion import (
 from alignedfusion.baselines import Concatenation, CrossAttention, ElementwiseSum, JointSelfAttention
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.cases import TensorCases, collate
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.evaluation import missing_sweep
 from alignedfusion.training import TrainingSettings, fit
@@ -78,11 +79,13 @@ def own_cases(options: argparse.Namespace) -> tuple[AttributeSchema, tuple[str, 
     """The training and validation rows of a table together, and its test rows, as far as they have an image."""
     manifest = Manifest.read(
         options.data,
-        images=options.image,
-        label=options.label,
-        attributes=options.attributes,
-        exclude=options.exclude,
-        group=options.group,
+        CaseColumns(
+            images=options.image,
+            label=options.label,
+            attributes=options.attributes,
+            exclude=options.exclude,
+            group=options.group,
+        ),
     )
     visual = VisualTokenizer(options.backbone, DIM, pretrained=options.weights or True, frozen=True)
     schema = manifest.schema()

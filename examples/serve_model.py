@@ -25,7 +25,12 @@ from alignedfusion.datasets import phantom
 from alignedfusion.datasets.images import read_image
 from alignedfusion.presets import Backbone, standard
 
-HOST, LARGEST_REQUEST = "127.0.0.1", 50_000_000  # bytes
+HOST, LARGEST_REQUEST, LARGEST_IMAGE, SECONDS = (
+    "127.0.0.1",
+    50_000_000,
+    50_000_000,
+    30.0,
+)  # bytes, pixels, to send a request
 TRAINING_CASES, EPOCHS, BATCH_SIZE, LEARNING_RATE, IMAGE_SIZE = 1000, 8, 64, 1e-3, 64
 
 
@@ -44,9 +49,16 @@ class Predictor:
         if not isinstance(request, dict) or set(request) - {"image", "attributes"} or "image" not in request:
             raise ValueError('send {"image": base64 of an image file, "attributes": {"age": 54}}')
         try:
-            picture = read_image(io.BytesIO(base64.b64decode(request["image"], validate=True)))
-        except (TypeError, ValueError) as error:
+            file = io.BytesIO(base64.b64decode(request["image"], validate=True))
+            with Image.open(file) as header:  # reads the size, and no pixel yet
+                pixels = header.width * header.height
+        except (TypeError, ValueError, OSError) as error:
             raise ValueError("the image is not base64 of a PNG, JPEG or TIFF file") from error
+        if pixels > LARGEST_IMAGE:
+            raise ValueError(f"the image has {pixels:,} pixels; {LARGEST_IMAGE:,} is the most")
+        picture = read_image(file)
+        if not isinstance(request.get("attributes", {}), dict):
+            raise ValueError('attributes must be an object of names and values, such as {"age": 54}')
         schema = self.model.schema
         codes = schema.encode([request.get("attributes", {})])  # an unknown name or value is an error that says so
         out = self.model(self.transform(picture)[None], codes)
@@ -65,15 +77,24 @@ def make_server(predictor: Predictor, port: int) -> ThreadingHTTPServer:
     """A server that is not running yet; port 0 takes a free one."""
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = SECONDS  # a client that sends nothing must not hold a thread for ever
+
         def do_POST(self) -> None:
             size = self.headers.get("Content-Length", "")
-            if not size.isdigit() or int(size) > LARGEST_REQUEST:
-                self.answer(413, {"error": f"a request has 0 to {LARGEST_REQUEST} bytes, got {size or 'no'} length"})
-                return
-            try:
-                self.answer(200, predictor.predict(json.loads(self.rfile.read(int(size)))))
-            except ValueError as error:  # json's errors are such, too
-                self.answer(400, {"error": str(error)})
+            if not (size.isascii() and size.isdigit()):
+                self.answer(411, {"error": "send the length of the request as Content-Length, in digits"})
+            elif len(size) > 12 or int(size) > LARGEST_REQUEST:
+                self.answer(413, {"error": f"a request has {LARGEST_REQUEST} bytes at most"})
+            else:
+                try:
+                    body = self.rfile.read(int(size))
+                    self.answer(200, predictor.predict(json.loads(body)))
+                except TimeoutError:
+                    self.answer(408, {"error": f"the request did not arrive within {SECONDS:.0f} seconds"})
+                except RecursionError:
+                    self.answer(400, {"error": "the JSON is nested too deeply"})
+                except (ValueError, OverflowError) as error:  # json's errors are ValueErrors, too
+                    self.answer(400, {"error": str(error)})
 
         def answer(self, status: int, content: dict) -> None:
             body = json.dumps(content).encode()

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignedfusion import UNKNOWN, Attribute, AttributeSchema
+from alignedfusion.attributes import ColumnOptions
 
 texts = st.text(min_size=1, max_size=7).map(str.strip).filter(lambda text: text not in ("", "UN"))
 edges = st.lists(st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False), max_size=5, unique=True).map(
@@ -127,7 +129,7 @@ def test_from_table_learns_kinds_orders_and_edges():
         {
             "age": [0, 10, 20, 30, 40, 50, 60, 70, 80, None],  # nine distinct numbers: quartiles 20, 40, 60
             "sex": ["m", "f", None, "m", "f", "UN", "m", "", "f", "m"],
-            "grade": [10, 2, 1, 2, 10, np.nan, 1, 2, 2, 1],  # three distinct numbers: categorical, in numeric order
+            "grade": [10, 2, 1, 2, 10, np.nan, 1, 2, 2, 1],  # three distinct numbers: an interval each
             "itch": [True, False, None, True, True, False, None, True, True, False],
             "name": list("abcdefghij"),
         }
@@ -137,7 +139,7 @@ def test_from_table_learns_kinds_orders_and_edges():
     assert schema.attributes[0].values == ("f", "m")
     assert (schema.attributes[1].kind, schema.attributes[1].edges) == ("numeric", (20.0, 40.0, 60.0))
     assert schema.attributes[1].units == "years"
-    assert schema.attributes[2].values == ("1", "2", "10")
+    assert schema.attributes[2].edges == (2.0, 10.0)
     assert schema.attributes[3].values == ("False", "True")
     assert AttributeSchema.from_table(frame.to_dict("records"), columns=["sex"]).attributes[0].values == ("f", "m")
 
@@ -150,9 +152,9 @@ def test_edges_come_from_the_rows_given_and_hold_for_others():
 
 
 def test_no_interval_is_without_a_training_row():
-    # Ten zeros, then 1 to 9: the quartiles are 0, 0 and 4.5, and nothing lies below 0.
+    # Ten zeros, then 1 to 9: the zeros get an interval of their own, and 1 to 9 are divided at their terciles.
     schema = AttributeSchema.from_table([{"size": n} for n in [0] * 10 + list(range(1, 10))], columns=["size"])
-    assert schema.attributes[0].edges == (4.5,)
+    assert schema.attributes[0].edges == pytest.approx((1.0, 1 + 8 / 3, 1 + 16 / 3))
     assert AttributeSchema.from_table([{"size": n} for n in range(9)], ["size"], bins=2).attributes[0].edges == (4.0,)
 
 
@@ -162,7 +164,10 @@ def test_unseen_values_are_an_error_or_unknown(schema):
         ValueError, match=r"'elevation', row 1: 'nodula' is not a known value, did you mean 'nodular'\?"
     ):
         schema.encode(rows)
-    with pytest.raises(ValueError, match=r"'age', row 0: inf is not a finite number; unseen='unknown'"):
+    with pytest.raises(
+        ValueError,
+        match=r"'age', row 0: inf is not a finite number, or a number with the unit 'years'; unseen='unknown'",
+    ):
         schema.encode([{"age": math.inf}])
     assert schema.encode(rows, unseen="unknown").tolist() == [[0, -1, -1], [-1, -1, -1]]
 
@@ -176,8 +181,8 @@ ATTRIBUTE_ERRORS = [
     ({"name": "a", "values": ("x", "y", " x")}, "'a' names a value twice: ['x', 'y', 'x']"),
     ({"name": "a", "values": ("x", "UN")}, "'a': 'UN' stands for 'not mentioned'"),
     ({"name": "a", "values": ("x", "")}, "'a': '' stands for 'not mentioned'"),
-    ({"name": "a", "values": ("x",), "edges": (1.0,)}, "'a' is categorical: edges and units belong to kind='numeric'"),
-    ({"name": "a", "values": ("x",), "units": "mm"}, "'a' is categorical: edges and units belong to kind='numeric'"),
+    ({"name": "a", "values": ("x",), "edges": (1.0,)}, "'a' is categorical: edges, units and decimal belong"),
+    ({"name": "a", "values": ("x",), "units": "mm"}, "'a' is categorical: edges, units and decimal belong"),
     ({"name": "a", "kind": "numeric", "values": ("x",)}, "'a' is numeric: its values follow from edges"),
     ({"name": "a", "kind": "numeric", "edges": (2.0, 1.0)}, "'a': edges must be finite and increasing, got [2.0, 1.0]"),
     ({"name": "a", "kind": "numeric", "edges": (1.0, 1.0)}, "edges must be finite and increasing"),
@@ -201,21 +206,20 @@ def test_a_schema_refuses_no_attributes_and_equal_names():
 TABLE_ERRORS = [
     ({"columns": ["agee"]}, "the table has no column 'agee', did you mean 'age'?"),
     ({"columns": ["empty"]}, "attribute 'empty' has no value in any of these rows"),
-    ({"columns": ["age"], "units": {"size": "mm"}}, "units were given for ['size'], which are not among the columns"),
-    ({"columns": ["word"], "units": {"word": "mm"}}, "units 'mm' were given for 'word', but its cells are not numbers"),
+    ({"columns": ["age"], "units": {"size": "mm"}}, "given for ['size'], which are not among the columns"),
+    ({"columns": ["word"], "units": {"word": "mm"}}, "'word' must be numeric, but none of its cells is a number"),
     ({"columns": ["word"], "max_values": 8}, "'word' has 9 distinct values in 9 rows, more than max_values=8"),
-    ({"columns": ["endless"]}, "attribute 'endless' has an infinite value"),
+    ({"columns": ["half"]}, "'half' has numbers, but 3 of its 12 recorded cells are not, such as 'n/a' (row 9)"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), TABLE_ERRORS)
 def test_from_table_refuses(arguments, message):
     ages = list(range(9))
-    frame = pd.DataFrame(
-        {"age": ages, "empty": [None] * 9, "word": list("abcdefghi"), "endless": [*map(float, ages[:8]), math.inf]}
-    )
+    half = pd.DataFrame({"half": [*range(9), "n/a", "n/a", "?"]})
+    frame = pd.DataFrame({"age": ages, "empty": [None] * 9, "word": list("abcdefghi")})
     with pytest.raises(ValueError, match=re.escape(message)):
-        AttributeSchema.from_table(frame, **arguments)
+        AttributeSchema.from_table(half if arguments["columns"] == ["half"] else frame, **arguments)
 
 
 def test_encode_refuses(schema):
@@ -266,3 +270,120 @@ def test_a_difference_that_labels_do_not_show_is_told():
     assert "1.00001" in first.difference(second)
     assert "1.00002" in first.difference(second)
     assert first.difference(first) == ""
+
+
+def learn(cells, **settings):
+    return AttributeSchema.from_table([{"x": cell} for cell in cells], ["x"], **settings)
+
+
+AGES = [18 + i % 60 for i in range(199)]
+
+
+@pytest.mark.parametrize("odd", ["NULL", "n/a", "unclear", math.inf, "63 y", True])
+def test_one_odd_cell_leaves_a_column_numeric_and_is_the_only_one_unread(odd):
+    schema = learn([*AGES, odd])
+    assert schema.attributes[0].kind == "numeric"
+    assert schema.attributes[0].edges == learn(AGES).attributes[0].edges
+    codes, is_unread = schema.read([{"x": cell} for cell in (*AGES, odd, None)])
+    assert is_unread.flatten().nonzero().flatten().tolist() == [199]
+    assert codes[199:].flatten().tolist() == [UNKNOWN, UNKNOWN]
+
+
+@pytest.mark.parametrize(
+    ("cells", "units", "codes"),
+    [
+        (["10,5", "20,5", "30"], "", [0, 1, 2]),  # decimal commas
+        (["10 years", "20 years", "30 Year"], "years", [0, 1, 2]),
+        (["10.5", "1,020.5", "30"], "", [0, 2, 1]),  # a comma between thousands
+        ([Decimal("10.5"), Decimal(20), 30], "", [0, 1, 2]),
+        (pd.Series([10, None, 30], dtype="Int64").tolist(), "", [0, UNKNOWN, 1]),
+        (pd.Series([10.5, None, 30], dtype="double[pyarrow]").tolist(), "", [0, UNKNOWN, 1]),
+        (["10", " 20.0 ", "3e1"], "", [0, 1, 2]),
+    ],
+)
+def test_numbers_are_read_as_they_are_written(cells, units, codes):
+    schema = learn(cells)
+    assert (schema.attributes[0].kind, schema.attributes[0].units) == ("numeric", units)
+    assert schema.encode([{"x": cell} for cell in cells]).flatten().tolist() == codes
+
+
+def test_a_comma_before_three_digits_is_ambiguous_until_the_column_or_the_user_decides():
+    assert learn(["1,250", "1,5", "2,5"]).attributes[0].edges == (1.5, 2.5)  # 1.25 in a column of decimal commas
+    assert learn(["1,250", "1,5", "2,5"]).attributes[0].decimal == ","
+    assert learn(["1,250", "12.5"]).attributes[0].kind == "categorical"  # neither certain: one of two is no number
+    for decimal, edges in ((".", (1250.0,)), (",", (7.0,))):
+        schema = learn(["1,250", "7"], options={"x": ColumnOptions(decimal=decimal)})
+        assert schema.attributes[0].edges == edges
+    assert Attribute("x", kind="numeric", edges=(2,)).code("1,250") is None
+
+
+def test_zeros_in_three_quarters_of_the_rows_are_apart_from_the_rest():
+    counts = [0] * 30 + [2, 4, 6, 8, 10, 12, 14, 16, 18, 40]
+    schema = learn(counts)
+    # The rest 2 ... 40 is divided at its terciles, 8 and 14: positions 3 and 6 of ten.
+    assert schema.attributes[0].edges == (2.0, 8.0, 14.0)
+    assert schema.encode([{"x": n} for n in (0, 2, 7, 8, 40)]).flatten().tolist() == [0, 1, 1, 2, 3]
+    middle = learn([*range(6), *[50] * 30, *range(94, 100)]).attributes[0].edges
+    assert 50.0 in middle
+    assert min(edge for edge in middle if edge > 50) == 94.0
+
+
+def test_few_numbers_stay_numbers():
+    schema = learn([30, 50, 60, 70] * 5)
+    assert schema.attributes[0].values == ("below 50", "50 to 60", "60 to 70", "70 or more")
+    assert schema.encode([{"x": n} for n in (55, 10, 1000)]).flatten().tolist() == [1, 0, 3]
+
+
+@given(st.lists(st.integers(-5, 30), min_size=1, max_size=60), st.integers(2, 6))
+def test_every_learned_interval_holds_a_training_row(numbers, bins):
+    schema = learn(numbers, bins=bins)
+    codes = schema.encode([{"x": n} for n in numbers]).flatten()
+    assert set(codes.tolist()) == set(range(schema.num_values[0]))
+    if len(set(numbers)) > 1:
+        assert schema.num_values[0] > 1
+
+
+def test_codes_and_booleans_are_read_whatever_type_a_later_column_has():
+    schema = AttributeSchema.from_table(
+        [{"code": f"0{i % 3 + 1}", "flag": "TRUE" if i % 2 else "FALSE"} for i in range(6)], ["code", "flag"]
+    )
+    assert [a.values for a in schema] == [("01", "02", "03"), ("FALSE", "TRUE")]
+    rows = [{"code": "02", "flag": "TRUE"}, {"code": 2, "flag": True}, {"code": 2.0, "flag": "true "}]
+    assert schema.encode(rows).tolist() == [[1, 1]] * 3
+    codes, is_unread = schema.read([{"code": "unclear", "flag": "unclear"}, {"code": "03", "flag": "FALSE"}])
+    assert codes.tolist() == [[UNKNOWN, UNKNOWN], [2, 0]]
+    assert is_unread.tolist() == [[True, True], [False, False]]
+
+
+def test_spellings_that_differ_in_case_and_spaces_are_one_value_unless_two_values_do():
+    attribute = Attribute("sex", values=("m", "not given"))
+    assert [attribute.code(cell) for cell in ("M", " m", "Not  Given", "n")] == [0, 0, 1, None]
+    gene = Attribute("gene", values=("a", "A"))
+    assert [gene.code(cell) for cell in ("a", "A")] == [0, 1]
+
+
+def test_a_user_states_kind_edges_values_and_missing_codes():
+    options = {"x": ColumnOptions(missing=(999, "none"))}
+    schema = learn([*range(10, 60), 999, "999.0", "None"], options=options)
+    assert max(schema.attributes[0].edges) < 60
+    assert schema.encode([{"x": cell} for cell in (999, "none", 12)]).flatten().tolist() == [UNKNOWN, UNKNOWN, 0]
+    assert AttributeSchema.from_dict(schema.to_dict()) == schema
+    assert learn([1, 2, 3], options={"x": ColumnOptions(kind="categorical")}).attributes[0].values == ("1", "2", "3")
+    assert learn([1, 2, 3], options={"x": ColumnOptions(edges=(2.5,))}).attributes[0].edges == (2.5,)
+    assert learn(["a"], options={"x": ColumnOptions(values=("b", "a"))}).attributes[0].values == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"kinds": "numeric"}, "unknown options ['kinds']"),
+        ({"kind": "number"}, "kind must be 'categorical' or 'numeric', got 'number'"),
+        ({"edges": [1], "values": ["a"]}, "give one kind"),
+        ({"missing": "999"}, "missing must be a list, got the text '999'"),
+        ({"edges": 3}, "must be lists"),
+        (["numeric"], "a column takes a mapping"),
+    ],
+)
+def test_column_options_refuse(data, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ColumnOptions.from_dict(data)

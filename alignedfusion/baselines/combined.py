@@ -34,9 +34,9 @@ class TwoExperts(nn.Module):
         self.attribute_model = attribute_model
 
     @property
-    def visual(self) -> Any:
-        """The image model's."""
-        return self.image_model.visual
+    def visuals(self) -> Any:
+        """The modules that read the image model's images."""
+        return self.image_model.visuals
 
     def forward(self, image: Any, codes: Tensor, labels: Tensor | None = None, **masks: Any) -> ClassifierOutput:
         """Sums of log-probabilities (B, C) as logits."""
@@ -68,9 +68,9 @@ class SecondStageSVM(nn.Module):
         self.svm: Any = None
 
     @property
-    def visual(self) -> Any:
-        """The image model's."""
-        return self.image_model.visual
+    def visuals(self) -> Any:
+        """The modules that read the image model's images."""
+        return self.image_model.visuals
 
     def fit(self, train: Any, valid: Any) -> SecondStageSVM:
         """Fit the SVM to the training cases, and the weight to the validation cases."""

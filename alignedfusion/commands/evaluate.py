@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-from alignedfusion.commands.table_options import add_manifest, add_table_options, read_cases
+from alignedfusion.commands.table_options import add_manifest, add_max_unreadable, add_table_options, read_cases
 
 
 def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -16,23 +15,26 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
         "evaluate",
         _evaluate,
         "test a run on a table at 0 to 50 %% missing attributes",
-        "Test a run on a table with the same columns. Cases that the run was trained on are left out, and counted.",
+        "Test a run on a table with the same columns. Cases that the run was trained on are left out, and counted. "
+        "They are recognised by the column that was given as --key in training, otherwise by the content of their images.",
     )
     parser.add_argument("run_folder", metavar="OUT", help="folder of a finished run")
     add_manifest(parser)
     add_table_options(parser)
+    add_max_unreadable(parser)
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from alignedfusion.evaluation.metrics import table
+    from alignedfusion.tables.files import write_json
     from alignedfusion.training import runs
 
     frame, root = read_cases(options.manifest, options)
-    rows, counts = runs.evaluate(options.run_folder, frame, root=root)
+    rows, counts = runs.evaluate(options.run_folder, frame, root=root, max_unread=options.max_unreadable)
     if counts["left_out"]:
         print(f"{counts['left_out']} cases were used in training and are left out")
     print(f"{counts['tested']} test cases")
     print(table(rows))
     if options.json:
-        Path(options.json).write_text(json.dumps({**counts, "missing": rows}, indent=2) + "\n")
+        write_json(Path(options.json), {**counts, "missing": rows})

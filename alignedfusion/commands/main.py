@@ -51,7 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; what was begun goes on with the same command", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, ServerError) as error:
+    except (
+        ValueError,
+        OSError,
+        ServerError,
+    ) as error:  # OSError: a full disk, a folder without permission, no connection
         print(f"alignedfusion {options.command}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

@@ -7,13 +7,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from alignedfusion.commands.table_options import add_table_options, read_cases
+from alignedfusion.commands.table_options import add_max_unreadable, add_table_options, read_cases
 
 _PREDICT = """\
 Predict one case, and print class probabilities, and for each attribute that is not mentioned what it probably is, as JSON.
 
 With --table, predict every row of a table with the columns of the run, and write it with new ones: `predicted`, `p(CLASS)`,
-and for each attribute `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`, the most probable value where nothing was mentioned.
+for each attribute `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`, the most probable value where nothing was mentioned, and
+`unreadable`, the attributes whose cells the model cannot read. Those cells count as unmentioned.
 Interrupted? The same command goes on.
 """
 
@@ -33,6 +34,7 @@ def add_predict(add: Callable[..., argparse.ArgumentParser]) -> None:
     table.add_argument("--table", metavar="TABLE", help="CSV or parquet file, one row per case")
     table.add_argument("-o", "--output", metavar="FILE", help="the table to write, .csv or .parquet")
     add_table_options(table)
+    add_max_unreadable(table)
     table.add_argument("--ray", action="store_true", help="on the Ray cluster of RAY_ADDRESS, or one started here")
 
 
@@ -57,15 +59,28 @@ def _predict_case(options: argparse.Namespace) -> None:
 
 def _predict_table(options: argparse.Namespace) -> None:
     from alignedfusion.deployment.prediction import predict_table
+    from alignedfusion.tables.files import read_json
 
     if not options.table or not options.output:
         raise ValueError("--table and -o belong together: which table, and where to write it")
     if options.attributes:
         raise ValueError("--attributes are those of one case; with --table they are columns")
     settings = Path(options.model) / "settings.json"
-    columns = json.loads(settings.read_text())["images"] if settings.is_file() and not options.image else options.image
+    columns = (
+        read_json(settings, "name the image columns with --image")["images"]
+        if settings.is_file() and not options.image
+        else options.image
+    )
     frame, root = read_cases(options.table, options)
-    table = predict_table(options.model, frame, options.output, images=columns, root=root, on_ray=options.ray)
+    table = predict_table(
+        options.model,
+        frame,
+        options.output,
+        images=columns,
+        root=root,
+        on_ray=options.ray,
+        max_unread=options.max_unreadable,
+    )
     shares = table["predicted"].value_counts(normalize=True)
     told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
     print(f"{options.output}: {len(table)} cases; predicted {told}")

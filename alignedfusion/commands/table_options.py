@@ -23,6 +23,17 @@ def add_table_options(parser: Any) -> None:
     )
 
 
+def add_max_unreadable(parser: Any) -> None:
+    """Add the limit on cells that cannot be read."""
+    parser.add_argument(
+        "--max-unreadable",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="refuse a column if more than this share of its recorded cells cannot be read (default: 0.5)",
+    )
+
+
 def read_cases(path: str, options: argparse.Namespace) -> tuple[pd.DataFrame, Path]:
     """The table, and the folder where its image paths start."""
     from alignedfusion.tables.files import read_table

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from alignedfusion.commands.table_options import add_manifest, add_table_options
+from alignedfusion.commands.table_options import add_manifest, add_max_unreadable, add_table_options
 
 _TRAIN = """\
 Train a classifier on your own images and a table that may have gaps, and test it.
 
 The table has one row per case: one or more columns with image files (PNG, JPEG, TIFF; or .npy files with tokens (N, F)
 computed before), a column with the label, and attribute columns. An empty attribute cell means "the report does not say";
-write an answer such as "absent" where it says so. Leave out columns that follow from the label (--exclude): a model that is
+write an answer such as "absent" where it says so. Cells that cannot be read, such as a word among numbers, are reported and
+count as unmentioned. Leave out columns that follow from the label (--exclude): a model that is
 told the answer learns nothing.
+
+A file CASES.columns.yaml beside CASES.csv can state the kind, units, edges, values, decimal sign and missing codes of columns,
+one line a column, such as `age: {units: years, missing: [999]}`. Options of the command come before those of the file.
 
 OUT will hold the model and its card (README.md), settings.json, metrics.json, predictions.csv and missing.png (accuracy against
 the share of missing attributes). Interrupted? The same command goes on from the last epoch.
@@ -40,7 +44,20 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     data.add_argument(
         "--split", metavar="COL", help="column of train, valid and test (default: 64, 16 and 20 %% are drawn)"
     )
+    data.add_argument(
+        "--key",
+        metavar="COL",
+        help="column that identifies a case, for `evaluate` (default: the content of its images)",
+    )
     data.add_argument("--units", nargs="+", default=[], metavar="COL=UNIT", help="units of numbers, such as age=years")
+    data.add_argument(
+        "--kind", nargs="+", default=[], metavar="COL=KIND", help="numeric or categorical (default: as the cells are)"
+    )
+    data.add_argument("--edges", nargs="+", default=[], metavar="COL=N,N", help="edges of a number's intervals")
+    data.add_argument(
+        "--missing-codes", nargs="+", default=[], metavar="COL=N,N", help="cells of one column that mean 'not recorded'"
+    )
+    add_max_unreadable(data)
 
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -73,6 +90,7 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from alignedfusion.datasets.columns import CaseColumns
     from alignedfusion.datasets.manifest import Manifest
     from alignedfusion.datasets.token_cache import TokenCache
     from alignedfusion.evaluation.metrics import table
@@ -82,15 +100,19 @@ def _train(options: argparse.Namespace) -> None:
 
     manifest = Manifest.read(
         options.manifest,
+        CaseColumns(
+            images=options.image,
+            label=options.label,
+            attributes=options.attributes,
+            exclude=options.exclude,
+            group=options.group,
+            split=options.split,
+            key=options.key,
+        ),
         missing_values=options.missing_values,
-        images=options.image,
-        label=options.label,
-        attributes=options.attributes,
-        exclude=options.exclude,
-        group=options.group,
-        split=options.split,
         root=options.image_root,
-        units=_units(options.units),
+        changes=_changes(options),
+        max_unread=options.max_unreadable,
         seed=options.seed,
         tokens=TokenCache(options.tokens) if options.tokens else None,
     )
@@ -125,15 +147,35 @@ def _train(options: argparse.Namespace) -> None:
 def _describe(manifest: Any) -> None:
     counts = ", ".join(f"{len(manifest.rows(split))} {split}" for split in ("train", "valid", "test"))
     print(f"cases: {counts}; classes: {', '.join(manifest.class_names)}")
-    training = manifest.rows("train")
-    shares = {name: float(training[name].notna().mean()) for name in manifest.attributes}
-    print(
-        "attributes (share of training cases that mention it): " + ", ".join(f"{n} {s:.0%}" for n, s in shares.items())
-    )
+    schema = manifest.schema()
+    shares = (schema.encode(manifest.rows("train"), unseen="unknown") >= 0).double().mean(0).tolist()
+    named = ", ".join(f"{a.name} ({a.kind}) {share:.0%}" for a, share in zip(schema, shares, strict=True))
+    print(f"attributes (share of training cases that mention it): {named}")
+    for name, reason in (manifest.left_out or {}).items():
+        print(f"left out: column {name!r}: {reason}")
     print("None of them may follow from the label; --exclude leaves columns out.")
 
 
-def _units(pairs: Sequence[str]) -> dict[str, str]:
-    if wrong := [pair for pair in pairs if "=" not in pair]:
-        raise ValueError(f"--units takes COL=UNIT, got {wrong[0]!r}")
-    return dict(pair.split("=", 1) for pair in pairs)
+def _changes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What the command states about columns, as arguments of `ColumnOptions` by column."""
+    changes: dict[str, dict[str, Any]] = {}
+    for option, field, form, convert in (
+        ("units", "units", "UNIT", str),
+        ("kind", "kind", "KIND", str),
+        ("edges", "edges", "NUMBER,NUMBER", _numbers),
+        ("missing_codes", "missing", "CODE,CODE", lambda text: tuple(text.split(","))),
+    ):
+        flag = "--" + option.replace("_", "-")
+        for pair in getattr(options, option):
+            name, sign, value = pair.rpartition("=")
+            if not sign or not name:
+                raise ValueError(f"{flag} takes COL={form}, got {pair!r}")
+            changes.setdefault(name, {})[field] = convert(value)
+    return changes
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--edges takes COL=NUMBER,NUMBER, got {text!r}") from error

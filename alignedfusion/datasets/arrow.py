@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from alignedfusion.datasets.cases import as_plain_tensor
-from alignedfusion.datasets.images import read_image
+from alignedfusion.datasets.images import read_image, read_tokens
 
 
 class ArrowCases(Dataset[dict[str, Any]]):
@@ -82,13 +82,13 @@ class ArrowCases(Dataset[dict[str, Any]]):
         if isinstance(cell, (list, np.ndarray)):
             return torch.from_numpy(np.asarray(cell, dtype=np.float32))  # (N, F)
         if isinstance(cell, str) and cell.endswith(".npy"):
-            return torch.from_numpy(np.load(self.root / cell).astype(np.float32))  # (N, F)
+            return torch.from_numpy(read_tokens(self.root / cell))  # (N, F)
         if self.transform is None:
             raise ValueError(f"row {index} has an image, but this model takes precomputed tokens; give a transform")
         if isinstance(cell, str):
             return as_plain_tensor(self.transform(self.read(self.root / cell)))
         try:
-            picture = read_image(io.BytesIO(cell["bytes"]))  # type: ignore[arg-type]
+            picture = read_image(io.BytesIO(cell["bytes"]))
         except ValueError as error:
             raise ValueError(f"the image {cell['path']!r} in row {index} cannot be read: {error.__cause__}") from error
         return as_plain_tensor(self.transform(picture))  # (channels, H, W)

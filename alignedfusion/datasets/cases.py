@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from alignedfusion.datasets.images import read_image
+from alignedfusion.datasets.images import read_image, read_tokens
 
 if TYPE_CHECKING:
     from alignedfusion.datasets.token_cache import TokenCache, TokenFile
@@ -37,9 +36,11 @@ class TensorCases(Dataset[dict[str, Any]]):
         self.codes = codes
         self.labels = labels
         images = {"image": image} if isinstance(image, Tensor) else dict(image)
-        sizes = {name: len(each) for name, each in images.items()} | {"codes": len(codes), "labels": len(labels)}
-        if len(set(sizes.values())) != 1:
-            raise ValueError(f"every case needs its images, codes and label; got {sizes}")
+        sizes = {name: len(column) for name, column in images.items()}
+        if {len(codes), *sizes.values()} != {len(labels)}:
+            raise ValueError(
+                f"every case needs its images, codes and label; got images {sizes}, {len(codes)} codes and {len(labels)} labels"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -108,7 +109,7 @@ class FileCases(Dataset[dict[str, Any]]):
                 self._shapes[name] = self.shape[name] if there is None else tuple(self._read(name, there).shape)
             return torch.zeros(self._shapes[name])
         if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path).astype(np.float32))  # (N, F)
+            return torch.from_numpy(read_tokens(path))  # (N, F)
         transform = self.transforms[name]
         if transform is None:
             raise ValueError(f"{str(path)!r} is an image, but this model takes precomputed tokens (.npy files)")

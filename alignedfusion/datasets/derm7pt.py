@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.tables.files import read_table
 
@@ -66,10 +67,7 @@ def load(root: str | Path, *, attributes: str = "patient3") -> Manifest:
     frame = frame.assign(split=split_of_row, diagnosis_class=classes)[split_of_row != ""]
     return Manifest.from_frame(
         frame,
-        images=IMAGES,
-        label="diagnosis_class",
-        attributes=names,
-        split="split",
+        CaseColumns(images=IMAGES, label="diagnosis_class", attributes=names, split="split"),
         root=root / "images",
     )
 

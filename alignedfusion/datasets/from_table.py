@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes.cells import find_value
 from alignedfusion.datasets.arrow import ArrowCases
 from alignedfusion.datasets.cases import Cases, make_cases
 from alignedfusion.datasets.images import image_modalities, image_paths, read_image
+from alignedfusion.datasets.reading import MAX_UNREAD, read_cells
+from alignedfusion.datasets.splits import refuse
 
 
 def cases_from(
@@ -25,11 +28,12 @@ def cases_from(
     class_names: Sequence[Any] = (),
     root: str | Path = ".",
     read: Callable[[Path], Any] = read_image,
+    max_unread: float = MAX_UNREAD,
 ) -> Cases | ArrowCases:
     """Cases of a table, images read when they are needed.
 
     Args:
-        table: A pandas DataFrame, or a `datasets.Dataset`. Values that the schema has not seen count as unmentioned.
+        table: A pandas DataFrame, or a `datasets.Dataset`. Cells that the schema cannot read count as unmentioned.
         schema: The attributes; each is a column of the table.
         transform: From a PIL image to a tensor (channels, H, W), as `VisualTokenizer.transform` gives it; None for
             precomputed tokens.
@@ -39,6 +43,8 @@ def cases_from(
         class_names: The labels in the order of the model's classes. May be left out where the column is a `ClassLabel`.
         root: Folder that relative paths start from.
         read: From a path to what `transform` takes. `read=str` lets the transform read the file, as MONAI's `LoadImage` does.
+
+        max_unread: Limit on the share of a column's recorded cells that the schema cannot read, see `read_cells`.
 
     Raises:
         ValueError: For a table without one of the columns, a label that `class_names` does not name, or a dataset without
@@ -51,13 +57,13 @@ def cases_from(
     if absent := [name for name in wanted if name not in names]:
         raise ValueError(f"the table has no columns {absent}; it has {names}")
 
-    cells = table.select_columns(list(schema.names)).to_pandas() if is_arrow else table
-    codes = schema.encode(cells, unseen="unknown")
+    cells = _arrow_cells(table, schema) if is_arrow else table
+    codes = read_cells(cells, schema, max_unread=max_unread).codes
     if label is None:
         labels = torch.zeros(len(table), dtype=torch.int64)
     else:
-        said, named = _labels(table, label, is_arrow)
-        labels = _indices(said, class_names or named, label)
+        texts, names_of_classes = _labels(table, label, is_arrow)
+        labels = _indices(texts, class_names or names_of_classes, label)
     if is_arrow:
         return ArrowCases(
             table,
@@ -69,6 +75,17 @@ def cases_from(
             read=read,
         )
     return make_cases(image_paths(table, columns, root), codes, labels, transform, read=read)
+
+
+def _arrow_cells(table: Any, schema: AttributeSchema) -> Any:
+    """The attribute columns as a DataFrame. A `ClassLabel` holds indices: they become its names, as a schema has them."""
+    frame = table.select_columns(list(schema.names)).to_pandas()
+    for attribute in schema:
+        names = getattr(table.features[attribute.name], "names", None)
+        if names is not None and attribute.kind == "categorical":
+            indices = frame[attribute.name]
+            frame[attribute.name] = [names[int(cell)] if cell >= 0 else None for cell in indices.fillna(-1)]
+    return frame
 
 
 def _column_names(table: Any, is_arrow: bool) -> list[str]:
@@ -91,16 +108,15 @@ def _labels(table: Any, label: str, is_arrow: bool) -> tuple[list[str], Sequence
     return [names[cell] if cell is not None and cell >= 0 else str(cell) for cell in table[label]], names
 
 
-def _indices(said: Sequence[str], class_names: Sequence[Any], label: str) -> Tensor:
+def _indices(texts: Sequence[str], class_names: Sequence[Any], label: str) -> Tensor:
     if not class_names:
         raise ValueError(
             f"class_names must name the classes of {label!r} in the order of the model's: model.class_names"
         )
-    index = {str(name): i for i, name in enumerate(class_names)}
-    if strange := [(row, text) for row, text in enumerate(said) if text not in index]:
-        row, text = strange[0]
-        raise ValueError(
-            f"{len(strange)} rows have a label that class_names does not have: column {label!r} says {text!r} in row {row}, "
-            f"known are {list(index)}"
-        )
-    return torch.tensor([index[text] for text in said], dtype=torch.int64)
+    names = [str(name) for name in class_names]
+    indices = [find_value(text, names) for text in texts]
+    refuse(
+        f"rows of column {label!r} have a label that is not among class_names {names}",
+        [f"row {row} ({texts[row]!r})" for row, index in enumerate(indices) if index is None],
+    )
+    return torch.tensor(indices, dtype=torch.int64)

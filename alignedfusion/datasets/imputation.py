@@ -1,4 +1,4 @@
-"""Tables whose gaps are filled with what a model thinks stands there."""
+"""Tables whose gaps are filled with the values that a model predicts."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from alignedfusion.attributes import UNKNOWN, AttributeSchema
 
 
 def examples_of(frame: pd.DataFrame, schema: AttributeSchema) -> list[list[Any]]:
-    """For each attribute a cell by code: the value as the table writes it, the median of a numeric interval."""
+    """For each attribute one cell per code: a value as the table spells it, or the median of a numeric interval."""
     examples = []
-    for attribute, codes in zip(schema, schema.encode(frame).T.tolist(), strict=True):
+    for attribute, codes in zip(schema, schema.encode(frame, unseen="unknown").T.tolist(), strict=True):
         cells: list[list[Any]] = [[] for _ in attribute.values]
         for code, cell in zip(codes, frame[attribute.name], strict=True):
             if code != UNKNOWN:
                 cells[code].append(cell)
         is_numeric = attribute.kind == "numeric"
-        examples.append([float(np.median(np.asarray(each, dtype=float))) if is_numeric else each[0] for each in cells])
+        examples.append(
+            [float(np.median([attribute.number(cell) for cell in each])) if is_numeric else each[0] for each in cells]
+        )
     return examples
 
 
 def fill_gaps(
     frame: pd.DataFrame, schema: AttributeSchema, codes: Tensor, examples: Sequence[Sequence[Any]]
 ) -> pd.DataFrame:
-    """A copy of the table with an example in each unmentioned cell; all others stay as they are.
+    """Copy a table and put an example into each unmentioned cell; all other cells stay as they are.
 
     Args:
         frame: n rows.
         schema: The attributes.
-        codes: int64 (n, A), the value to put where nothing was said.
-        examples: As `examples_of` gives them.
+        codes: int64 (n, A), the value to put into an unmentioned cell.
+        examples: The cells that `examples_of` returned.
     """
     filled = frame.copy()
     for attribute, probable, values in zip(schema, codes.T.tolist(), examples, strict=True):

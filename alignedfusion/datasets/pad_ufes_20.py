@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from alignedfusion.attributes import ColumnOptions
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.tables.files import read_table
 
@@ -32,6 +34,12 @@ ATTRIBUTES = (
 )
 """What a clinician records. Not `biopsed`: every cancer of the set is biopsy-proven, so it follows from the diagnosis."""
 
+OPTIONS = {
+    "age": ColumnOptions(units="years"),
+    "diameter_1": ColumnOptions(units="mm"),
+    "diameter_2": ColumnOptions(units="mm"),
+}
+
 MALIGNANT = ("BCC", "MEL", "SCC")
 """The cancers among the six diagnoses; ACK, NEV and SEK are not."""
 
@@ -57,11 +65,13 @@ def load(root: str | Path, *, task: str = "diagnosis", only_with_image: bool = F
         frame["malignancy"] = frame["diagnostic"].isin(MALIGNANT).map({False: "benign", True: "malignant"})
     return Manifest.from_frame(
         frame,
-        images="img_id",
-        label="diagnostic" if task == "diagnosis" else task,
-        attributes=ATTRIBUTES,
-        group="patient_id",
+        CaseColumns(
+            images="img_id",
+            label="diagnostic" if task == "diagnosis" else task,
+            attributes=ATTRIBUTES,
+            group="patient_id",
+        ),
         root=root / "images",
-        units={"age": "years", "diameter_1": "mm", "diameter_2": "mm"},
+        options=OPTIONS,
         seed=seed,
     )

@@ -47,7 +47,7 @@ def what_it_is(model: AlignedFusionClassifier, settings: Mapping[str, Any]) -> s
         told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in trained.items())
         lines.append(f"- Training: {told}.")
     has_backbone = any(getattr(visual, "backbone", None) is not None for visual in model.visuals.values())
-    if has_backbone and (start := settings.get("model", {}).get("pretrained")) is not None:
+    if has_backbone and (start := settings.get("model", {}).get("backbone", {}).get("pretrained")) is not None:
         known = {"True": "timm's pretrained weights", "False": "random weights"}
         lines.append(f"- The backbone started from {known.get(start, 'weights of a file')}.")
     return (

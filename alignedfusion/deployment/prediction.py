@@ -15,12 +15,13 @@ from torch import Tensor
 from alignedfusion.attributes import UNKNOWN
 from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.images import check_images, image_paths, read_ahead
+from alignedfusion.datasets.reading import MAX_UNREAD, name_unread, read_cells
 from alignedfusion.evaluation.inference import answer, prepare_images
 from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.download import is_repository
 from alignedfusion.tables.cluster import map_on_ray
-from alignedfusion.tables.files import check_columns, check_name, lock_output, write_table
+from alignedfusion.tables.files import check_columns, check_name, free_name, lock_output, write_table
 from alignedfusion.tables.journal import Journal, read_journal
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class PredictBatch:
     Attributes:
         columns: What a batch gets: `predicted`, `p(CLASS)` for each class, and, if the model reconstructs, for each attribute
             `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of a cell that is not mentioned, and its
-            probability; both empty where it is.
+            probability; both empty where it is. Then `unreadable`, the attributes whose cells could not be read and count as
+            unmentioned, separated by semicolons.
     """
 
     def __init__(self, folder: str | Path, *, images: Sequence[str] | None = None, root: str | Path = ".") -> None:
@@ -89,18 +91,21 @@ class PredictBatch:
             "predicted",
             *(f"p({name})" for name in self.model.class_names),
             *(column for name in filled for column in (f"filled({name})", f"p(filled({name}))")),
+            "unreadable",
         ]
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
         """The batch with the new columns."""
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        codes = self.model.schema.encode(batch, unseen="unknown")
+        codes, is_unread = self.model.schema.read(batch)
         columns = image_paths(batch, self.images, self.root).values()
         paths = dict(zip(self.model.image_modalities, columns, strict=True))
         cases = make_cases(paths, codes, None, **prepare_images(self.model))
         steps = read_ahead(cases.__getitem__, range(len(cases)), STEP)
         rows = itertools.chain.from_iterable(map(self._step, steps))
-        return batch.assign(**dict(zip(self.columns, map(list, zip(*rows, strict=True)), strict=True)))
+        unread = name_unread(is_unread, self.model.schema)
+        table = [[*row, names] for row, names in zip(rows, unread, strict=True)]
+        return batch.assign(**dict(zip(self.columns, map(list, zip(*table, strict=True)), strict=True)))
 
     def _step(self, cases: list[dict[str, Any]]) -> list[list[Any]]:
         """The cells of the new columns, row by row."""
@@ -129,12 +134,13 @@ def predict_table(
     root: str | Path = ".",
     batch_size: int = 256,
     on_ray: bool = False,
+    max_unread: float = MAX_UNREAD,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Predict every row of a table, and write it with the columns of `PredictBatch`.
 
-    Rows that are finished are kept beside the output; the same call after an interruption goes on from there. A value that
-    the model has not seen counts as unmentioned.
+    Finished rows are kept beside the output, and the same call continues after an interruption. A cell that the model cannot
+    read counts as unmentioned; such cells are logged, and named in the column `unreadable`.
 
     Args:
         folder: A saved model, or the name of its repository on a model hub.
@@ -143,6 +149,7 @@ def predict_table(
         images: See `PredictBatch`, as for the next.
         root: See there.
         batch_size: Rows at a time.
+        max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
         on_ray: Predict on a Ray cluster instead, see `cluster.map_on_ray`; all machines need the images and the model.
         progress: Show a progress bar.
 
@@ -159,6 +166,7 @@ def predict_table(
     check_columns(frame, wanted)
     if twice := [name for name in predictor.columns if name in frame.columns]:
         raise ValueError(f"the table has columns {twice} already; rename or drop them")
+    read_cells(frame.reset_index(drop=True), predictor.model.schema, max_unread=max_unread)
     paths = image_paths(frame, predictor.images, root)
     check_images(path for column in paths.values() for path in column if path is not None)
 
@@ -172,8 +180,9 @@ def predict_table(
                 **where,
             },
         )
-        todo = frame.reset_index(drop=True)[wanted].assign(**{_ROW: range(len(frame))})
-        todo = todo[~todo[_ROW].isin(journal.done)]
+        number = free_name("row", [*frame.columns, *predictor.columns])
+        todo = frame.reset_index(drop=True)[wanted].assign(**{number: range(len(frame))})
+        todo = todo[~todo[number].isin(journal.done)]
         if on_ray:
             arguments = {"folder": folder if is_repository(folder) else os.path.abspath(folder), **where}
             batches = map_on_ray(todo, PredictBatch, arguments, batch_size=batch_size)
@@ -182,7 +191,7 @@ def predict_table(
         done = len(journal.done)
         with tqdm(total=len(frame), initial=done, disable=not progress, desc="predicting", unit="case") as bar:
             for batch in batches:
-                journal.add(_lines(batch, predictor.columns))
+                journal.add(_lines(batch, predictor.columns, number))
                 bar.update(len(batch))
 
         rows = read_journal(journal.path)[1]
@@ -193,16 +202,13 @@ def predict_table(
     return table
 
 
-_ROW = "alignedfusion row"
-
-
-def _lines(batch: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
+def _lines(batch: pd.DataFrame, columns: Sequence[str], number: str) -> list[dict[str, Any]]:
     """Predicted rows as a journal keeps them."""
     cells = batch[columns].astype(object)
     cells = cells.where(cells.notna(), None)
     return [
-        {"row": number, "cells": row}
-        for number, row in zip(batch[_ROW].tolist(), cells.to_numpy().tolist(), strict=True)
+        {"row": position, "cells": row}
+        for position, row in zip(batch[number].tolist(), cells.to_numpy().tolist(), strict=True)
     ]
 
 

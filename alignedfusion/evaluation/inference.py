@@ -53,7 +53,7 @@ def outputs(
     start = 0
     for batch in tqdm(DataLoader(cases, batch_size, collate_fn=collate), disable=not progress, desc="predicting"):
         size = len(batch["labels"])
-        image = _features(getattr(model, "visual", None), to_device(batch["image"], device))
+        image = _encode(model, to_device(batch["image"], device))
         is_present = to_device(batch.get("is_present"), device)
         for result, codes in zip(results, variants, strict=True):
             output = model(image, codes[start : start + size].to(device), is_present=is_present)
@@ -95,10 +95,14 @@ def to_device(value: Any, device: torch.device) -> Any:
     return None if value is None else value.to(device)
 
 
-def _features(visual: nn.Module | None, image: Any) -> Any:
-    # Images do not depend on what the report mentions: the backbone runs once for all versions of the attributes.
+def _encode(model: nn.Module, image: Any) -> Any:
+    """Images as tokens of their backbones, which do not depend on the attributes: each backbone runs once for all versions."""
+    visuals = getattr(model, "visuals", {})
     if isinstance(image, dict):
-        each = visual if isinstance(visual, nn.ModuleDict) else dict.fromkeys(image, visual)
-        return {name: _features(each[name], pixels) for name, pixels in image.items()}
-    has_backbone = isinstance(visual, VisualTokenizer) and visual.backbone is not None and image.ndim == 4
-    return visual.features(image) if has_backbone else image  # type: ignore[union-attr, operator]
+        return {m: _features(visuals.get(m), pixels) for m, pixels in image.items()}
+    return _features(next(iter(visuals.values()), None), image)
+
+
+def _features(visual: nn.Module | None, pixels: Tensor) -> Tensor:
+    has_backbone = isinstance(visual, VisualTokenizer) and visual.backbone is not None and pixels.ndim == 4
+    return visual.features(pixels) if has_backbone else pixels  # type: ignore[union-attr, operator]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,32 +20,100 @@ if TYPE_CHECKING:
 MISSING_VALUES = ("", "NA", "N/A", "NaN", "nan", "<NA>", "UN", "UNK")
 """Cells of a CSV that mean "not recorded"."""
 
+MAX_UNZIPPED = 1 << 30
+"""Limit on the bytes of an unzipped table."""
+
 FAILED = "error"
 """Cell of a report that could not be read. It differs from "UN", because the report may mention the attribute."""
 
 
 def read_table(path: str | Path, *, missing_values: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a CSV or parquet file; only the cells of `MISSING_VALUES` and `missing_values` count as not recorded."""
+    """Read a CSV file, plain or gzipped, or a parquet file.
+
+    The cells of a CSV file are read as text, so that one cell never changes how the others of its column are read. Only the
+    cells of `MISSING_VALUES` and `missing_values` count as not recorded.
+
+    Args:
+        path: The file; anything but `.parquet` is read as CSV in UTF-8.
+        missing_values: Further cells that mean "not recorded".
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it cannot be read; the message names the file and the likely fix.
+    """
     import pandas as pd
 
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no table at {str(path)!r}")
+    try:
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"the table {str(path)!r} is not in UTF-8 (byte {error.start}): save it as CSV in UTF-8"
+        ) from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"cannot read the table {str(path)!r}: {str(error).strip()}; it must be a .csv, .csv.gz or .parquet file"
+        ) from error
     unrecorded = [*MISSING_VALUES, *missing_values]
-    if path.suffix != ".parquet":
-        # pandas would also take the words "None" and "null" for empty, which are answers in a clinical table.
-        return pd.read_csv(path, keep_default_na=False, na_values=unrecorded)
-    frame = pd.read_parquet(path)
     for name in frame.columns:
-        if pd.api.types.is_string_dtype(frame[name]):
-            frame[name] = frame[name].where(~frame[name].isin(unrecorded))
+        if pd.api.types.is_string_dtype(frame[name]) or frame[name].dtype == object:
+            texts = frame[name].map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
+            frame[name] = frame[name].where(~texts.isin(unrecorded))
     return frame
 
 
+def _read_csv(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    source = io.BytesIO(_unzip(path)) if path.suffix == ".gz" else io.BytesIO(path.read_bytes())
+    text = io.TextIOWrapper(source, encoding="utf-8-sig", newline="")
+    names = next(csv.reader(text), [])
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"its header has more than one column {twice}; rename all but one")
+    source.seek(0)
+    # pandas would also take the words "None" and "null" for empty, which are answers in a clinical table.
+    frame = pd.read_csv(source, encoding="utf-8-sig", dtype=str, na_filter=False)
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise ValueError(f"its rows have more cells than the header has columns {names}")
+    return frame
+
+
+def _unzip(path: Path) -> bytes:
+    with gzip.open(path) as file:
+        data = file.read(MAX_UNZIPPED + 1)
+    if len(data) > MAX_UNZIPPED:
+        raise ValueError(f"it holds more than {MAX_UNZIPPED:,} bytes (tables.files.MAX_UNZIPPED); unzip it first")
+    return data
+
+
+def read_json(path: Path, fix: str) -> Any:
+    """Read a JSON file that this library wrote.
+
+    Raises:
+        ValueError: If it holds no JSON; the message names the file and the fix.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as JSON ({error}): {fix}") from error
+
+
+def free_name(name: str, taken: Iterable[str]) -> str:
+    """The name, with as many underscores appended as it takes to differ from all names that are taken."""
+    taken = set(taken)
+    while name in taken:
+        name += "_"
+    return name
+
+
 def check_columns(frame: pd.DataFrame, names: Iterable[str]) -> None:
-    """Refuse a table without one of the columns."""
+    """Raise a ValueError for a table without one of the columns."""
     if absent := [name for name in names if name not in frame.columns]:
-        raise ValueError(f"the table has no column {absent}; it has {list(frame.columns)}")
+        found = [str(name) for name in frame.columns]
+        hint = " (cells of a CSV file are separated by commas)" if len(found) == 1 and {*";\t"} & {*found[0]} else ""
+        raise ValueError(f"the table has no column {absent}; it has {found}{hint}")
 
 
 def check_name(path: str | Path) -> Path:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from alignedfusion.datasets.columns import CaseColumns
+from alignedfusion.datasets.identity import find_trained_cases, write_trained_cases
 from alignedfusion.datasets.images import token_width
 from alignedfusion.datasets.manifest import Manifest
+from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, name_unread, read_cells
 from alignedfusion.datasets.splits import SPLITS
 from alignedfusion.deployment import model_card
 from alignedfusion.evaluation import plots
@@ -25,7 +26,7 @@ from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.presets import choose_backbone, match_tokens, standard
-from alignedfusion.tables.files import write_json, write_table
+from alignedfusion.tables.files import free_name, read_json, write_json, write_table
 from alignedfusion.training.distributed import is_main_process, num_processes
 from alignedfusion.training.fitting import DEFAULTS, find_checkpoints, fit
 from alignedfusion.training.settings import TrainingSettings
@@ -37,7 +38,8 @@ SETTINGS = "settings.json"
 METRICS_FILE = "metrics.json"
 PREDICTIONS = "predictions.csv"
 PICTURE = "missing.png"
-TRAINED_ON = "trained_on.csv"
+_FIX = "copy the run again, or train anew"
+TRAINED_ON = "trained_on.json"
 ANY_BACKBONE = Backbone()
 
 
@@ -167,45 +169,39 @@ def evaluate(
     frame: pd.DataFrame,
     *,
     root: str | Path = ".",
+    max_unread: float = MAX_UNREAD,
     progress: bool = True,
-) -> tuple[list[dict[str, float]], dict[str, int]]:
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
     """Test a finished run on a table, without the cases that it was trained or chosen on.
 
     Args:
         folder: The run.
         frame: A table with the run's image, label and attribute columns.
         root: Folder that relative image paths start from.
+        max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
         progress: Show a progress bar.
 
     Returns:
-        Rows as `missing_sweep` gives them, and how many cases were `tested` and `left_out`.
+        Rows as `missing_sweep` gives them, and a mapping with the numbers of cases that were `tested` and `left_out`, and
+        `unreadable`, the number of unreadable cells by attribute.
     """
     folder = Path(folder)
     if not (folder / METRICS_FILE).is_file():
         raise FileNotFoundError(f"no finished run in {str(folder)!r}: `alignedfusion train` makes one")
-    settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+    settings = _read_settings(folder)
     model = _to_device(AlignedFusionClassifier.from_pretrained(folder))
-    images = settings["images"]
-    if all(column in frame.columns for column in images):
-        trained_on = set((folder / TRAINED_ON).read_text("utf-8").splitlines())
-        is_new = [name not in trained_on for name in _case_names(frame, images)]
-        if not any(is_new):
-            raise ValueError(f"all {len(frame)} cases of this table were used in training; there is nothing to test on")
-        left_out = len(frame) - sum(is_new)
-        frame = frame[is_new]
-    else:
-        left_out = 0
-    manifest = Manifest.for_evaluation(
-        frame,
-        images=images,
-        label=settings["label"],
-        attributes=settings["attributes"],
-        class_names=model.class_names,
-        root=root,
-    )
+    columns = CaseColumns(images=settings["images"], label=settings["label"], attributes=tuple(settings["attributes"]))
+    columns.check(frame)
+    frame = frame.reset_index(drop=True)
+    is_trained = np.array(find_trained_cases(folder / TRAINED_ON, frame, columns, root), dtype=bool)
+    if is_trained.all():
+        raise ValueError(f"all {len(frame)} cases of this table were used in training; there is nothing to test on")
+    manifest = Manifest.for_evaluation(frame[~is_trained], columns, class_names=model.class_names, root=root)
+    reading = read_cells(manifest.frame, model.schema, max_unread=max_unread)
     cases = manifest.cases(manifest.frame, model.schema, **prepare_images(model))
     rows = missing_sweep(model, cases, model.schema, progress=progress)
-    return rows, {"tested": len(cases), "left_out": left_out}
+    unread = count_unread(reading.is_unread, model.schema)
+    return rows, {"tested": len(cases), "left_out": int(is_trained.sum()), "unreadable": unread}
 
 
 def _report(
@@ -227,14 +223,20 @@ def _report(
         "cases": {split: len(manifest.rows(split)) for split in SPLITS},
         "classes": list(model.class_names),
         "training_data": model_card.training_data(manifest, model.schema),
+        "unreadable": {
+            split: count_unread(model.schema.read(manifest.rows(split)).is_unread, model.schema) for split in SPLITS
+        },
         "seconds": round(seconds, 1),
     }
 
     test = manifest.rows("test")
-    predictions = pd.DataFrame({column: test[column].to_numpy() for column in (*manifest.images, manifest.label)})
-    predictions["predicted"] = [model.class_names[i] for i in probabilities.argmax(1)]
+    columns = (*manifest.images, manifest.label)
+    predictions = pd.DataFrame({column: test[column].to_numpy() for column in columns})
+    predictions[free_name("predicted", columns)] = [model.class_names[i] for i in probabilities.argmax(1)]
     for i, name in enumerate(model.class_names):
-        predictions[f"p({name})"] = probabilities[:, i].round(6)
+        predictions[free_name(f"p({name})", columns)] = probabilities[:, i].round(6)
+    unread = name_unread(model.schema.read(test).is_unread, model.schema)
+    predictions[free_name("unreadable", columns)] = unread
     write_table(predictions, folder / PREDICTIONS)
 
     plots.accuracy_against_missing(
@@ -244,9 +246,9 @@ def _report(
         chance=report["most_frequent_class"],
     )
     used = pd.concat([manifest.rows("train"), manifest.rows("valid")])
-    (folder / TRAINED_ON).write_text("\n".join(_case_names(used, manifest.images)) + "\n", "utf-8")
+    write_trained_cases(folder / TRAINED_ON, used, manifest.columns, manifest.root)
     # Before the metrics, which say that the run is finished.
-    model_card.write(model, folder, report=report, settings=json.loads((folder / SETTINGS).read_text("utf-8")))
+    model_card.write(model, folder, report=report, settings=_read_settings(folder))
     write_json(folder / METRICS_FILE, report)
     return report
 
@@ -260,15 +262,23 @@ def _open(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(file, settings)
         return None
-    before = json.loads(file.read_text("utf-8"))
+    before = _read_settings(folder)
     if before != settings:
         changed = "; ".join(_changes(before, settings))
         raise ValueError(
             f"{str(folder)!r} holds a run with other settings ({changed}); choose another folder, or delete it"
         )
     metrics_file = folder / METRICS_FILE
-    finished: dict[str, Any] | None = json.loads(metrics_file.read_text("utf-8")) if metrics_file.is_file() else None
-    return finished
+    return read_json(metrics_file, _FIX) if metrics_file.is_file() else None
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    settings = read_json(folder / SETTINGS, _FIX)
+    needed = ("images", "label", "attributes")
+    if not isinstance(settings, dict) or (absent := [name for name in needed if name not in settings]):
+        lacks = f"lacks {absent}" if isinstance(settings, dict) else "is not a JSON object"
+        raise ValueError(f"{str(folder / SETTINGS)!r} {lacks}, so it is not that of a run: {_FIX}")
+    return settings
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -280,10 +290,6 @@ def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> l
         elif old != new:
             lines.append("other cases" if key == "cases" else f"{prefix}{key} {old} before, {new} now")
     return lines
-
-
-def _case_names(frame: pd.DataFrame, images: Sequence[str]) -> list[str]:
-    return ["|".join(map(str, row)) for row in frame[list(images)].itertuples(index=False)]
 
 
 def _to_device(model: AlignedFusionClassifier) -> AlignedFusionClassifier:

@@ -66,7 +66,7 @@ def test_a_trained_classifier_and_a_table_are_two_experts(schema, build, batch):
     fusion = JointSelfAttention(38, modalities=("image",), num_heads=2)
     sees, knows = build(schema, fusion=fusion, unimodal_heads=False), NaiveBayes(schema, 17).fit(cases)
     model = TwoExperts(sees, knows)
-    assert model.visual is sees.visual
+    assert model.visuals == sees.visuals
     found, first, second = (predict(each, cases, [codes], progress=False)[0] for each in (model, sees, knows))
     product = first * second
     np.testing.assert_allclose(found, product / product.sum(1, keepdims=True), atol=1e-6)
@@ -161,7 +161,7 @@ def test_the_second_stage_is_called_like_a_model_and_leaves_the_first_as_it_is(s
     first = build(schema, fusion=fusion, unimodal_heads=False)
     before = {name: value.clone() for name, value in first.state_dict().items()}
     model = SecondStageSVM(first, schema).fit(cases, cases)
-    assert model.visual is first.visual
+    assert model.visuals == first.visuals
     assert all(torch.equal(value, before[name]) for name, value in first.state_dict().items())
     found = predict(model, cases, [codes, torch.full_like(codes, -1)], progress=False)
     assert found.shape == (2, 53, 17)

@@ -5,11 +5,15 @@ import json
 import re
 import runpy
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -170,6 +174,23 @@ def test_the_server_tries_itself(capsys):
     assert set(answer["unmentioned"]) == set(phantom.SCHEMA.names) - {"growth"}
 
 
+def huge_png():
+    """A PNG of 20,000 x 20,000 pixels, by its header alone."""
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    chunks = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def status_of(url, length):
+    """The status of a request with this Content-Length and no body."""
+    with socket.create_connection(("127.0.0.1", urllib.parse.urlsplit(url).port), timeout=60) as connection:
+        connection.sendall(f"POST / HTTP/1.0\r\nContent-Length: {length}\r\n\r\n".encode("latin-1"))
+        return int(connection.makefile().readline().split()[1])
+
+
 def test_a_served_model_answers_as_predict_does_and_stops_on_ctrl_c(tmp_path):
     model = standard(
         phantom.SCHEMA, phantom.CLASS_NAMES, backbone=Backbone("test_vit", pretrained=False, image_size=64), dim=64
@@ -200,11 +221,17 @@ def test_a_served_model_answers_as_predict_does_and_stops_on_ctrl_c(tmp_path):
             json.dumps({"image": "no base64"}): "not base64 of a PNG",
             json.dumps({"attributes": {}}): "send {",
             "not json": "Expecting value",
+            "[" * 100_000: "nested too deeply",
+            json.dumps({"image": image, "attributes": [1]}): "attributes must be an object",
+            json.dumps({"image": image, "attributes": {"age": 10**400}}): "age",
+            json.dumps({"image": base64.b64encode(huge_png()).decode()}): "400,000,000 pixels; 50,000,000 is the most",
         }.items():
             with pytest.raises(urllib.error.HTTPError, match="400") as caught:
                 ask(body)
             with caught.value as reply:
                 assert words in json.load(reply)["error"]
+        for length, status in (("+5", 411), ("5_0", 411), ("²", 411), ("9" * 4000, 413), ("-1", 411)):
+            assert status_of(url, length) == status
         assert ask(json.dumps({"image": image}))["classes"]  # it has survived them all
     finally:
         server.send_signal(signal.SIGINT)

@@ -85,6 +85,27 @@ def test_a_frame_and_a_dataset_give_the_same_cases(frame, columns, tmp_path):
     check(cases_from(arrow(pictures, file=datasets.Image(), diagnosis=classes), columns, brightness, **names))
 
 
+def test_attributes_that_are_class_labels_are_read_by_their_names(frame, columns, tmp_path):
+    # Stored as 1 and 0 in the order of the names, which is not that of the schema.
+    shapes = datasets.ClassLabel(names=["round", "oval", "square"])
+    table = arrow(frame, shape=shapes)
+    assert table["shape"][:2] == [0, 1]
+    check(cases_from(table, columns, brightness, image="file", label="diagnosis", class_names=CLASSES, root=tmp_path))
+
+
+def test_cells_that_cannot_be_read_are_counted_and_refused_above_the_limit(frame, columns, tmp_path, caplog):
+    frame["shape"] = ["round", "blob", None, "ROUND ", "oval", "round", "oval"]
+    arguments = {"image": "file", "root": tmp_path}
+    cases = cases_from(frame, columns, brightness, **arguments)
+    assert cases.codes[:, 0].tolist() == [1, UNKNOWN, UNKNOWN, 1, 0, 1, 0]
+    assert len(caplog.messages) == 1
+    assert "attribute 'shape': 1 of 6 recorded cells cannot be read, such as 'blob' (row 1)" in caplog.messages[0]
+    with pytest.raises(
+        ValueError, match=r"1 of 6 recorded cells cannot be read.*raise the limit \(max_unread, now 0.1\)"
+    ):
+        cases_from(frame, columns, brightness, **arguments, max_unread=0.1)
+
+
 def test_pictures_kept_in_the_dataset_need_no_file(frame, columns, tmp_path):
     rows = [{**row, "file": Image.open(tmp_path / row["file"]).copy()} for row in frame.to_dict("records")]
     table = datasets.Dataset.from_list(
@@ -161,7 +182,8 @@ def test_what_cannot_be_cases_is_refused(frame, columns, tmp_path):
     with pytest.raises(ValueError, match="class_names must name the classes of 'diagnosis'"):
         cases_from(frame, columns, brightness, image="file", label="diagnosis")
     with pytest.raises(
-        ValueError, match=r"2 rows .* column 'diagnosis' says 'melanoma' in row 2, known are \['naevus', 'wart'\]"
+        ValueError,
+        match=r"2 rows of column 'diagnosis' have a label that .* \['naevus', 'wart'\]: row 2 \('melanoma'\)",
     ):
         cases_from(frame, columns, brightness, image="file", label="diagnosis", class_names=CLASSES[:2])
     with pytest.raises(ValueError, match="row 1 has an image, but this model takes precomputed tokens"):

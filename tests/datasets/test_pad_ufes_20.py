@@ -41,7 +41,7 @@ def test_unk_is_unmentioned_and_false_is_a_value(root):
     assert (codes[:, hurt] == 0).all()
     assert "Unit" not in str(schema)
     assert schema.attributes[schema.names.index("age")].units == "years"
-    assert schema.attributes[schema.names.index("fitspatrick")].values == ("1", "2", "3", "4")
+    assert schema.attributes[schema.names.index("fitspatrick")].edges == (2.0, 3.0, 4.0)
     assert not {"biopsed", "diagnostic", "patient_id"} & set(schema.names)
 
 

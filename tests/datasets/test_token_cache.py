@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from alignedfusion import AlignedFusionClassifier, VisualTokenizer, presets
 from alignedfusion.commands import main as cli
 from alignedfusion.datasets.cases import CachedCases, collate
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.images import read_image
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.token_cache import TokenCache, TokenFile
@@ -378,7 +379,9 @@ def test_what_goes_to_a_worker_is_small(cache):
 def test_two_images_per_case_with_gaps(cache, folder):
     table = pd.read_csv(folder / "cases.csv")
     table["second"] = table["file"].shift(-1).where(table.index % 3 > 0)
-    manifest = Manifest.from_frame(table, images=["file", "second"], label="kind", root=folder, tokens=cache)
+    manifest = Manifest.from_frame(
+        table, CaseColumns(images=("file", "second"), label="kind"), root=folder, tokens=cache
+    )
     cases = manifest.cases(manifest.frame, manifest.schema(), None)
     batch = collate(cases.__getitems__([3, 4]))
     assert {name: mask.tolist() for name, mask in batch["is_present"].items()} == {
@@ -393,7 +396,7 @@ def test_images_without_tokens_are_counted_and_the_command_named(cache, folder, 
     few = copy(cache, tmp_path / "few")
     lines = (few / "index.jsonl").read_bytes().splitlines(keepends=True)
     (few / "index.jsonl").write_bytes(b"".join(lines[:58]))
-    arguments = {"images": "file", "label": "kind", "tokens": TokenCache(few)}
+    arguments = {"columns": CaseColumns(images="file", label="kind"), "tokens": TokenCache(few)}
     with pytest.raises(
         ValueError, match=r"^3 images have no tokens that can be used; `.*` computes them: .*58.png is not among"
     ) as error:
@@ -445,7 +448,7 @@ def test_training_on_the_cache_is_training_on_files_of_the_same_tokens(cache, fo
     for row, name in enumerate(files["file"]):
         np.save(tmp_path / f"{name}.npy", cache.file.read([row])[0].float().numpy())
     files["file"] += ".npy"
-    manifest = Manifest.from_frame(files, images="file", label="kind", root=tmp_path)
+    manifest = Manifest.from_frame(files, CaseColumns(images="file", label="kind"), root=tmp_path)
     schema = manifest.schema()
     torch.manual_seed(0)
     model = presets.standard(schema, ["a", "b"], backbone=small(folder / "weights.pth"), dim=64)

@@ -13,6 +13,7 @@ from torch import nn
 
 from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema, IntermediateTokenFusion, VisualTokenizer
 from alignedfusion.baselines import JointSelfAttention
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.deployment import card_sections, model_card
 from alignedfusion.training import TrainingSettings, runs
@@ -33,6 +34,9 @@ class OwnFusion(IntermediateTokenFusion):
     pass
 
 
+COLUMNS = CaseColumns(images="file", label="kind", split="part_of")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run on 60 cases of token files; a quarter of its `sign` cells is empty."""
@@ -45,7 +49,7 @@ def run(tmp_path_factory):
         sign = ("+", "-", None, "-")[i % 4]
         rows.append({"file": f"{i}.npy", "kind": "ab"[i % 3 == 0], "sign": sign, "age": 20.0 + i, "part_of": part})
     pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
-    manifest = Manifest.read(folder / "cases.csv", images="file", label="kind", split="part_of", units={"age": "years"})
+    manifest = Manifest.read(folder / "cases.csv", COLUMNS, changes={"age": {"units": "years"}})
     runs.train(manifest, folder / "run", dim=64, settings=TrainingSettings(epochs=2), progress=False)
     return folder / "run"
 

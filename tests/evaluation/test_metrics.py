@@ -102,3 +102,29 @@ def test_a_sweep_has_one_row_per_rate(schema, build, cases):
 def test_a_table_aligns_its_columns():
     text = table([{"missing": 0.0, "macro_auc": 0.9}, {"missing": 0.25, "macro_auc": float("nan")}])
     assert text.splitlines() == ["missing  macro auc", "  0.0 %      0.900", " 25.0 %          -"]
+
+
+def test_each_image_is_encoded_once_whatever_its_column_is_called(schema, build):
+    names = ("img.front", "keys")
+    visual = {name: VisualTokenizer("test_vit", 38, pretrained=False, image_size=32) for name in names}
+    model = build(schema, visual=visual, modalities=(*names, "report")).eval()
+    images = {name: torch.randn(5, 3, 32, 32) for name in names}
+    codes = torch.tensor([[0, 1, 4], [-1, 0, -1], [2, -1, 3], [1, 1, 0], [-1, -1, -1]])
+    cases = TensorCases(images, codes, torch.zeros(5, dtype=torch.int64))
+    calls = []
+    for module in visual.values():
+        module.backbone.forward_features = _counted(module.backbone.forward_features, calls)
+    variants = [codes, torch.full_like(codes, UNKNOWN)]
+    probabilities = predict(model, cases, variants, progress=False)
+    assert len(calls) == 2  # one batch of two images; not once per variant
+    for result, variant in zip(probabilities, variants, strict=True):
+        expected = model(images, variant).logits.softmax(-1)
+        np.testing.assert_allclose(result, expected.detach().numpy(), atol=1e-6)
+
+
+def _counted(function, calls):
+    def count(*arguments):
+        calls.append(1)
+        return function(*arguments)
+
+    return count

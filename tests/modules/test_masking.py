@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignedfusion import UNKNOWN, hide_attributes
-from alignedfusion.modules.masking import apply_hiding
+from alignedfusion.modules.masking import HideAttributes
 
 
 def full_table(rows):
@@ -64,16 +64,18 @@ def test_p_is_a_probability(p):
 def test_a_given_mask_hides_its_mentioned_cells_and_nothing_else():
     codes = torch.tensor([[2, UNKNOWN, 0]])
     is_hidden = torch.tensor([[True, True, False]])
-    seen, hidden = apply_hiding(codes, is_hidden, p=1.0, training=True)
+    seen, hidden = HideAttributes(1.0)(codes, is_hidden)
     assert seen.tolist() == [[UNKNOWN, UNKNOWN, 0]]
     assert hidden.tolist() == [[True, False, False]]
     with pytest.raises(ValueError, match="is_hidden"):
-        apply_hiding(codes, is_hidden.float(), p=0.0, training=False)
+        HideAttributes(0.0)(codes, is_hidden.float())
 
 
 def test_cells_are_drawn_in_training_only():
     codes = full_table(11)
-    seen, is_hidden = apply_hiding(codes, None, p=1.0, training=False)
+    seen, is_hidden = HideAttributes(1.0).eval()(codes)
     assert torch.equal(seen, codes)
     assert not is_hidden.any()
-    assert (apply_hiding(codes, None, p=1.0, training=True)[0] == UNKNOWN).all()
+    assert (HideAttributes(1.0)(codes)[0] == UNKNOWN).all()
+    with pytest.raises(ValueError, match="whole must be between 0 and 1, got 1.5"):
+        HideAttributes(0.3, whole=1.5)

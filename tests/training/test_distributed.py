@@ -221,7 +221,7 @@ def test_the_command_writes_and_prints_once(tmp_path):
         "missing.png",
         "model.safetensors",
         "predictions.csv",
-        "trained_on.csv",
+        "trained_on.json",
     }
     assert not [name for name in names if name.endswith(".part") or name == "checkpoints"]
     assert json.loads((run / "metrics.json").read_text())["test"]["accuracy"] == 1.0

@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from PIL import Image
 from alignedfusion import AlignedFusionClassifier
 from alignedfusion.commands import main as cli
 from alignedfusion.datasets import phantom
+from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.deployment.prediction import predict_case
 from alignedfusion.training import TrainingSettings, runs
@@ -51,7 +54,7 @@ def test_a_run_holds_all_that_the_help_names(run):
         "model.safetensors",
         "predictions.csv",
         "settings.json",
-        "trained_on.csv",
+        "trained_on.json",
     }
     report = json.loads((run / "metrics.json").read_text())
     assert [row["missing"] for row in report["missing"]] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
@@ -121,8 +124,9 @@ def test_evaluate_leaves_training_cases_out(run, folder, capsys, tmp_path):
 
 def test_evaluate_refuses_a_table_of_training_cases_only(run, folder, tmp_path, capsys):
     table = pd.read_csv(folder / "cases.csv")
-    used = (run / "trained_on.csv").read_text().splitlines()
-    table[table["file"].isin(used)].to_csv(tmp_path / "used.csv", index=False)
+    tested = set(pd.read_csv(run / "predictions.csv")["file"])
+    table["file"] = [str(folder / name) for name in table["file"]]
+    table[[Path(name).name not in tested for name in table["file"]]].to_csv(tmp_path / "used.csv", index=False)
     assert cli.main(["evaluate", str(run), str(tmp_path / "used.csv")]) == 2
     assert "were used in training; there is nothing to test on" in capsys.readouterr().err
 
@@ -180,7 +184,9 @@ def test_precomputed_tokens_need_no_backbone(tmp_path):
         rows.append(
             {"first": f"{i}.npy", "second": f"{i}.npy" if i % 3 else None, "kind": kind, "sign": "+-"[i % 4 // 2]}
         )
-    manifest = Manifest.from_frame(pd.DataFrame(rows), images=["first", "second"], label="kind", root=tmp_path)
+    manifest = Manifest.from_frame(
+        pd.DataFrame(rows), CaseColumns(images=("first", "second"), label="kind"), root=tmp_path
+    )
     report = runs.train(
         manifest, tmp_path / "run", dim=64, settings=TrainingSettings(epochs=8, learning_rate=3e-3), progress=False
     )
@@ -196,7 +202,7 @@ def test_images_and_tokens_do_not_mix(tmp_path):
     np.save(tmp_path / "t.npy", np.zeros((5, 7)))
     Image.new("RGB", (4, 4)).save(tmp_path / "i.png")
     frame = pd.DataFrame({"file": ["t.npy", "i.png"] * 10, "kind": ["a"] * 10 + ["b"] * 10, "sign": ["+", "-"] * 10})
-    manifest = Manifest.from_frame(frame, images="file", label="kind", root=tmp_path)
+    manifest = Manifest.from_frame(frame, CaseColumns(images="file", label="kind"), root=tmp_path)
     with pytest.raises(ValueError, match=r"some images are .npy files of precomputed tokens and some are not"):
         runs.train(manifest, tmp_path / "run", progress=False)
 
@@ -212,3 +218,26 @@ def test_a_frozen_backbone_takes_local_weights(folder, tmp_path):
     model = AlignedFusionClassifier.from_pretrained(out)
     trained = model.visual.backbone.state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[1]", "is not a JSON object, so it is not that of a run"),
+        ('{"images": ["file"], "label": "x"}', r"lacks \['attributes'\], so it is not that of a run"),
+    ],
+)
+def test_damaged_settings_of_a_run_are_named_at_the_command(text, message, tmp_path, capsys):
+    (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / "settings.json").write_text(text)
+    (tmp_path / "new.csv").write_text("file,x\na.png,1\n")
+    assert cli.main(["evaluate", str(tmp_path), str(tmp_path / "new.csv")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(f"settings.json' {message}", error)
+    assert "copy the run again, or train anew" in error
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_without_a_traceback(folder, capsys):
+    assert cli.main(["train", str(folder / "cases.csv"), "--image", "file", "--label", "kind", "-o", "/proc/none"]) == 2
+    assert "/proc/none" in capsys.readouterr().err

@@ -90,7 +90,9 @@ class RuleExtractor:
             if cues is None:
                 cues = find_cues(text, sentence.start, sentence.end)
             cell = self._cell(text, match, sentence, cues)
-            if cell is None:  # a shorter term may still be asserted: "obstructing stone" and "stone" in "non-obstructing stone"
+            if (
+                cell is None
+            ):  # a shorter term may still be asserted: "obstructing stone" and "stone" in "non-obstructing stone"
                 continue
             if not role.has_gap and (role.key != "numbers" or cell.state is not None):
                 reach[column] = match.end

@@ -1,0 +1,276 @@
+"""Tables as users write them, through the commands as users type them."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from alignedfusion import AlignedFusionClassifier
+from alignedfusion.commands import main as cli
+
+QUICK = ["--dim", "64", "--epochs", "1"]
+COLUMNS = ["--image", "file", "--label", "kind"]
+
+
+def make_table(folder, rows=60, name="cases.csv", first=0, **columns):
+    """Cases with a token file each and a column `sign`; the first are numbered from `first`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = range(first, first + rows)
+    for i in numbers:
+        np.save(folder / f"{i}.npy", np.random.default_rng(i).normal(size=(3, 5)).astype(np.float32))
+    frame = pd.DataFrame(
+        {
+            "file": [f"{i}.npy" for i in numbers],
+            "kind": ["wart" if i % 2 else "mole" for i in numbers],
+            "sign": [("flat", "raised", "")[i % 3] for i in numbers],
+            **columns,
+        }
+    )
+    frame.to_csv(folder / name, index=False)
+    return frame
+
+
+def train(folder, *options, columns=COLUMNS, table="cases.csv"):
+    assert cli.main(["train", str(folder / table), *columns, *QUICK, "-o", str(folder / "run"), *options]) == 0
+    return folder / "run"
+
+
+def evaluate(run, table, *options):
+    figures = table.parent / "figures.json"
+    status = cli.main(["evaluate", str(run), str(table), "--json", str(figures), *options])
+    return json.loads(figures.read_text("utf-8")) if status == 0 else status
+
+
+def predict(run, table, *options):
+    output = table.parent / "predicted.csv"
+    assert cli.main(["predict", str(run), "--table", str(table), "-o", str(output), *options]) == 0
+    return pd.read_csv(output, dtype=str)
+
+
+def attribute(run, name):
+    schema = AlignedFusionClassifier.from_pretrained(run).schema
+    return schema.attributes[schema.names.index(name)]
+
+
+# Which cases were trained on.
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on 60 cases, of which 48 were trained or chosen on; the last three have no image."""
+    folder = tmp_path_factory.mktemp("trained")
+    splits = ["test" if i % 5 == 0 else "valid" if i % 5 == 4 else "train" for i in range(60)]
+    frame = make_table(folder, number=[f"A{i}" for i in range(60)], of=splits)
+    frame.loc[57:, "file"] = ""
+    frame.to_csv(folder / "cases.csv", index=False)
+    return train(folder, "--exclude", "number", "--split", "of"), frame
+
+
+@pytest.mark.parametrize("spelling", ["absolute", "dotted", "one folder up"])
+def test_a_trained_case_is_known_however_its_path_is_spelled(spelling, trained):
+    run, frame = trained
+    folder = run.parent
+    root = folder.parent if spelling == "one folder up" else folder
+    spell = {"absolute": f"{folder}/", "dotted": "./", "one folder up": f"{folder.name}/"}[spelling]
+    frame = frame.assign(file=[spell + name if name else "" for name in frame["file"]])
+    frame.to_csv(root / "spelled.csv", index=False)
+    figures = evaluate(run, root / "spelled.csv")
+    assert (figures["tested"], figures["left_out"]) == (12, 48)
+
+
+def test_equally_named_files_of_another_folder_are_other_cases(trained, tmp_path):
+    run, _ = trained
+    make_table(tmp_path, rows=60, first=1000, number="", of="")
+    for i in range(60):
+        (tmp_path / f"{1000 + i}.npy").rename(tmp_path / f"{i}.npy")
+    frame = pd.read_csv(tmp_path / "cases.csv", dtype=str)
+    frame["file"] = [f"{i}.npy" for i in range(60)]
+    frame.to_csv(tmp_path / "cases.csv", index=False)
+    figures = evaluate(run, tmp_path / "cases.csv")
+    assert (figures["tested"], figures["left_out"]) == (60, 0)
+
+
+def test_new_cases_without_an_image_are_kept_and_trained_ones_are_not(trained, tmp_path):
+    run, frame = trained
+    new = make_table(tmp_path, rows=9, first=60, number=[f"B{i}" for i in range(9)], of="")
+    new.loc[3:, "file"] = ""
+    new.to_csv(tmp_path / "cases.csv", index=False)
+    assert evaluate(run, tmp_path / "cases.csv")["tested"] == 9
+    absent = frame[57:].assign(number=[f"B{i}" for i in range(3)])
+    pd.concat([new, frame[57:], absent]).to_csv(tmp_path / "cases.csv", index=False)
+    figures = evaluate(run, tmp_path / "cases.csv")
+    assert (figures["tested"], figures["left_out"]) == (12, 3)
+    pd.concat([new, frame[57:]]).drop(columns="number").to_csv(tmp_path / "cases.csv", index=False)
+    assert evaluate(run, tmp_path / "cases.csv")["left_out"] >= 3  # without all columns, attributes and label decide
+
+
+def test_a_key_column_tells_cases_apart(tmp_path):
+    frame = make_table(tmp_path, accession=[f"00{i}" for i in range(60)])
+    run = train(tmp_path, "--key", "accession")
+    assert "accession" not in AlignedFusionClassifier.from_pretrained(run).schema.names
+    frame.assign(file="0.npy").to_csv(tmp_path / "again.csv", index=False)  # other images, the same cases
+    assert evaluate(run, tmp_path / "again.csv")["left_out"] == 48
+    frame["accession"] = [f"1{i}" for i in range(60)]
+    frame.to_csv(tmp_path / "again.csv", index=False)
+    assert evaluate(run, tmp_path / "again.csv")["tested"] == 60
+    frame.drop(columns="accession").to_csv(tmp_path / "again.csv", index=False)
+    assert evaluate(run, tmp_path / "again.csv") == 2
+
+
+# Names of columns.
+
+ODD = (
+    "part",
+    "type",
+    "keys",
+    "values",
+    "train",
+    "training",
+    "img.front",
+    "predicted",
+    "row",
+    "codes",
+    "labels",
+    "split",
+)
+
+
+def test_attributes_may_have_any_name(tmp_path):
+    values = {name: [("hand", "foot")[i // 2 % 2] for i in range(60)] for name in ODD}
+    make_table(tmp_path, **values)
+    run = train(tmp_path)
+    schema = AlignedFusionClassifier.from_pretrained(run).schema
+    assert schema.names == ("sign", *ODD)
+    assert all(a.values == ("foot", "hand") for a in schema.attributes[1:])
+    shares = json.loads((run / "metrics.json").read_text())["training_data"]["mentioned"]
+    assert shares["part"] == 1.0
+    assert shares["sign"] < 1.0
+    assert evaluate(run, tmp_path / "cases.csv")["tested"] == 12
+
+
+@pytest.mark.parametrize(
+    ("images", "label"), [(("img.front", "type"), "part"), (("keys", "train"), "values"), (("codes", "row"), "split")]
+)
+def test_images_and_labels_may_have_any_name(images, label, tmp_path):
+    frame = make_table(tmp_path).rename(columns={"file": images[0], "kind": label})
+    frame.assign(**{images[1]: frame[images[0]]}).to_csv(tmp_path / "cases.csv", index=False)
+    run = train(tmp_path, columns=["--image", *images, "--label", label])
+    assert evaluate(run, tmp_path / "cases.csv")["tested"] == 12
+    assert len(predict(run, tmp_path / "cases.csv")) == 60
+
+
+def test_a_label_column_called_predicted_stays_the_label(tmp_path):
+    frame = make_table(tmp_path)
+    frame.rename(columns={"kind": "predicted"}).to_csv(tmp_path / "cases.csv", index=False)
+    run = train(tmp_path, columns=["--image", "file", "--label", "predicted"])
+    table = pd.read_csv(run / "predictions.csv")
+    truth = frame.set_index("file")["kind"]
+    assert table["predicted"].tolist() == truth[table["file"]].tolist()
+    assert set(table["predicted_"]) <= {"mole", "wart"}
+
+
+# Cells.
+
+
+def test_one_odd_cell_changes_no_other(tmp_path):
+    flags = {"flag": [("TRUE", "FALSE")[i // 2 % 2] for i in range(60)], "code": [f"0{i % 3 + 1}" for i in range(60)]}
+    make_table(tmp_path, **flags)
+    run = train(tmp_path)
+    assert attribute(run, "code").values == ("01", "02", "03")
+    flags = {"flag": ["TRUE", "unclear", "FALSE", "true"], "code": ["01", "02", "unclear", "3"]}
+    make_table(tmp_path / "new", rows=4, first=100, **flags)
+    table = predict(run, tmp_path / "new" / "cases.csv")
+    assert table["unreadable"].fillna("").tolist() == ["", "flag", "code", ""]
+    assert table["filled(flag)"].notna().tolist() == [False, True, False, False]  # only what is unmentioned is filled
+    assert table["filled(code)"].notna().tolist() == [False, False, True, False]
+
+
+def test_numbers_with_an_odd_cell_stay_numbers_and_the_cell_is_named(tmp_path, caplog, capsys):
+    ages = [str(20 + i) for i in range(60)]
+    ages[7] = "NULL"
+    make_table(tmp_path, age=ages)
+    run = train(tmp_path)
+    assert attribute(run, "age").kind == "numeric"
+    assert len(attribute(run, "age").edges) == 3
+    named = "attribute 'age': 1 of 60 recorded cells cannot be read, such as 'NULL' (row 7)"
+    assert sum(named in message for message in caplog.messages) == 1
+    unreadable = json.loads((run / "metrics.json").read_text())["unreadable"]
+    assert sorted(unreadable) == ["test", "train", "valid"]
+    assert sum(split.get("age", 0) for split in unreadable.values()) == 1
+    assert "age (numeric)" in capsys.readouterr().out
+
+
+def test_columns_are_described_in_the_command_and_in_a_file_beside_the_table(tmp_path):
+    make_table(
+        tmp_path, age=[str(20 + i) if i % 9 else "999" for i in range(60)], stage=[str(i % 4) for i in range(60)]
+    )
+    (tmp_path / "cases.columns.yaml").write_text(
+        "age: {units: years, edges: [40, 50], missing: [999]}\nstage:\n  kind: categorical\n", "utf-8"
+    )
+    run = train(tmp_path)
+    assert attribute(run, "age").values == ("below 40 years", "40 to 50 years", "50 years or more")
+    assert attribute(run, "age").code("999") == -1
+    assert attribute(run, "stage").values == ("0", "1", "2", "3")
+    shares = json.loads((run / "metrics.json").read_text())["training_data"]["mentioned"]
+    assert 0.8 < shares["age"] < 1.0  # a ninth is 999
+
+    run = run.rename(tmp_path / "first")
+    run = train(tmp_path, "--edges", "age=30", "--kind", "stage=numeric", "--missing-codes", "sign=flat")
+    assert attribute(run, "age").values == ("below 30 years", "30 years or more")
+    assert attribute(run, "stage").edges == (1.0, 2.0, 3.0)
+    assert attribute(run, "sign").values == ("raised",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("age: {unit: years}", "cases.columns.yaml', column 'age': unknown options ['unit']"),
+        ("height: {units: cm}", "describes the columns ['height'], which are not in the table"),
+        ("- age", "must map column names to options"),
+        ("age: [", "cannot be read as YAML"),
+    ],
+)
+def test_a_wrong_file_of_columns_is_named(text, message, tmp_path, capsys):
+    make_table(tmp_path, age=range(60))
+    (tmp_path / "cases.columns.yaml").write_text(text, "utf-8")
+    assert cli.main(["train", str(tmp_path / "cases.csv"), *COLUMNS, "-o", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_column_that_is_left_out_is_named_with_the_reason(tmp_path, capsys):
+    mixed = [str(i) if i % 3 else "adult" for i in range(100)]
+    make_table(tmp_path, rows=100, age=mixed, note=[f"a text {i}" for i in range(100)])
+    train(tmp_path)
+    out = capsys.readouterr().out
+    assert "left out: column 'age': attribute 'age' has numbers, but" in out
+    assert "left out: column 'note': attribute 'note' has 64 distinct values in 64 rows" in out
+
+
+def test_zeros_in_most_rows_are_apart_from_the_rest(tmp_path):
+    make_table(
+        tmp_path, count=[str(i) if i % 4 == 0 else "0" for i in range(60)], beds=[str(i % 4 * 10) for i in range(60)]
+    )
+    run = train(tmp_path)
+    count, beds = attribute(run, "count"), attribute(run, "beds")
+    assert count.code("0") == 0
+    assert 0 < count.code("40") < len(count.values)
+    assert beds.values == ("below 10", "10 to 20", "20 to 30", "30 or more")
+    assert beds.code("25") == 2
+
+
+def test_spellings_are_matched_and_what_cannot_be_read_is_counted(tmp_path, capsys, caplog):
+    make_table(tmp_path, sex=[("m", "f")[i // 2 % 2] for i in range(60)], age=[str(20 + i) for i in range(60)])
+    run = train(tmp_path)
+    new = {"sex": ["M", " f", "x", "F"], "age": ["63", "inf", "63 y", ""]}
+    make_table(tmp_path / "new", rows=4, first=100, **new)
+    caplog.clear()
+    status = evaluate(run, tmp_path / "new" / "cases.csv")
+    assert status == 2  # two of three ages
+    assert "'age': 2 of 3 recorded cells cannot be read" in capsys.readouterr().err
+    figures = evaluate(run, tmp_path / "new" / "cases.csv", "--max-unreadable", "0.7")
+    assert figures["unreadable"] == {"sex": 1, "age": 2}
+    assert len(caplog.messages) == 1
+    table = predict(run, tmp_path / "new" / "cases.csv", "--max-unreadable", "0.7")
+    assert table["unreadable"].fillna("").tolist() == ["", "age", "sex; age", ""]
+    assert table["filled(sex)"].isna().tolist() == [True, True, False, True]
