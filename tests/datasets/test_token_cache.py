@@ -267,7 +267,7 @@ CHANGES = [
     ({"image_size": 32}, r"image_size 48 before, 32 now; preprocessing .*; shape \[9, 64\] before, \[4, 64\] now"),
     ({"dtype": "float16"}, r"\(dtype bfloat16 before, float16 now\); choose another folder"),
     ({"name": "test_vit2"}, "backbone test_vit before, test_vit2 now; weights_sha256"),
-    ({"weights": "other.pth"}, r"computed otherwise \(weights_sha256 \w{64} before, \w{64} now\)"),
+    ({"weights": "other.pth"}, r"computed with other settings \(weights_sha256 \w{64} before, \w{64} now\)"),
 ]
 
 
@@ -310,7 +310,7 @@ def test_unreadable_images_are_found_before_any_is_computed(folder, paths, tmp_p
 def test_mistakes_are_named(folder, paths, tmp_path):
     with pytest.raises(ValueError, match=r"dtype must be one of \['bfloat16', 'float16'\], got 'float32'"):
         token_writer.write(paths, tmp_path / "t", **{**SMALL, "dtype": "float32"})
-    with pytest.raises(ValueError, match=r"x.npy' holds tokens already"):
+    with pytest.raises(ValueError, match=r"x.npy' already holds tokens"):
         token_writer.write([tmp_path / "x.npy"], tmp_path / "t", **SMALL)
 
 
