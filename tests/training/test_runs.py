@@ -102,7 +102,7 @@ def test_an_interrupted_run_goes_on_with_the_same_command(run, folder, tmp_path,
     report = runs._report
     monkeypatch.setattr(runs, "_report", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert cli.main(arguments) == 130
-    assert "goes on with the same command" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     monkeypatch.setattr(runs, "_report", report)
     monkeypatch.setattr(runs, "fit", lambda *a, **k: pytest.fail("it was trained already"))
     assert cli.main(arguments) == 0
