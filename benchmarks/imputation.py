@@ -28,6 +28,7 @@ from alignedfusion.datasets import pad_ufes_20
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.evaluation import calibration_error, outputs
+from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.tables.files import read_table
 from alignedfusion.training import TrainingSettings, fit
 
@@ -84,8 +85,7 @@ def reconstructor(schema: AttributeSchema, train: Tensor, test: Tensor, seed: in
         JointSelfAttention(64, modalities=(REPORT,), num_heads=2, dropout=0.1),
         MaskedTokenReconstructor(64),
         num_classes=1,
-        hide_probability=HIDDEN,
-        hide_report_probability=0.0,
+        hiding=HideAttributes(HIDDEN),
         unimodal_heads=False,
     )
     with tempfile.TemporaryDirectory() as scratch:
