@@ -83,7 +83,7 @@ def main() -> None:
     )
     if options.output:
         figures = {"slow": slow, "fast": fast, "once": building, "ratio": slow / fast, "difference": difference}
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        options.output.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

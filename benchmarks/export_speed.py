@@ -155,7 +155,7 @@ def main() -> None:
             results["demo"] = accuracy(options.demo, Path(scratch), options.cases)
             print(json.dumps(results["demo"], indent=2))
     if options.output:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        options.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

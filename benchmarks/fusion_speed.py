@@ -171,7 +171,7 @@ def memory(case: Case, name: str) -> float:
         case.step(module, tokens)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     case.step(module, {m: stream[:1, :8] for m, stream in tokens.items()})  # loads libraries, which do not count
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to the present resident memory
+    Path("/proc/self/clear_refs").write_text("5", "utf-8")  # resets the high-water mark to the present resident memory
     before = high_water()
     case.step(module, tokens)
     return (high_water() - before) / 2**10
@@ -179,7 +179,7 @@ def memory(case: Case, name: str) -> float:
 
 def high_water() -> int:
     """Peak resident memory since the mark was reset, in kilobytes (Linux)."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text("utf-8")
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
@@ -311,7 +311,7 @@ def main() -> None:
                     rows += (found := measure(case, options.seconds, not options.no_memory and not compiled))
                     show(found)
                     if options.output:
-                        options.output.write_text(json.dumps(rows, indent=2) + "\n")
+                        options.output.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
     if options.picture:
         draw(rows, options.picture)
 

@@ -181,8 +181,8 @@ def write(runs: list[dict[str, Scores]], output: Path) -> None:
     cells = [f"{np.mean(numbers):.3f} ± {np.std(numbers, ddof=1):.3f}" for numbers in entropies.values()]
     lines.append(f"| cross-entropy, mean over attributes | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
-    (output / "imputation.md").write_text(text)
-    with (output / "imputation.csv").open("w", newline="") as stream:
+    (output / "imputation.md").write_text(text, "utf-8")
+    with (output / "imputation.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([["attribute", *METHODS], *rows])
     _draw(rows, output / "imputation.png")
     print(text)

@@ -156,8 +156,8 @@ def _check_settings(runs: Path, options: argparse.Namespace) -> None:
     file = runs / "settings.json"
     if not file.is_file():
         runs.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(now))
-    before = json.loads(file.read_text())
+        file.write_text(json.dumps(now), "utf-8")
+    before = json.loads(file.read_text("utf-8"))
     for name, value in now.items():
         if before[name] != value and (name != "text-encoder" or None not in (before[name], value)):
             raise SystemExit(

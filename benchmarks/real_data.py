@@ -159,7 +159,7 @@ def report_set(name: str, reports: list[dict], output: Path) -> None:
         "seconds": seconds,
         "missing": rows,
     }
-    (output / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (output / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
     print(f"\n{name}: {len(reports)} seeds, cases {reports[0]['cases']}, {seconds:.0f} s per run")
     print(f"most frequent class {majority:.1%}")
     print(table(rows))

@@ -79,12 +79,12 @@ def write_table(options: Any, source: Any, predictions: Predictions) -> None:
     suffix = "" if options.omission == "cell" else "-" + options.omission.replace(" ", "-")
     stem = f"table-{options.table}-{source.name}-{options.protocol}{suffix}"
     options.output.mkdir(parents=True, exist_ok=True)
-    with (options.output / f"{stem}.csv").open("w", newline="") as stream:
+    with (options.output / f"{stem}.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, entries[0])
         writer.writeheader()
         writer.writerows(entries)
     text = markdown(options, source, entries, columns)
-    (options.output / f"{stem}.md").write_text(text)
+    (options.output / f"{stem}.md").write_text(text, "utf-8")
     _draw(entries, columns, options.output / f"{stem}.png", options.table, source.name)
     print(text)
     print(f"written: {options.output / stem}.md, .csv and .png")

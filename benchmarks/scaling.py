@@ -136,7 +136,7 @@ def main() -> None:
             cells = "".join(f"{1e3 * value:8.1f}" for value in times)
             print(f"{name:38}{cells}{result['exponents'][name]:10.2f}", flush=True)
     if options.output:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        options.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     if options.picture:
         draw(results, options.picture)
 

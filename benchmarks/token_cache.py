@@ -47,7 +47,7 @@ def make_tokens(folder: Path, cases: int, backbone: str) -> None:
     weights = folder / "weights.pth"
     torch.save(timm.create_model(backbone, pretrained=False, num_classes=0).state_dict(), weights)
     cache = token_writer.write([], folder / "tokens", backbone=Backbone(backbone, pretrained=weights), progress=False)
-    with open(cache.file.path, "wb") as data, open(cache.folder / "index.jsonl", "w") as index:
+    with open(cache.file.path, "wb") as data, open(cache.folder / "index.jsonl", "w", encoding="utf-8") as index:
         for start in range(0, cases, 1000):
             count = min(1000, cases - start)
             data.write(torch.randn(count, *cache.file.shape).to(cache.file.dtype).view(torch.int16).numpy().data)
@@ -198,7 +198,7 @@ def main() -> None:
         f"{results['ratio_of_seconds']:.1f} times faster; in processor time {results['ratio_of_processor_seconds']:.1f} times"
     )
     if options.output:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        options.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

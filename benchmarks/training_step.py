@@ -175,7 +175,7 @@ def main() -> None:
     for name, milliseconds in spent.items():
         print(f"{name:26}{milliseconds:10.2f}{milliseconds / spent['a step']:8.0%}")
     if options.output:
-        options.output.write_text(json.dumps({"steps": rows, "stored tokens": spent}, indent=2) + "\n")
+        options.output.write_text(json.dumps({"steps": rows, "stored tokens": spent}, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ class Predictor:
             file = io.BytesIO(base64.b64decode(request["image"], validate=True))
             with Image.open(file) as header:  # reads the size, and no pixel yet
                 pixels = header.width * header.height
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"the image has too many pixels; {LARGEST_IMAGE:,} is the most") from error
         except (TypeError, ValueError, OSError) as error:
             raise ValueError("the image is not base64 of a PNG, JPEG or TIFF file") from error
         if pixels > LARGEST_IMAGE:

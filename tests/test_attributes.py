@@ -295,6 +295,7 @@ def test_one_odd_cell_leaves_a_column_numeric_and_is_the_only_one_unread(odd):
         (["10,5", "20,5", "30"], "", [0, 1, 2]),  # decimal commas
         (["10 years", "20 years", "30 Year"], "years", [0, 1, 2]),
         (["10.5", "1,020.5", "30"], "", [0, 2, 1]),  # a comma between thousands
+        (["10%", "20 %", "\u22125%"], "%", [1, 2, 0]),  # a typographic minus sign
         ([Decimal("10.5"), Decimal(20), 30], "", [0, 1, 2]),
         (pd.Series([10, None, 30], dtype="Int64").tolist(), "", [0, UNKNOWN, 1]),
         (pd.Series([10.5, None, 30], dtype="double[pyarrow]").tolist(), "", [0, UNKNOWN, 1]),
@@ -358,6 +359,7 @@ def test_codes_and_booleans_are_read_whatever_type_a_later_column_has():
 def test_spellings_that_differ_in_case_and_spaces_are_one_value_unless_two_values_do():
     attribute = Attribute("sex", values=("m", "not given"))
     assert [attribute.code(cell) for cell in ("M", " m", "Not  Given", "n")] == [0, 0, 1, None]
+    assert learn(["Yes", "yes", "no", " yes", "NO ", "no"]).attributes[0].values == ("no", "yes")
     gene = Attribute("gene", values=("a", "A"))
     assert [gene.code(cell) for cell in ("a", "A")] == [0, 1]
 

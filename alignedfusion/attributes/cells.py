@@ -44,9 +44,17 @@ def as_text(cell: Any) -> str:
     return str(cell).strip()
 
 
+def quote(cell: Any) -> str:
+    """A cell as error messages show it: quoted if it is short, and never free text."""
+    text = as_text(cell)
+    if is_number(cell):
+        return text
+    return repr(text) if len(text) <= 24 else f"a text of {len(text)} characters"
+
+
 def split_quantity(text: str) -> tuple[str, str, bool] | None:
     """The number of "63 years", its unit, and whether a space stands between; None if the text has no such form."""
-    if (match := _QUANTITY.fullmatch(text.strip())) is None:
+    if (match := _QUANTITY.fullmatch(text.strip().replace("\u2212", "-"))) is None:  # a typographic minus sign
         return None
     return match[1], match[3].strip(), bool(match[2])
 
@@ -125,7 +133,7 @@ def find_value(cell: Any, values: Sequence[str]) -> int | None:
     exact, folded, by_number = _spellings(tuple(values))
     if (index := exact.get(text := as_text(cell))) is not None:
         return index
-    if (index := folded.get(_fold(text))) is not None:
+    if (index := folded.get(fold(text))) is not None:
         return index
     number = parse_number(cell)
     return None if number is None else by_number.get(number)
@@ -134,7 +142,7 @@ def find_value(cell: Any, values: Sequence[str]) -> int | None:
 @lru_cache(maxsize=1024)
 def _spellings(values: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int], dict[float, int]]:
     exact = {value: i for i, value in enumerate(values)}
-    folded, by_number = [_fold(value) for value in values], [parse_number(value) for value in values]
+    folded, by_number = [fold(value) for value in values], [parse_number(value) for value in values]
     return (
         exact,
         {text: i for i, text in enumerate(folded) if folded.count(text) == 1},
@@ -142,5 +150,6 @@ def _spellings(values: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int],
     )
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
+    """A text without regard to case and spaces."""
     return " ".join(text.casefold().split())

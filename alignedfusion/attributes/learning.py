@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from alignedfusion.attributes.cells import (
     as_text,
     decimal_sign,
     find_value,
+    fold,
     is_same_unit,
     is_unmentioned,
     parse_number,
+    quote,
     split_quantity,
 )
 from alignedfusion.attributes.columns import ColumnOptions
@@ -51,7 +54,7 @@ def learn_attribute(
         if _is_numeric(name, rows, numbers, options):
             found = np.array([number for number in numbers if number is not None])
             return _numeric(name, find_edges(found, bins), units, decimal, options.missing)
-    distinct = {as_text(cell): cell for _, cell in rows}
+    distinct = _spellings(cell for _, cell in rows)
     if len(distinct) > max_values:
         raise ValueError(
             f"attribute {name!r} has {len(distinct)} distinct values in {len(rows)} rows, more than max_values={max_values}: "
@@ -91,7 +94,11 @@ def _is_numeric(
     name: str, rows: Sequence[tuple[int, Any]], numbers: Sequence[float | None], options: ColumnOptions
 ) -> bool:
     odd = [(row, cell) for (row, cell), number in zip(rows, numbers, strict=True) if number is None]
-    named = f"{len(odd)} of its {len(rows)} recorded cells are not, such as {_short(odd[0])}" if odd else ""
+    named = (
+        f"{len(odd)} of its {len(rows)} recorded cells are not, such as {quote(odd[0][1])} (row {odd[0][0]})"
+        if odd
+        else ""
+    )
     if options.kind == "numeric":
         if len(odd) == len(rows):
             raise ValueError(f"attribute {name!r} must be numeric, but none of its cells is a number: {named}")
@@ -109,16 +116,19 @@ def _is_numeric(
     return False
 
 
-def _short(odd: tuple[int, Any]) -> str:
-    row, cell = odd
-    text = as_text(cell)
-    return f"{text if len(text) <= 20 else text[:20] + '...'!r} (row {row})"
+def _spellings(cells: Iterable[Any]) -> list[str]:
+    """The distinct texts, of those that differ in case and spaces only the most frequent one."""
+    counts = Counter(map(as_text, cells))
+    best: dict[str, str] = {}
+    for text in sorted(counts, key=lambda text: (-counts[text], text)):
+        best.setdefault(fold(text), text)
+    return list(best.values())
 
 
 def _common_unit(texts: Sequence[str], count: int) -> str:
     """The unit of a column: one that follows the number in at least half of the cells, if no other does. Else empty."""
     found = [quantity for text in texts if (quantity := split_quantity(text)) and quantity[1]]
-    units = [unit for _, unit, has_space in found if has_space or len(unit) > 1]
+    units = [unit for _, unit, has_space in found if has_space or len(unit) > 1 or unit in "%°"]
     if not units or 2 * len(units) < count or not all(is_same_unit(unit, units[0]) for unit in units):
         return ""
     return max(set(units), key=lambda unit: (units.count(unit), unit))

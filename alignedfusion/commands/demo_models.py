@@ -162,7 +162,7 @@ def _write_results(folder: Path, accuracy: dict[str, list[list[float]]], seconds
         "seeds": len(accuracy[OURS]),
         "seconds": round(seconds, 1),
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     plots.accuracy_against_missing(
         {
             method: list(zip(RATES, result["mean"], result["deviation"], strict=True))

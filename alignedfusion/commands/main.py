@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -44,6 +45,9 @@ _EXTRAS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal's code page may lack a letter of a class name
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -51,11 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues", file=sys.stderr)
         return 130
-    except (
-        ValueError,
-        OSError,
-        ServerError,
-    ) as error:  # OSError: a full disk, a folder without permission, no connection
+    # OSError: a full disk, a folder without permission, no connection
+    except (ValueError, OSError, ServerError) as error:
         print(f"alignedfusion {options.command}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

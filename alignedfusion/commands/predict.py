@@ -67,7 +67,7 @@ def _predict_table(options: argparse.Namespace) -> None:
         raise ValueError("--attributes is for one case; with --table, the attributes are columns of the table")
     settings = Path(options.model) / "settings.json"
     columns = (
-        read_json(settings, "name the image columns with --image")["images"]
+        read_json(settings, "name the image columns with --image", keys=("images",))["images"]
         if settings.is_file() and not options.image
         else options.image
     )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from alignedfusion.attributes import AttributeSchema, ColumnOptions
-from alignedfusion.attributes.cells import find_value
+from alignedfusion.attributes.cells import find_value, fold, quote
 from alignedfusion.datasets.cases import Cases, Shapes, Transforms, make_cases
 from alignedfusion.datasets.columns import CaseColumns, merge_options, read_column_options, sidecar_of
 from alignedfusion.datasets.images import check_images, image_modalities, image_paths
@@ -281,8 +281,13 @@ def _class_names(labels: pd.Series, splits: np.ndarray) -> tuple[str, ...]:
     texts = labels.astype(str)
     is_training = splits == "train"
     names = tuple(sorted(texts[is_training].unique()))
+    folded = [fold(name) for name in names]
+    if alike := [name for name, text in zip(names, folded, strict=True) if folded.count(text) > 1]:
+        raise ValueError(f"the labels {alike[:5]} differ in case and spaces only; spell each class in one way")
     others = texts[~is_training & ~texts.isin(names)].drop_duplicates()
-    refuse("labels are seen only outside the training rows", [f"{name!r} (row {row})" for row, name in others.items()])
+    refuse(
+        "labels are seen only outside the training rows", [f"{quote(name)} (row {row})" for row, name in others.items()]
+    )
     if len(names) < 2:
-        raise ValueError(f"the training rows have one label only, {list(names)}: there is nothing to learn")
+        raise ValueError(f"the training rows have one label only, {quote(names[0])}: there is nothing to learn")
     return names

@@ -72,9 +72,27 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
         ) from error
     if is_local:
         _load_local(backbone, name, pretrained)  # type: ignore[arg-type]
-    if image_size is not None and hasattr(backbone, "set_input_size"):
-        backbone.set_input_size(img_size=image_size)
+    if image_size is not None:
+        _resize(backbone, name, image_size)
     return backbone
+
+
+def _resize(backbone: Any, name: str, image_size: int) -> None:
+    """Let a backbone take images of this size, or raise a ValueError: timm's own errors are bare assertions."""
+    native = resolve_preprocessing(backbone, None)["input_size"]
+    try:
+        if hasattr(backbone, "set_input_size"):
+            backbone.set_input_size(img_size=image_size)
+        elif image_size != native[-1]:
+            mode = backbone.training
+            with torch.inference_mode():
+                backbone.eval().forward_features(torch.zeros(1, native[0], image_size, image_size))
+            backbone.train(mode)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"timm's {name!r} does not take images of {image_size} pixels; leave image_size out for its own "
+            f"{native[-1]}, or take another model"
+        ) from error
 
 
 def _load_local(backbone: Any, name: str, path: str | Path) -> None:
@@ -105,6 +123,14 @@ def resolve_preprocessing(backbone: Any, image_size: int | None) -> dict[str, An
         "crop_pct": 1.0,
         "crop_mode": "squash",  # the whole image is used: a finding may lie at its edge
     }
+
+
+def count_prefix_tokens(backbone: Any) -> int:
+    """Class and register tokens in front of a backbone's patch tokens; VOLO and CoaT have one that they do not declare."""
+    declared = getattr(backbone, "num_prefix_tokens", None)
+    if declared is not None:
+        return int(declared)
+    return int(any(name.startswith("cls_token") for name, _ in backbone.named_parameters(recurse=False)))
 
 
 def weights_sha256(backbone: nn.Module) -> str:

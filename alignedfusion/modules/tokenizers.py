@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.modules.backbones import check_timm_name, create_backbone, resolve_preprocessing
+from alignedfusion.modules.backbones import check_timm_name, count_prefix_tokens, create_backbone, resolve_preprocessing
 from alignedfusion.modules.text_encoder import TextEncoder
 
 
@@ -168,7 +168,12 @@ class VisualTokenizer(nn.Module):
                 f"{self.backbone_name!r} returns {type(features).__name__}, not one map of tokens; choose another model"
             )
         if features.ndim == 3:
-            return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+            features = features[:, count_prefix_tokens(self.backbone) :]
+            if features.shape[1] < 2:
+                raise ValueError(
+                    f"{self.backbone_name!r} returns its class token alone, no patch tokens; choose another model"
+                )
+            return features
         pattern = "b h w f" if getattr(self.backbone, "output_fmt", "") == "NHWC" else "b f h w"
         return rearrange(features, f"{pattern} -> b (h w) f")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignedfusion.reports.types import UN, Extractor, Row
 from alignedfusion.reports.workers import read_all
-from alignedfusion.tables.files import FAILED, check_columns, check_name, lock_output, write_table
+from alignedfusion.tables.files import FAILED, check_columns, check_name, lock_output, read_cells_of, write_table
 from alignedfusion.tables.journal import Journal
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def read_reports(path: str | Path) -> pd.DataFrame:
         return pd.DataFrame({"file": [file.name for file in files], "text": texts})
     if not path.is_file():
         raise FileNotFoundError(f"there are no reports at {str(path)!r}")
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    return pd.read_csv(path, keep_default_na=False, dtype=str)  # cells pass through as they are written
+    return read_cells_of(path)  # cells pass through as they are written
 
 
 def join_texts(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:

@@ -274,11 +274,7 @@ def _open(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    settings = read_json(folder / SETTINGS, _FIX)
-    needed = ("images", "label", "attributes")
-    if not isinstance(settings, dict) or (absent := [name for name in needed if name not in settings]):
-        lacks = f"lacks {absent}" if isinstance(settings, dict) else "is not a JSON object"
-        raise ValueError(f"{str(folder / SETTINGS)!r} {lacks}, so it is not that of a run: {_FIX}")
+    settings: dict[str, Any] = read_json(folder / SETTINGS, _FIX, keys=("images", "label", "attributes"))
     return settings
 
 

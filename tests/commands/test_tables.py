@@ -1,6 +1,9 @@
 """Tables as users write them, through the commands as users type them."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -8,6 +11,7 @@ import pytest
 
 from alignedfusion import AlignedFusionClassifier
 from alignedfusion.commands import main as cli
+from alignedfusion.tables.files import lock_output
 
 QUICK = ["--dim", "64", "--epochs", "1"]
 COLUMNS = ["--image", "file", "--label", "kind"]
@@ -274,3 +278,57 @@ def test_spellings_are_matched_and_what_cannot_be_read_is_counted(tmp_path, caps
     table = predict(run, tmp_path / "new" / "cases.csv", "--max-unreadable", "0.7")
     assert table["unreadable"].fillna("").tolist() == ["", "age", "sex; age", ""]
     assert table["filled(sex)"].isna().tolist() == [True, True, False, True]
+
+
+# Locks and encodings.
+
+
+def test_two_commands_do_not_write_one_output(trained, tmp_path, capsys):
+    run, _ = trained
+    output = tmp_path / "out.csv"
+    (tmp_path / "reports.csv").write_text("text\nNo effusion.\n", "utf-8")
+    predicting = ["predict", str(run), "--table", str(run.parent / "cases.csv"), "-o", str(output)]
+    extracting = ["extract", str(tmp_path / "reports.csv"), "--lexicon", "chest_xray", "-o", str(output)]
+    for arguments in (predicting, extracting):
+        with lock_output(output):
+            assert cli.main(arguments) == 2
+        assert f"another process is writing '{output}'" in capsys.readouterr().err
+        assert not output.exists()
+        assert cli.main(arguments) == 0
+        output.unlink()
+
+
+def test_a_run_finishes_where_the_machine_knows_only_ascii(tmp_path):
+    frame = make_table(tmp_path, rows=60, größe=[("klein", "groß ≥ 5")[i // 2 % 2] for i in range(60)])
+    frame.assign(kind=frame["kind"].map({"mole": "Nävus", "wart": "疣"})).to_csv(tmp_path / "cases.csv", index=False)
+    command = ["train", "cases.csv", *COLUMNS, *QUICK, "-o", "run"]
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "alignedfusion", *command], cwd=tmp_path, env=plain, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+    model = AlignedFusionClassifier.from_pretrained(tmp_path / "run")
+    assert model.class_names == ("Nävus", "疣")
+    assert attribute(tmp_path / "run", "größe").values == ("groß ≥ 5", "klein")
+
+
+def test_a_file_that_cannot_be_used_is_named(trained, tmp_path, capsys):
+    run, _ = trained
+    table = str(run.parent / "cases.csv")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in run.iterdir():
+        (broken / name.name).write_bytes(name.read_bytes())
+    for name, content, command in (
+        ("settings.json", "{", ["evaluate", str(broken), table]),
+        ("settings.json", "{}", ["evaluate", str(broken), table]),
+        ("settings.json", "[1]", ["predict", str(broken), "--table", table, "-o", str(tmp_path / "x.csv")]),
+        ("trained_on.json", "{}", ["evaluate", str(broken), table]),
+    ):
+        before = (broken / name).read_bytes()
+        (broken / name).write_text(content, "utf-8")
+        assert cli.main(command) == 2
+        assert str(broken / name) in capsys.readouterr().err
+        (broken / name).write_bytes(before)
+    assert cli.main(["predict", str(run), "--table", table, "-o", str(run / "settings.json" / "x.csv")]) == 2
+    assert str(run / "settings.json") in capsys.readouterr().err

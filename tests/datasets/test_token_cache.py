@@ -143,6 +143,39 @@ def test_other_folders_and_formats_are_refused(cache, tmp_path):
         TokenCache(newer)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": [0, 64]}, r"have the shape \[0, 64\], not two positive numbers"),
+        ({"shape": "9x64"}, "have the shape 9x64"),
+        ({"dtype": "int8"}, "have the dtype 'int8'"),
+        (None, "has no .'backbone'"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(change, message, cache, tmp_path):
+    folder = copy(cache, tmp_path / "other")
+    settings = {"format": 1} if change is None else {**cache.settings, **change}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=f"{message}.*compute the tokens again"):
+        TokenCache(folder)
+
+
+def test_a_damaged_index_and_rows_that_are_not_finite_are_refused(cache, tmp_path):
+    folder = copy(cache, tmp_path / "damaged")
+    with open(folder / "tokens.bin", "r+b") as file:
+        file.seek(3 * cache.file.row_bytes)
+        file.write(torch.tensor([float("nan")], dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes())
+    assert TokenCache(folder).file.read([2, 4]).isfinite().all()
+    with pytest.raises(ValueError, match=r"row 3 of '.*tokens.bin' is not finite; copy it again"):
+        TokenCache(folder).file.read([2, 3])
+    with open(folder / "index.jsonl", "ab") as index:
+        index.write(b"{\n")
+    with open(folder / "tokens.bin", "ab") as file:
+        file.write(bytes(cache.file.row_bytes))
+    with pytest.raises(ValueError, match=r"index.jsonl' is damaged .*: copy the folder again"):
+        TokenCache(folder)
+
+
 # Writing: interrupted, again, with more.
 
 KILLED = """

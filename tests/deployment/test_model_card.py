@@ -127,7 +127,7 @@ def test_no_case_and_no_path_of_this_machine_is_in_a_card(card, run):
 
 def test_weights_that_stood_in_a_file_are_not_named(schema, build):
     visual = VisualTokenizer("test_vit", 38, pretrained=False)
-    settings = {"label": "kind", "model": {"pretrained": "/home/somebody/weights.pth"}}
+    settings = {"label": "kind", "model": {"backbone": {"pretrained": "/home/somebody/weights.pth"}}}
     card = model_card.render(build(schema, visual=visual), settings=settings)
     assert "The backbone started from the weights in a local file." in card
     assert "somebody" not in card

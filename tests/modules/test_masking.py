@@ -77,5 +77,5 @@ def test_cells_are_drawn_in_training_only():
     assert torch.equal(seen, codes)
     assert not is_hidden.any()
     assert (HideAttributes(1.0)(codes)[0] == UNKNOWN).all()
-    with pytest.raises(ValueError, match=r"whole must be between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"whole must be between 0 and 1, got 1\.5"):
         HideAttributes(0.3, whole=1.5)

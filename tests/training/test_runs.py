@@ -224,8 +224,8 @@ def test_a_frozen_backbone_takes_local_weights(folder, tmp_path):
     ("text", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[1]", "is not a JSON object, so it is not that of a run"),
-        ('{"images": ["file"], "label": "x"}', r"lacks \['attributes'\], so it is not that of a run"),
+        ("[1]", r"has no \['images', 'label', 'attributes'\]"),
+        ('{"images": ["file"], "label": "x"}', r"has no \['attributes'\]"),
     ],
 )
 def test_damaged_settings_of_a_run_are_named_at_the_command(text, message, tmp_path, capsys):
