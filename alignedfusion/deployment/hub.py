@@ -62,9 +62,9 @@ def push_to_hub(
         if not is_reachable():
             raise ConnectionError(f"{endpoint()} cannot be reached; nothing was uploaded")
         name = api.create_repo(name, private=private, exist_ok=True).repo_id
-        ours = model_card.with_name(_card(model, Path(scratch)), name)
-        if _may_replace(_remote_card(api, name, token), ours, name):
-            (Path(scratch) / CARD).write_text(ours, encoding="utf-8")
+        card = model_card.with_name(_card(model, Path(scratch)), name)
+        if _may_replace(_remote_card(api, name, token), card, name):
+            (Path(scratch) / CARD).write_text(card, encoding="utf-8")
         files = sorted(Path(scratch).iterdir())
         # One commit for all files. upload_folder may make several, which would mix weights and settings of two models.
         commit = api.create_commit(
@@ -103,10 +103,10 @@ def _remote_card(api: HfApi, name: str, token: str | None) -> str | None:
         return (download(name, files=(CARD,), token=token, cache_dir=scratch) / CARD).read_text(encoding="utf-8")
 
 
-def _may_replace(theirs: str | None, ours: str, name: str) -> bool:
-    if theirs is None or model_card.is_generated(theirs):
+def _may_replace(remote: str | None, local: str, name: str) -> bool:
+    if remote is None or model_card.is_generated(remote):
         return True
-    if theirs != ours and not model_card.is_generated(ours):
+    if remote != local and not model_card.is_generated(local):
         warnings.warn(
             f"{CARD} in {name!r} was edited there and is kept, so yours was not uploaded; edit it in the repository, or delete "
             f"it there and push again",

@@ -93,17 +93,17 @@ def render(
 
 def is_generated(text: str) -> bool:
     """Whether this library wrote a card and nobody edited it."""
-    found = _SEAL.fullmatch(text)
-    return found is not None and _digest(found[1]) == found[2]
+    match = _SEAL.fullmatch(text)
+    return match is not None and _digest(match[1]) == match[2]
 
 
 def with_name(text: str, name: str) -> str:
     """The card with code that loads the model by this name; an edited card is returned unchanged."""
-    found = _SEAL.fullmatch(text)
-    if found is None or not is_generated(text):
+    match = _SEAL.fullmatch(text)
+    if match is None or not is_generated(text):
         return text
     line = f"{sections.LOAD}({json.dumps(name)}"
-    return _seal(re.sub(rf'^{re.escape(sections.LOAD)}\("[^"\n]*"', lambda _: line, found[1], flags=re.MULTILINE))
+    return _seal(re.sub(rf'^{re.escape(sections.LOAD)}\("[^"\n]*"', lambda _: line, match[1], flags=re.MULTILINE))
 
 
 def training_data(manifest: Manifest, schema: AttributeSchema) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
 
 
 def _resize(backbone: Any, name: str, image_size: int) -> None:
-    """Let a backbone take images of this size, or raise a ValueError: timm's own errors are bare assertions."""
+    """Set the input size of a backbone. A wrong size raises a ValueError; timm itself raises assertions without a message."""
     native = resolve_preprocessing(backbone, None)["input_size"]
     try:
         if hasattr(backbone, "set_input_size"):
@@ -91,7 +91,7 @@ def _resize(backbone: Any, name: str, image_size: int) -> None:
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"timm's {name!r} does not take images of {image_size} pixels; leave image_size out for its own "
-            f"{native[-1]}, or take another model"
+            f"{native[-1]}, or choose another model"
         ) from error
 
 
@@ -126,7 +126,7 @@ def resolve_preprocessing(backbone: Any, image_size: int | None) -> dict[str, An
 
 
 def count_prefix_tokens(backbone: Any) -> int:
-    """Class and register tokens in front of a backbone's patch tokens; VOLO and CoaT have one that they do not declare."""
+    """Number of class and register tokens before the patch tokens. VOLO and CoaT have one that they do not declare."""
     declared = getattr(backbone, "num_prefix_tokens", None)
     if declared is not None:
         return int(declared)

@@ -147,7 +147,7 @@ def _check_sizes(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
     for name, (size, shape) in sizes.items():
         if shape != (size,):
             raise ValueError(
-                f"{str(path)!r} does not belong to the weights beside it: {name} asks for {size}, the weights have "
+                f"{str(path)!r} does not match the weights in its folder: {name} asks for {size}, the weights have "
                 f"{shape[0] if shape else 'no such tensor'}; copy the model again"
             )
     for name in ("depth", "num_tokens"):

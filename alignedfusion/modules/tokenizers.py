@@ -171,7 +171,7 @@ class VisualTokenizer(nn.Module):
             features = features[:, count_prefix_tokens(self.backbone) :]
             if features.shape[1] < 2:
                 raise ValueError(
-                    f"{self.backbone_name!r} returns its class token alone, no patch tokens; choose another model"
+                    f"{self.backbone_name!r} returns only its class token, no patch tokens; choose another model"
                 )
             return features
         pattern = "b h w f" if getattr(self.backbone, "output_fmt", "") == "NHWC" else "b f h w"

@@ -189,9 +189,9 @@ def _may_skip_weights(model: nn.Module) -> bool:
     """
     if not isinstance(model, AlignedFusionClassifier) or REPORT not in model.modalities:
         return True
-    ours = ("alignedfusion.", "torch.nn.")
+    prefixes = ("alignedfusion.", "torch.nn.")
     return any(
-        not type(module).__module__.startswith(ours) and any(p.requires_grad for p in module.parameters())
+        not type(module).__module__.startswith(prefixes) and any(p.requires_grad for p in module.parameters())
         for module in model.modules()
     )
 

@@ -38,7 +38,7 @@ SETTINGS = "settings.json"
 METRICS_FILE = "metrics.json"
 PREDICTIONS = "predictions.csv"
 PICTURE = "missing.png"
-_FIX = "copy the run again, or train anew"
+_FIX = "copy the run again, or train it again"
 TRAINED_ON = "trained_on.json"
 ANY_BACKBONE = Backbone()
 
