@@ -303,8 +303,8 @@ def test_ctrl_c_ends_an_example_without_a_traceback(only, capsys):
 def test_an_unknown_name_is_answered_with_names_close_to_it(capsys):
     for action in ("run", "copy"):
         assert cli.main(["examples", action, "quikstart"]) == 2
-        assert "no example 'quikstart'; close to it: quickstart" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"there are compare_fusions, .*three_modalities"):
+        assert "no example 'quikstart'; similar names: quickstart" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"the examples are compare_fusions, .*three_modalities"):
         example_files.find_example("xyz")
 
 

@@ -11,7 +11,7 @@ from timm.models import list_modules
 from alignedfusion import VisualTokenizer
 
 SMALL = ("test_", "atto", "femto", "pico", "nano", "tiny", "_xs", "xxs", "mini", "s0", "_t_", "small", "18", "_s_")
-CLEAR = "gives list, not one map of tokens|returns its class token alone|does not take images of"
+CLEAR = "returns list, not one map of tokens|returns only its class token|does not take images of"
 
 
 def smallest(family):
@@ -67,7 +67,7 @@ def test_a_class_token_that_timm_does_not_declare_is_no_patch(name):
 
 def test_a_backbone_without_patch_tokens_is_refused():
     visual = VisualTokenizer("pit_xs_224", 16, pretrained=False).eval()
-    with pytest.raises(ValueError, match="'pit_xs_224' returns its class token alone, no patch tokens"):
+    with pytest.raises(ValueError, match="'pit_xs_224' returns only its class token, no patch tokens"):
         visual.features(torch.randn(1, 3, 224, 224))
 
 

@@ -330,7 +330,7 @@ def test_an_interrupted_command_goes_on(folder, how):
     assert process.returncode == (130 if how is signal.SIGINT else -9)
     assert "Traceback" not in errors
     if how is signal.SIGINT:
-        assert "goes on with the same command" in errors
+        assert "the same command continues" in errors
     done = len(read_journal(evidence)[1])
     assert 0 < done < 4000
     assert not (folder / "stopped.csv").exists()
