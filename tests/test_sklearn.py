@@ -195,10 +195,10 @@ SEEING = {"images": "file", "backbone": "test_vit", "image_size": 32, "calibrati
 def test_a_random_backbone_is_not_silent(pictures, tmp_path):
     X, y = pictures
     estimator = AlignedFusionEstimator(**QUICK, **SEEING, image_root=tmp_path, pretrained=False)
-    with pytest.warns(UserWarning, match="backbone 'test_vit' starts at random, and frozen=True keeps it so"):
+    with pytest.warns(UserWarning, match="backbone 'test_vit' starts from random weights, and frozen=True keeps them"):
         estimator.fit(X, y)
     assert not any(p.requires_grad for p in estimator.model_.visual.backbone.parameters())
-    with pytest.warns(UserWarning, match="backbone 'test_vit' starts at random$"):
+    with pytest.warns(UserWarning, match="backbone 'test_vit' starts from random weights$"):
         clone(estimator).set_params(frozen=False).fit(X, y)
 
 
@@ -234,7 +234,7 @@ def test_tokens_computed_before_stand_in_for_images(pictures, tmp_path, weights)
     estimator = AlignedFusionEstimator(**settings)
     with pytest.raises(ValueError, match="computed with backbone test_vit, not resnet18; leave it out"):
         clone(estimator).set_params(backbone="resnet18").fit(X, y)
-    with pytest.raises(ValueError, match="tokens come from a frozen, pretrained backbone"):
+    with pytest.raises(ValueError, match="the backbone of stored tokens must be frozen and pretrained"):
         clone(estimator).set_params(frozen=False).fit(X, y)
     strange = X.assign(file=X["file"].where(X.index != 3, "other.png"))
     with pytest.raises(
@@ -344,7 +344,7 @@ def test_it_says_what_is_wrong_with_a_table(settings, change, error):
 
 def test_it_says_what_is_wrong_with_the_labels():
     X, y = table(rows=30)
-    with pytest.raises(ValueError, match="y has one class only"):
+    with pytest.raises(ValueError, match="y has only one class"):
         AlignedFusionEstimator(**QUICK).fit(X, ["a"] * 30)
     with pytest.raises(ValueError, match="y contains NaN: 1 rows have no label"):
         AlignedFusionEstimator(**QUICK).fit(X, [None, *y[1:]])

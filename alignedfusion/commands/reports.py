@@ -14,16 +14,18 @@ _SELECT = """\
 List the attributes that a cohort's reports mention, with the share of reports that mention each, and write them as a
 lexicon that `extract` takes. Give TRAINING reports only.
 
-Without --lexicon or --model, frequent phrases are taken: a start to edit, not an answer. --lexicon keeps those of its
-attributes that are mentioned. --model asks a chat model, a few reports at a time.
+Without --lexicon or --model, findings, measurements, codes and places are proposed from the reports alone, with their shares
+and short excerpts as comments: a draft to strike out from and to edit. --lexicon keeps those of its attributes that are
+mentioned. --model asks a chat model, a few reports at a time.
 """
 _EXTRACT = """\
 Read reports and write a table: one row per report, one column per attribute, "UN" where a report says nothing about it, and
 "error" where it could not be read. All columns but the text are kept, so the table can go straight into `train`.
 
-REPORTS is a CSV or parquet file, or a folder of .txt files (their text is the column "text"). --lexicon is a file, or one
-that is shipped: {shipped}. With --model a chat model reads, and the lexicon only names attributes and values; nothing leaves
-this machine unless --allow-remote says so. The API key is read from the variable that --api-key-from names.
+REPORTS is a CSV or parquet file, or a folder of .txt files with its subfolders (their text is the column "text"). --lexicon
+is a file, or one that is shipped: {shipped}. With --model a chat model reads, and the lexicon only names attributes and
+values; nothing leaves this machine unless --allow-remote says so. The API key is read from the variable that --api-key-from
+names.
 
 Beside the table lie its evidence (.evidence.jsonl: where in the text each cell comes from), and how often each attribute is
 positive, negative, uncertain or unmentioned (.summary.csv, .summary.png). Interrupted? The same command goes on; it also
@@ -113,7 +115,7 @@ def _client_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def _select(options: argparse.Namespace) -> None:
     from alignedfusion.reports.selection import select
-    from alignedfusion.reports.table import join_texts, read_reports
+    from alignedfusion.reports.sources import join_texts, read_reports
 
     texts = join_texts(read_reports(options.reports), options.text)
     with ExitStack() as stack:
@@ -130,13 +132,18 @@ def _select(options: argparse.Namespace) -> None:
             min_share=options.min_share,
             max_attributes=options.max_attributes,
         )
-    print(f"{'attribute':32}{'share of ' + ('requests' if client else 'reports'):>18}")
+    states = ("positive", "negative", "uncertain") if selection.states else ()
+    print(
+        f"{'attribute':32}{'share of ' + ('requests' if client else 'reports'):>18}"
+        + "".join(f"{s:>11}" for s in states)
+    )
     for name, share in selection.support.items():
-        print(f"{name:32}{share:>18.1%}")
+        print(f"{name:32}{share:>18.1%}" + "".join(f"{selection.states[name][s]:>11.1%}" for s in states))
     if options.output:
-        Path(options.output).write_text(selection.lexicon.to_yaml(), "utf-8")
+        Path(options.output).write_text(selection.to_yaml(), "utf-8")
         print(
-            f"\n{options.output} is a lexicon of them: edit it, then alignedfusion extract ... --lexicon {options.output}"
+            f"\n{options.output} is a lexicon of them with excerpts of the reports as comments: strike out and edit, then\n"
+            f"alignedfusion extract ... --lexicon {options.output}"
         )
 
 

@@ -58,7 +58,9 @@ def find_trained_cases(path: Path, frame: pd.DataFrame, columns: CaseColumns, ro
     Raises:
         ValueError: If the table lacks the run's key column.
     """
-    trained = read_json(path, "copy the run again, or train anew", keys=("key", "columns", "core", "cases", "cores"))
+    trained = read_json(
+        path, "copy the run again, or train it again", keys=("key", "columns", "core", "cases", "cores")
+    )
     if (key := trained["key"]) is not None and key not in frame.columns:
         raise ValueError(f"the run identifies its cases by the column {key!r}, which the table does not have; add it")
     has_all = all(name in frame.columns for name in trained["columns"])

@@ -7,7 +7,7 @@ from alignedfusion._lazy import lazy_names
 if TYPE_CHECKING:
     from alignedfusion.reports.chat.client import ChatClient
     from alignedfusion.reports.chat.extractor import ChatExtractor
-    from alignedfusion.reports.mapping import ExtractBatch
+    from alignedfusion.reports.mapping import ExtractBatch, encode_rows
     from alignedfusion.reports.rules.assertions import assertion
     from alignedfusion.reports.rules.extractor import RuleExtractor
     from alignedfusion.reports.rules.lexicon import Lexicon
@@ -27,6 +27,7 @@ __all__ = [
     "RuleExtractor",
     "ServerError",
     "assertion",
+    "encode_rows",
     "extract_table",
     "select_attributes",
 ]
@@ -38,7 +39,7 @@ __getattr__, __dir__ = lazy_names(
         "types": ("Cell", "Evidence", "Extractor", "ReportFailedError", "ServerError"),
         "chat.extractor": ("ChatExtractor",),
         "rules.lexicon": ("Lexicon",),
-        "mapping": ("ExtractBatch",),
+        "mapping": ("ExtractBatch", "encode_rows"),
         "rules.extractor": ("RuleExtractor",),
         "selection": ("select_attributes",),
         "chat.client": ("ChatClient",),

@@ -1,17 +1,36 @@
-"""Extraction as a map over batches, for engines that spread a million reports over machines."""
+"""Extraction without files: batches for engines that spread a million reports over machines, and rows as codes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from alignedfusion.reports.rules.extractor import RuleExtractor
 from alignedfusion.reports.rules.lexicon import Lexicon
-from alignedfusion.reports.table import join_texts, shown
+from alignedfusion.reports.sources import join_texts
+from alignedfusion.reports.table import shown
 from alignedfusion.reports.types import ReportFailedError, Row
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
+
+    from alignedfusion.attributes import AttributeSchema
+
+
+def encode_rows(rows: Iterable[Row], schema: AttributeSchema) -> Tensor:
+    """Codes of extracted rows, as a model takes them.
+
+    Args:
+        rows: What an extractor returned, one row per report.
+        schema: The model's attributes, such as `lexicon.schema()`; attributes of a row that it does not have are left out, and
+            those that a row does not have are unmentioned.
+
+    Returns:
+        int64 (B, A).
+    """
+    names = {*schema.names}
+    return schema.encode([{name: cell.value for name, cell in row.items() if name in names} for row in rows])
 
 
 class ExtractBatch:

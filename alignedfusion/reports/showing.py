@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignedfusion.reports.table import digest_of, evidence_file, join_texts, read_reports
+from alignedfusion.reports.sources import join_texts, read_reports
+from alignedfusion.reports.table import digest_of, evidence_file
 from alignedfusion.reports.types import NEGATIVE, POSITIVE, UNCERTAIN, UNVERIFIED, Row, from_json
 from alignedfusion.tables.journal import read_journal
 
@@ -26,8 +27,14 @@ def show(table: str | Path, number: int, attributes: Sequence[str] | None = None
         color: Colours for a terminal.
 
     Raises:
+        FileNotFoundError: If the table has no evidence beside it.
         ValueError: If there is no such row or attribute, or the reports have changed since.
     """
+    if not evidence_file(table).is_file():
+        raise FileNotFoundError(
+            f"{str(table)!r} has no evidence: {evidence_file(table).name!r} must lie beside it, as `alignedfusion extract` "
+            "writes it; a table from elsewhere cannot be shown"
+        )
     about, rows, _ = read_journal(evidence_file(table))
     texts = join_texts(read_reports(Path(table).parent / about["reports"]), about["text"])
     if digest_of(texts) != about["sha256"]:

@@ -8,40 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignedfusion.reports.language import warn_unless_english
+from alignedfusion.reports.sources import join_texts, read_reports
 from alignedfusion.reports.types import UN, Extractor, Row
 from alignedfusion.reports.workers import read_all
-from alignedfusion.tables.files import FAILED, check_columns, check_name, lock_output, read_cells_of, write_table
+from alignedfusion.tables.files import FAILED, check_name, lock_output, write_table
 from alignedfusion.tables.journal import Journal
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def read_reports(path: str | Path) -> pd.DataFrame:
-    """Reports as a table: a CSV or parquet file, or a folder of .txt files (columns `file` and `text`)."""
-    import pandas as pd
-
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(path.glob("*.txt"))
-        if not files:
-            raise ValueError(f"there is no .txt file in {str(path)!r}")
-        texts = [file.read_text("utf-8", errors="replace") for file in files]
-        return pd.DataFrame({"file": [file.name for file in files], "text": texts})
-    if not path.is_file():
-        raise FileNotFoundError(f"there are no reports at {str(path)!r}")
-    return read_cells_of(path)  # cells pass through as they are written
-
-
-def join_texts(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """The text of each row: its columns one after the other, empty ones left out.
-
-    Raises:
-        ValueError: For a column that is not there.
-    """
-    check_columns(frame, columns)
-    cells = (frame[column].fillna("").astype(str).tolist() for column in columns)
-    return ["\n".join(cell for cell in row if cell.strip()) for row in zip(*cells, strict=True)]
 
 
 def extract_table(
@@ -72,6 +47,9 @@ def extract_table(
         on_ray: Read on a Ray cluster instead, see `cluster.map_on_ray`.
         progress: Show a progress bar.
 
+    Warns:
+        UserWarning: If the rules read English only and a share of the reports does not look English.
+
     Returns:
         The table, with "UN" where a report says nothing and "error" where it could not be read.
 
@@ -81,6 +59,8 @@ def extract_table(
     output = check_name(output)
     frame = read_reports(reports)
     texts = join_texts(frame, text)
+    if getattr(extractor, "is_english_only", False):
+        warn_unless_english(texts)
     columns = [prefix + name for name in extractor.names]
     if twice := sorted({*columns} & {*frame.columns.drop(list(text))}):
         raise ValueError(f"the table has columns {twice} already; --prefix puts something before the new ones")

@@ -78,7 +78,7 @@ def test_quickstart_beats_a_guess_and_says_what_is_left_out(run):
     out = run("quickstart", "--cases", "300", "--epochs", "4")
     assert share(out, "0%") > most_frequent(out) + 20
     assert share(out, "100%") > most_frequent(out) + 5
-    assert "two reports as codes, -1 where nothing is said: [[1, -1, -1, -1, -1, -1, -1, 3, -1]," in out
+    assert "two reports as codes, -1 where unmentioned: [[1, -1, -1, -1, -1, -1, -1, 3, -1]," in out
     shares = [share(out, name) for name in phantom.CLASS_NAMES]
     assert sum(shares) == pytest.approx(100.0, abs=0.21)  # four rounded figures
     told = {"growth", "age"}
@@ -303,8 +303,8 @@ def test_ctrl_c_ends_an_example_without_a_traceback(only, capsys):
 def test_an_unknown_name_is_answered_with_names_close_to_it(capsys):
     for action in ("run", "copy"):
         assert cli.main(["examples", action, "quikstart"]) == 2
-        assert "no example 'quikstart'; close to it: quickstart" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"there are compare_fusions, .*three_modalities"):
+        assert "no example 'quikstart'; similar names: quickstart" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"the examples are compare_fusions, .*three_modalities"):
         example_files.find_example("xyz")
 
 

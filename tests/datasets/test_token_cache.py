@@ -300,7 +300,7 @@ CHANGES = [
     ({"image_size": 32}, r"image_size 48 before, 32 now; preprocessing .*; shape \[9, 64\] before, \[4, 64\] now"),
     ({"dtype": "float16"}, r"\(dtype bfloat16 before, float16 now\); choose another folder"),
     ({"name": "test_vit2"}, "backbone test_vit before, test_vit2 now; weights_sha256"),
-    ({"weights": "other.pth"}, r"computed otherwise \(weights_sha256 \w{64} before, \w{64} now\)"),
+    ({"weights": "other.pth"}, r"computed with other settings \(weights_sha256 \w{64} before, \w{64} now\)"),
 ]
 
 
@@ -343,7 +343,7 @@ def test_unreadable_images_are_found_before_any_is_computed(folder, paths, tmp_p
 def test_mistakes_are_named(folder, paths, tmp_path):
     with pytest.raises(ValueError, match=r"dtype must be one of \['bfloat16', 'float16'\], got 'float32'"):
         token_writer.write(paths, tmp_path / "t", **{**SMALL, "dtype": "float32"})
-    with pytest.raises(ValueError, match=r"x.npy' holds tokens already"):
+    with pytest.raises(ValueError, match=r"x.npy' already holds tokens"):
         token_writer.write([tmp_path / "x.npy"], tmp_path / "t", **SMALL)
 
 
@@ -522,8 +522,8 @@ def test_no_image_is_read_in_training(run, cache, folder, tmp_path, monkeypatch)
 MISTAKES = [
     (["--backbone", "test_vit2"], "were computed with backbone test_vit, not test_vit2"),
     (["--image-size", "32"], "were computed with image_size 48, not 32"),
-    (["--train-backbone"], "tokens come from a frozen, pretrained backbone"),
-    (["--no-pretrained"], "tokens come from a frozen, pretrained backbone"),
+    (["--train-backbone"], "the backbone of stored tokens must be frozen and pretrained"),
+    (["--no-pretrained"], "the backbone of stored tokens must be frozen and pretrained"),
     (["--weights", "OTHER"], "were computed with other weights of 'test_vit' than"),
     (["--weights", "none.pth"], "no weights file at 'none.pth'"),
 ]

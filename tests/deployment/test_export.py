@@ -320,7 +320,7 @@ def test_what_cannot_be_exported_is_refused(schema, build, tmp_path):
     with pytest.raises(ValueError, match=r"in training mode, where it hides attributes at random: call model.eval\(\)"):
         export(model)
     model.eval()
-    with pytest.raises(ValueError, match="image must hold an example: what OwnVisual takes for 'image' is not known"):
+    with pytest.raises(ValueError, match="pass an example as image: the input of OwnVisual for 'image' is not known"):
         export(build(schema, visual=OwnVisual()).eval())
     for image, counts in ((torch.randn(1, 5, 13), r"\[1\]"), (torch.randn(0, 5, 13), r"\[0\]")):
         with pytest.raises(ValueError, match=f"the same number of cases of each modality, two or more; got {counts}"):

@@ -127,9 +127,9 @@ def test_no_case_and_no_path_of_this_machine_is_in_a_card(card, run):
 
 def test_weights_that_stood_in_a_file_are_not_named(schema, build):
     visual = VisualTokenizer("test_vit", 38, pretrained=False)
-    settings = {"label": "kind", "model": {"pretrained": "/home/somebody/weights.pth"}}
+    settings = {"label": "kind", "model": {"backbone": {"pretrained": "/home/somebody/weights.pth"}}}
     card = model_card.render(build(schema, visual=visual), settings=settings)
-    assert "The backbone started from weights of a file." in card
+    assert "The backbone started from the weights in a local file." in card
     assert "somebody" not in card
 
 
@@ -150,7 +150,7 @@ def test_figures_without_a_run_are_those_that_were_given(schema, build):
     card = model_card.render(build(schema), report=REPORT)
     text = section(card, "Metrics by missing attributes")
     assert text.startswith(
-        "100 test cases: one standard error of the first accuracy is 4.0 points."
+        "100 test cases. The standard error of the first accuracy is 4.0 points."
     )  # sqrt(.8 * .2 / 100)
     assert cells(text)[2] == ["50 %", "60.0 %", "75.0 %", "4.0 %", "-"]
     assert "## Training data" not in card
@@ -191,7 +191,7 @@ def test_a_comment_says_what_stands_for_the_noise(schema, build):
 def test_modules_of_ones_own_must_be_passed(schema, build):
     card = model_card.render(build(schema, visual=OwnVisual(13, 38), fusion=OwnFusion(38, num_heads=2)))
     assert 'from_pretrained(".", visual=OwnVisual(...), fusion=OwnFusion(...))' in code(card)
-    assert "modules of its owner's" in section(card, "How to use")
+    assert "modules of its owner" in section(card, "How to use")
 
 
 def test_an_edited_card_stays_and_another_is_written_anew(schema, build, tmp_path):

@@ -242,7 +242,7 @@ def test_the_command_says_what_belongs_together(folder, tmp_path, capsys):
     for arguments, message in (
         (["--table", "x.csv"], "--table and -o belong together"),
         (["-o", "x.csv"], "--table and -o belong together"),
-        (["--table", "x.csv", "-o", "y.csv", "--attributes", "{}"], "--attributes are those of one case"),
+        (["--table", "x.csv", "-o", "y.csv", "--attributes", "{}"], "--attributes is for one case"),
         (["--attributes", "age"], "--attributes is not JSON"),
         (["--table", str(tmp_path / "none.csv"), "-o", "y.csv"], "there is no table at"),
     ):

@@ -175,7 +175,7 @@ def test_class_names_of_numpy_can_be_saved(schema, build, tmp_path):
 
 def test_a_folder_without_a_model_is_named(schema, build, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"no saved model in '.*none': config.json and model.safetensors not there"
+        FileNotFoundError, match=r"no saved model in '.*none': config.json and model.safetensors are missing"
     ):
         read(tmp_path / "none")
     build(schema).save_pretrained(tmp_path)
@@ -188,7 +188,7 @@ def test_a_folder_without_a_model_is_named(schema, build, tmp_path):
     with pytest.raises(ValueError, match=r"config\.json' was not written by alignedfusion"):
         read(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no saved model in '.*': model.safetensors not there"):
+    with pytest.raises(FileNotFoundError, match=r"no saved model in '.*': model.safetensors is missing"):
         read(tmp_path)
 
 
@@ -220,10 +220,10 @@ def edited(folder, change):
     [
         (lambda s: s["tokenizer"].update(dim=10**6), "tokenizer.dim asks for 1000000, the weights have 38"),
         (lambda s: s["fusion"].update(dim=10**6), "fusion.dim asks for 1000000, the weights have 38"),
-        (lambda s: s["fusion"].update(depth=10**6), "fusion.depth=1000000, the weights hold far less"),
-        (lambda s: s["fusion"].update(num_tokens=10**6), "fusion.num_tokens=1000000, the weights hold far less"),
+        (lambda s: s["fusion"].update(depth=10**6), "fusion.depth=1000000, the weights have far fewer"),
+        (lambda s: s["fusion"].update(num_tokens=10**6), "fusion.num_tokens=1000000, the weights have far fewer"),
         (lambda s: s["visual"].update(num_features=10**6), "num_features=1000000, no weight is as wide"),
-        (lambda s: s["visual"].update(image_size=10**6), "images of 1000000 pixels; 8192 is the most"),
+        (lambda s: s["visual"].update(image_size=10**6), "images of 1000000 pixels; 8192 is the maximum"),
         (lambda s: s.update(class_names=["a", "b"]), "class_names asks for 2, the weights have 17"),
     ],
 )

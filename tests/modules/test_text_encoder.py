@@ -148,5 +148,7 @@ def test_offline_the_default_encoder_is_named(monkeypatch):
 
 
 def test_vectors_must_be_one_per_value(schema):
-    with pytest.raises(ValueError, match=r"text_encoder must give \(10, H\), one row per value; got \(11, 46\)"):
+    with pytest.raises(
+        ValueError, match=r"text_encoder must return vectors \(10, H\), one row per value; got \(11, 46\)"
+    ):
         AttributeTokenizer(schema, 38, text_encoder=torch.zeros(11, 46))

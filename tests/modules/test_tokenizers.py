@@ -209,7 +209,7 @@ def test_transform_shows_the_whole_image():
 
 
 def test_an_unknown_backbone_gets_a_suggestion():
-    with pytest.raises(ValueError, match=r"timm has no model 'test_vi'; close to it: \['test_vit'"):
+    with pytest.raises(ValueError, match=r"timm has no model 'test_vi'; similar names: \['test_vit'"):
         VisualTokenizer("test_vi", 38, pretrained=False)
     with pytest.raises(ValueError, match=r"timm has no model 'zzz'; timm.list_models\(\) lists them"):
         VisualTokenizer("zzz", 38)
@@ -220,12 +220,12 @@ def test_weights_that_cannot_be_had_are_named(monkeypatch, tmp_path):
         VisualTokenizer("test_vit", 38, pretrained=tmp_path / "none.pth")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="the pretrained weights of 'test_vit' could not be fetched"):
+    with pytest.raises(ValueError, match="the pretrained weights of 'test_vit' could not be downloaded"):
         VisualTokenizer("test_vit", 38)
 
 
 def test_without_a_backbone_there_are_no_images():
-    with pytest.raises(ValueError, match="without a backbone, num_features must say how wide"):
+    with pytest.raises(ValueError, match="without a backbone, num_features must be the width"):
         VisualTokenizer(None, 38)
     with pytest.raises(ValueError, match="num_features follows from the backbone"):
         VisualTokenizer("test_vit", 38, pretrained=False, num_features=13)
@@ -241,5 +241,5 @@ def test_without_a_backbone_there_are_no_images():
 
 def test_a_backbone_of_several_maps_is_refused():
     visual = VisualTokenizer("coat_tiny", 38, pretrained=False)
-    with pytest.raises(ValueError, match="'coat_tiny' gives list, not one map of tokens; take another model"):
+    with pytest.raises(ValueError, match="'coat_tiny' returns list, not one map of tokens; choose another model"):
         visual(torch.zeros(1, 3, 224, 224))

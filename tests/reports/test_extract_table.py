@@ -16,8 +16,9 @@ from chat_server import chat_server
 from alignedfusion.commands import main as cli
 from alignedfusion.reports import ReportFailedError, RuleExtractor, extract_table
 from alignedfusion.reports.showing import mark, show
+from alignedfusion.reports.sources import join_texts, read_reports
 from alignedfusion.reports.summary import failures, summarize
-from alignedfusion.reports.table import evidence_file, join_texts, read_reports
+from alignedfusion.reports.table import evidence_file
 from alignedfusion.reports.types import UNMENTIONED, Cell
 from alignedfusion.reports.workers import read_all
 from alignedfusion.tables.files import FAILED
@@ -121,8 +122,48 @@ def test_what_cannot_be_is_said(folder, extractor, name, settings, message):
 
 
 def test_an_empty_folder_holds_no_reports(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no \.txt file in"):
+    with pytest.raises(ValueError, match=r"there is no \.txt file in .* or its subfolders$"):
         read_reports(tmp_path)
+    (tmp_path / "a.docx").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"it holds 1 files of other kinds, such as 'a\.docx'"):
+        read_reports(tmp_path)
+
+
+def test_a_folder_is_read_with_its_subfolders_and_names_what_it_leaves_out(tmp_path):
+    (tmp_path / "ward").mkdir()
+    (tmp_path / "a.txt").write_bytes("\ufeffNo effusion.".encode())
+    (tmp_path / "ward" / "B.TXT").write_bytes("It didn\u2019t heal.".encode("cp1252"))
+    (tmp_path / "c.pdf").write_bytes(b"x")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"1 files in .* are not \.txt files and were left out, such as 'c\.pdf'"):
+        frame = read_reports(tmp_path)
+    assert frame["file"].tolist() == ["a.txt", "ward/B.TXT"]
+    assert frame["text"].tolist() == ["No effusion.", "It didn\u2019t heal."]
+
+
+def test_a_file_that_cannot_be_read_is_named_without_its_text(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text\nErg\u00fc\u00df".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"a\.csv' is not in UTF-8 \(byte 8\): save it as CSV in UTF-8"):
+        read_reports(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text(f'text\n"{MARKER}\n')
+    with pytest.raises(ValueError, match=r"cannot read the reports .*b\.csv' \(ParserError\)") as caught:
+        read_reports(tmp_path / "b.csv")
+    assert MARKER not in str(caught.value)
+
+
+def test_reports_that_do_not_look_english_are_warned_of_once(folder, extractor):
+    texts = ["Kein Pneumothorax, kein Erguss.", "No effusion."]
+    pd.DataFrame({"text": texts}).to_csv(folder / "reports.csv")
+    with pytest.warns(UserWarning, match=r"50% of the reports do not look English \(1 of 2 looked at\)") as caught:
+        extract(folder, extractor)
+    assert len(caught) == 1
+    assert "Kein" not in str(caught[0].message)
+
+
+def test_a_table_without_evidence_cannot_be_shown(folder):
+    with pytest.raises(FileNotFoundError, match=r"has no evidence: 'other\.csv\.evidence\.jsonl' must lie beside it"):
+        show(folder / "other.csv", 0)
+    assert cli.main(["show", str(folder / "other.csv"), "--row", "0"]) == 2
 
 
 # Evidence
@@ -289,7 +330,7 @@ def test_an_interrupted_command_goes_on(folder, how):
     assert process.returncode == (130 if how is signal.SIGINT else -9)
     assert "Traceback" not in errors
     if how is signal.SIGINT:
-        assert "goes on with the same command" in errors
+        assert "the same command continues" in errors
     done = len(read_journal(evidence)[1])
     assert 0 < done < 4000
     assert not (folder / "stopped.csv").exists()

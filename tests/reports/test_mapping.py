@@ -5,7 +5,7 @@ import warnings
 import pandas as pd
 import pytest
 
-from alignedfusion.reports import ExtractBatch, RuleExtractor, extract_table
+from alignedfusion.reports import ExtractBatch, Lexicon, RuleExtractor, encode_rows, extract_table
 
 STATES = ("No", "Small", "Possible", "")
 
@@ -70,3 +70,13 @@ def test_two_workers_of_a_local_ray_give_the_plain_table(reports, plain):
             ray.shutdown()
     table = table.sort_values("id").reset_index(drop=True)
     pd.testing.assert_frame_equal(table, plain, check_dtype=False)
+
+
+def test_rows_become_codes():
+    lexicon = Lexicon.load("skin_lesion").subset(["grew", "itch", "age"])
+    extractor, schema = RuleExtractor(lexicon), lexicon.schema()
+    rows = [extractor.extract(text) for text in ("It itches. 70 years old.", "It has not grown.")]
+    codes = encode_rows(rows, schema)
+    assert codes.tolist() == schema.encode([{"itch": "positive", "age": "70"}, {"grew": "negative"}]).tolist()
+    narrow = lexicon.subset(["itch"]).schema()
+    assert encode_rows(rows, narrow).tolist() == [[0], [-1]]  # other attributes of the rows are left out

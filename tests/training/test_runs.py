@@ -102,7 +102,7 @@ def test_an_interrupted_run_goes_on_with_the_same_command(run, folder, tmp_path,
     report = runs._report
     monkeypatch.setattr(runs, "_report", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert cli.main(arguments) == 130
-    assert "goes on with the same command" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     monkeypatch.setattr(runs, "_report", report)
     monkeypatch.setattr(runs, "fit", lambda *a, **k: pytest.fail("it was trained already"))
     assert cli.main(arguments) == 0
@@ -235,7 +235,7 @@ def test_damaged_settings_of_a_run_are_named_at_the_command(text, message, tmp_p
     assert cli.main(["evaluate", str(tmp_path), str(tmp_path / "new.csv")]) == 2
     error = capsys.readouterr().err
     assert re.search(f"settings.json' {message}", error)
-    assert "copy the run again, or train anew" in error
+    assert "copy the run again, or train it again" in error
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_without_a_traceback(folder, capsys):

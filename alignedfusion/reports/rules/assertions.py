@@ -54,6 +54,7 @@ _MARK = re.compile(
 _LIST = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
 _CLAUSE_ENDS = re.compile(r"\s{0,4}(?:[.,;!?)]|$|(?:and|at|based|but|by|due|given|in|on|within)\b)", re.IGNORECASE)
 _FEW_WORDS = re.compile(r"[\sA-Za-z]{1,16}")
+_MORE = re.compile(r"\(\s?(?:or|and|nor|including|e\.g|i\.e|such|s\))", re.IGNORECASE)
 _NAMES = re.compile(r"\b(?:represent\w*|suggest\w*|compatible|consistent|concerning|due|from|likely)\b", re.IGNORECASE)
 _AND = re.compile(r"\band\b|,", re.IGNORECASE)
 
@@ -136,12 +137,23 @@ def speaks_of(text: str, cues: Sequence[Match[str]], target: Span) -> str:
     return found
 
 
+def _parenthesis(text: str, start: int) -> int:
+    """Where the parenthesis that a target stands in begins: cues in front of it do not apply. Else 0."""
+    opening = text.rfind("(", max(0, start - 80), start)
+    if opening < 0 or ")" in text[opening:start] or _MORE.match(text, opening):
+        return 0
+    return opening
+
+
 def _before(text: str, cues: Sequence[Match[str]], start: int, end: int) -> Match[str] | None:
     """The nearest cue in front of a target whose scope includes it; it may overlap the target: "no history of cancer"."""
     found: Match[str] | None = None
+    opening = _parenthesis(text, start)  # "no enhancement (simple cyst)"
     for cue in cues:
         if cue.start >= start:
             break
+        if cue.start < opening:
+            continue
         if cue.tag == "end":
             overlaps = found is not None and cue.start < found.end  # "compatible with" and "with mild"
             if cue.end <= start and not overlaps and not _goes_on(text, found, cue, end):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,8 @@ class RuleExtractor:
     Args:
         lexicon: A `Lexicon`, or what `Lexicon.load` takes: the name of a shipped one, or a file.
     """
+
+    is_english_only = True
 
     def __init__(self, lexicon: Lexicon | str) -> None:
         self.lexicon = lexicon if isinstance(lexicon, Lexicon) else Lexicon.load(lexicon)
@@ -117,7 +120,8 @@ class RuleExtractor:
         if state is None:
             return None
         if role.key == "normal":
-            return _cell(attribute.negative, NEGATIVE, target, where) if state == POSITIVE else UNMENTIONED
+            holds = state == POSITIVE or (state == NEGATIVE and cue is not None and _is_another(text, cue, match))
+            return _cell(attribute.negative, NEGATIVE, target, where) if holds else UNMENTIONED
         if role.key == "values":
             return _cell(role.value, state, target, where, cue) if state != NEGATIVE else UNMENTIONED
         if attribute.values:  # the attribute is named, but none of its values
@@ -138,8 +142,13 @@ def _roles(column: int, attribute: LexiconAttribute) -> Iterator[tuple[Term, _Ro
         yield term, _Role(column, "numbers", factor=factor)
 
 
+def _is_another(text: str, cue: Span, match: Match[_Role]) -> bool:
+    """Whether a cue denies another item of a list than the normal statement: "no effusion and normal heart size"."""
+    return cue[1] <= match.start and re.search(r",|\b(?:and|or)\b", text[cue[1] : match.start]) is not None
+
+
 def _is_exception(exception: Match[_Role], match: Match[_Role]) -> bool:
-    """Whether an exception overrides a match: "simple cyst" before "cyst of the liver", "mass effect" in "mass ... kidney"."""
+    """Whether an exception overrides a match: "cyst of the liver" a "simple cyst", and "mass effect" a "mass ... kidney"."""
     is_beginning = match.tag.has_gap and match.tag.key != "except" and exception.start == match.start
     return is_beginning or exception.start < match.end < exception.end
 

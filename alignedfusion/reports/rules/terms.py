@@ -37,7 +37,7 @@ _LIST = (
 )
 _OTHER_CLAUSE = re.compile(
     r"\b(?:is|are|was|were|has|have|shows?|appears?|remains?)\b[^,]*,"  # "the heart is large, the lungs ..."
-    r"|\w[^,]*,(?!.*\b(?:and|or)\b)"  # a comma that no "and" makes part of a list
+    r"|^\s*[^\s,][^,]*,(?!.*\b(?:and|or)\b)"  # a comma that no "and" makes part of a list; "irregular, dense mass" is one
     r"|\b(?:but|however|although|though|except|which|while|whereas)\b"
     r"|\band\s+the\b|\band\s+there\b",
     re.IGNORECASE | re.DOTALL,
