@@ -221,10 +221,15 @@ def test_columns_are_described_in_the_command_and_in_a_file_beside_the_table(tmp
     shares = json.loads((run / "metrics.json").read_text())["training_data"]["mentioned"]
     assert 0.8 < shares["age"] < 1.0  # a ninth is 999
 
-    run = run.rename(tmp_path / "first")
-    run = train(tmp_path, "--edges", "age=30", "--kind", "stage=numeric", "--missing-codes", "sign=flat")
+    run.rename(tmp_path / "first")
+    make_table(
+        tmp_path, age=[str(20 + i) if i % 9 else "999" for i in range(60)], stage=[f"{i % 4},500" for i in range(60)]
+    )
+    run = train(
+        tmp_path, "--edges", "age=30", "--kind", "stage=numeric", "--missing-codes", "sign=flat", "--decimal", "stage=,"
+    )
     assert attribute(run, "age").values == ("below 30 years", "30 years or more")
-    assert attribute(run, "stage").edges == (1.0, 2.0, 3.0)
+    assert attribute(run, "stage").edges == (1.5, 2.5, 3.5)
     assert attribute(run, "sign").values == ("raised",)
 
 
