@@ -53,7 +53,7 @@ def quote(cell: Any) -> str:
 
 
 def split_quantity(text: str) -> tuple[str, str, bool] | None:
-    """The number of "63 years", its unit, and whether a space stands between; None if the text has no such form."""
+    """Split "63 years" into the number, the unit and whether a space separates them; None for a text of another form."""
     if (match := _QUANTITY.fullmatch(text.strip().replace("\u2212", "-"))) is None:  # a typographic minus sign
         return None
     return match[1], match[3].strip(), bool(match[2])

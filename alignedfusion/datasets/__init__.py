@@ -1,1 +1,1 @@
-"""Cases from files: codes and images, ready for a `torch.utils.data.DataLoader`. They know nothing of models."""
+"""Cases from files: codes and images, ready for a `torch.utils.data.DataLoader`. Independent of any model."""

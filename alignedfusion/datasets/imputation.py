@@ -22,7 +22,10 @@ def examples_of(frame: pd.DataFrame, schema: AttributeSchema) -> list[list[Any]]
                 cells[code].append(cell)
         is_numeric = attribute.kind == "numeric"
         examples.append(
-            [float(np.median([attribute.number(cell) for cell in each])) if is_numeric else each[0] for each in cells]
+            [
+                float(np.median([attribute.number(cell) for cell in found])) if is_numeric else found[0]
+                for found in cells
+            ]
         )
     return examples
 

@@ -85,7 +85,7 @@ class Manifest:
         if absent := [name for name in described if name not in frame.columns]:
             raise ValueError(f"{str(file)!r} describes the columns {absent}, which are not in the table")
         used = {*frame.columns} - columns.reserved if columns.attributes is None else {*columns.attributes}
-        beside = {name: each for name, each in described.items() if name in used}
+        beside = {name: options for name, options in described.items() if name in used}
         manifest = cls.from_frame(
             frame,
             columns,
@@ -184,7 +184,7 @@ class Manifest:
         labels = frame[columns.label]
         refuse("rows have no label", frame.index[labels.isna()])
         refuse(
-            f"rows have a label that the model does not know (it knows {list(class_names)})",
+            f"rows have a label that is not among the model's classes {list(class_names)}",
             [f"row {row}" for row, label in labels.items() if find_value(label, class_names) is None],
         )
         splits = np.full(len(frame), "test", dtype=object)
@@ -271,7 +271,7 @@ def _class_names(labels: pd.Series, splits: np.ndarray) -> tuple[str, ...]:
         raise ValueError(f"the labels {alike[:5]} differ in case and spaces only; spell each class in one way")
     others = texts[~is_training & ~texts.isin(names)].drop_duplicates()
     refuse(
-        "labels are seen only outside the training rows", [f"{quote(name)} (row {row})" for row, name in others.items()]
+        "labels occur only outside the training rows", [f"{quote(name)} (row {row})" for row, name in others.items()]
     )
     if len(names) < 2:
         raise ValueError(f"the training rows have one label only, {quote(names[0])}: there is nothing to learn")

@@ -94,10 +94,10 @@ def _draw_case(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, d
     label = int(rng.integers(len(CLASS_NAMES)))
     activity = rng.normal()
 
-    def is_so(log_odds: float) -> bool:
+    def draw_yes(log_odds: float) -> bool:
         return bool(rng.random() < 1.0 / (1.0 + np.exp(-log_odds)))
 
-    irregular = is_so(_IRREGULAR[label] + 1.2 * activity)
+    irregular = draw_yes(_IRREGULAR[label] + 1.2 * activity)
     pattern_odds = np.log(_PATTERN[label]) + np.array([-0.6, 0.0, 0.6]) * activity
     pattern = int(rng.choice(3, p=np.exp(pattern_odds) / np.exp(pattern_odds).sum()))
     colour = int(rng.choice(3, p=_COLOUR[label]))
@@ -107,9 +107,9 @@ def _draw_case(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, d
         "colour": SCHEMA.attributes[1].values[colour],
         "pattern": SCHEMA.attributes[2].values[pattern],
         "size": round(size, 1),
-        "growth": "growing" if is_so(_GROWING[label] + 1.2 * activity) else "stable",
-        "itching": "present" if is_so(_ITCHING[label] + 1.2 * activity) else "absent",
-        "family_history": "positive" if is_so(_HISTORY[label]) else "negative",
+        "growth": "growing" if draw_yes(_GROWING[label] + 1.2 * activity) else "stable",
+        "itching": "present" if draw_yes(_ITCHING[label] + 1.2 * activity) else "absent",
+        "family_history": "positive" if draw_yes(_HISTORY[label]) else "negative",
         "age": round(float(np.clip(rng.normal(_AGE[label], 11.0), 5.0, 95.0))),
         "site": SCHEMA.attributes[8].values[int(rng.choice(3, p=_SITE[label]))],
     }

@@ -151,7 +151,7 @@ def check_name(path: str | Path) -> Path:
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table atomically, as the file's suffix says."""
+    """Write a table atomically, in the format of the file's suffix."""
     with write_atomically(path) as draft:
         if path.suffix == ".parquet":
             frame.to_parquet(draft)
@@ -180,7 +180,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 def lock_output(path: Path) -> Iterator[None]:
     """Hold the lock of an output, so that one job at a time writes it. The lock ends with the process.
 
-    The lock is the file `.NAME.lock` beside the output. It is left there: deleting it would let two jobs hold it.
+    The lock is the file `.NAME.lock` beside the output. It is not deleted, because two jobs could then hold it.
 
     Raises:
         ValueError: If another job holds the lock.

@@ -39,7 +39,7 @@ class Journal:
         for key, wanted in json.loads(json.dumps(about)).items():
             if before.get(key) != wanted:
                 raise ValueError(
-                    f"{str(self.path)!r} was begun with other settings: {key} was {before.get(key)!r} and is now "
+                    f"{str(self.path)!r} was started with other settings: {key} was {before.get(key)!r} and is now "
                     f"{wanted!r}; choose another output, or delete it"
                 )
         with self.path.open("r+b") as stream:

@@ -147,7 +147,7 @@ MISTAKES = [
     (lambda t, s: change(t, "split", 1, "later"), "'split' name neither train, valid nor test: row 1 ('later')"),
     (lambda t, s: t.update(pd.Series(["train"] * 30, name="split")), "column 'split' names no valid and no test rows"),
     (lambda t, s: change(t, "diagnosis", 2, None), "1 rows have no label: 2"),
-    (lambda t, s: change(t, "diagnosis", 6, "new"), "1 labels are seen only outside the training rows: 'new' (row 6)"),
+    (lambda t, s: change(t, "diagnosis", 6, "new"), "1 labels occur only outside the training rows: 'new' (row 6)"),
     (lambda t, s: change(t, "diagnosis", 0, "Nevus "), "the labels ['Nevus ', 'nevus'] differ in case and spaces only"),
     (lambda t, s: t.update(pd.Series(["same"] * 30, name="diagnosis")), "the training rows have one label only, 'same'"),
     (lambda t, s: s.update(attributes=["age", "grad"]), "the table has no column ['grad']"),
@@ -176,7 +176,7 @@ def test_a_table_that_is_not_there_is_named(tmp_path):
 
 
 def test_evaluation_refuses_a_label_that_the_model_does_not_know(table, settings):
-    with pytest.raises(ValueError, match=r"10 rows have a label that the model does not know .*: row 0; "):
+    with pytest.raises(ValueError, match=r"10 rows have a label that is not among the model's classes .*: row 0; "):
         Manifest.for_evaluation(
             table,
             CaseColumns(images="file", label="diagnosis", attributes=("age",)),

@@ -127,7 +127,7 @@ def test_an_interrupted_table_goes_on(folder, frame, tmp_path, monkeypatch):
             predict_table(folder / "model", frame, tmp_path / "b.csv", **arguments)
     assert not (tmp_path / "b.csv").exists()
     assert (tmp_path / "b.csv.rows.jsonl").stat().st_mode & 0o077 == 0
-    with pytest.raises(ValueError, match=r"b.csv.rows.jsonl' was begun with other settings: table was"):
+    with pytest.raises(ValueError, match=r"b.csv.rows.jsonl' was started with other settings: table was"):
         predict_table(folder / "model", frame.iloc[1:], tmp_path / "b.csv", **arguments)
 
     rest = []

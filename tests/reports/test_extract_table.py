@@ -279,7 +279,7 @@ def test_a_journal_goes_on_after_a_torn_line(tmp_path):
     assert path.read_bytes() == whole
     again.add([{"row": 1, "error": "no"}])
     assert read_journal(path)[1][1] == {"row": 1, "error": "no"}
-    with pytest.raises(ValueError, match=r"was begun with other settings: of was 'a' and is now 'b'; choose another"):
+    with pytest.raises(ValueError, match=r"was started with other settings: of was 'a' and is now 'b'; choose another"):
         Journal(path, {"of": "b"})
     (tmp_path / "other").write_text("[1, 2]\n")
     with pytest.raises(ValueError, match=r"is no journal of rows"):
@@ -294,10 +294,10 @@ def test_a_journal_without_rows_is_no_beginning(tmp_path):
 
 def test_other_reports_or_another_lexicon_are_another_extraction(folder, extractor):
     extract(folder, extractor, about={"lexicon": "1"})
-    with pytest.raises(ValueError, match="was begun with other settings: extractor was"):
+    with pytest.raises(ValueError, match="was started with other settings: extractor was"):
         extract(folder, extractor, about={"lexicon": "2"})
     pd.read_csv(folder / "reports.csv").head(3).to_csv(folder / "reports.csv", index=False)
-    with pytest.raises(ValueError, match="was begun with other settings: sha256 was"):
+    with pytest.raises(ValueError, match="was started with other settings: sha256 was"):
         extract(folder, extractor, about={"lexicon": "1"})
 
 
