@@ -13,7 +13,7 @@ COLOURS = AttributeSchema([Attribute("colour", values=range(3)), Attribute("nois
 
 
 class Says(nn.Module):
-    """A model whose logits are its image, and that writes down what it was asked."""
+    """A model whose logits are its image, and that records its inputs."""
 
     visual = None
 
@@ -28,7 +28,7 @@ class Says(nn.Module):
 
 
 class Knows(Says):
-    """The same of fixed logits, for it gets no image."""
+    """A model with fixed logits, which has no image."""
 
     def __init__(self, logits):
         super().__init__()
@@ -40,7 +40,7 @@ class Knows(Says):
 
 
 def test_two_experts_multiply_their_probabilities_by_hand():
-    image = torch.tensor([[0.5, 0.25, 0.25]]).log() + 5.0  # logits know no sum
+    image = torch.tensor([[0.5, 0.25, 0.25]]).log() + 5.0  # logits need not be normalised
     model = TwoExperts(Says(), Knows(torch.tensor([[0.2, 0.6, 0.2]]).log() - 3.0))
     logits = model(image, torch.zeros(1, 2, dtype=torch.int64)).logits
     torch.testing.assert_close(logits.exp(), torch.tensor([[0.1, 0.15, 0.05]]))
@@ -73,7 +73,7 @@ def test_a_trained_classifier_and_a_table_are_two_experts(schema, build, batch):
 
 
 def heard(labels, *, image, colour, seed, classes=3):
-    """Cases whose image model is right with a small margin or guesses, and whose colour tells the class or does not."""
+    """Cases whose image model is right by a small margin or random, and whose colour is the class or random."""
     generator = torch.Generator().manual_seed(seed)
     count = len(labels)
     guess = torch.randn(count, classes, generator=generator)
@@ -97,8 +97,8 @@ def in_tenths(weight):
     return any(weight == pytest.approx(tenth / 10) for tenth in range(11))
 
 
-def test_the_svm_is_not_heard_where_only_the_image_model_is_right():
-    # In training neither knows anything, so the SVM learns noise; in validation the image model is always right.
+def test_the_svm_has_no_weight_if_only_the_image_model_is_right():
+    # In training both are random, so the SVM fits noise; in validation the image model is always right.
     train = heard(draw(83, 1), image=False, colour=False, seed=3)
     valid = heard(draw(61, 2), image=True, colour=False, seed=4)
     model = SecondStageSVM(Says(), COLOURS).fit(train, valid)
@@ -108,7 +108,7 @@ def test_the_svm_is_not_heard_where_only_the_image_model_is_right():
     assert accuracy(model, valid, weight=0.0) < 0.7
 
 
-def test_the_svm_is_heard_where_the_metadata_decide_and_the_image_model_guesses():
+def test_the_svm_has_weight_if_the_metadata_decide():
     train = heard(draw(83, 1), image=False, colour=True, seed=3)
     valid = heard(draw(61, 2), image=False, colour=True, seed=4)
     model = SecondStageSVM(Says(), COLOURS).fit(train, valid)
@@ -131,7 +131,7 @@ def test_no_other_weight_is_better_on_the_validation_cases():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_results_are_probabilities_and_the_svm_s_own_classes(classes):
+def test_results_are_probabilities_over_all_classes(classes):
     train = heard(draw(83, 1, classes), image=False, colour=True, seed=3, classes=classes)
     valid = heard(draw(61, 2, classes), image=False, colour=True, seed=4, classes=classes)
     model = SecondStageSVM(Says(), COLOURS).fit(train, valid)
@@ -145,7 +145,7 @@ def test_results_are_probabilities_and_the_svm_s_own_classes(classes):
     assert accuracy(model, valid) == 1.0
 
 
-def test_a_class_that_the_svm_never_met_is_the_image_model_s_alone():
+def test_a_class_without_training_cases_is_predicted_by_the_image_model_only():
     train = heard(draw(83, 1) * 2, image=False, colour=False, seed=3, classes=5)  # classes 0, 2 and 4
     model = SecondStageSVM(Says(), COLOURS).fit(train, train)
     model.weight = 0.3

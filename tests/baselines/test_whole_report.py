@@ -7,7 +7,7 @@ from alignedfusion.modules.masking import HideAttributes
 
 
 class Encoder:
-    """Stands in for ClinicalBERT, and writes down what it was asked."""
+    """Replaces ClinicalBERT, and records its prompts."""
 
     def __init__(self):
         self.asked = []
@@ -26,11 +26,11 @@ def encoder():
 @pytest.fixture
 def tokenizer(schema, encoder):
     tokenizer = WholeReportTokenizer(schema, 38, encoder)
-    encoder.asked.clear()  # of what it asks to learn the encoder's width
+    encoder.asked.clear()  # the prompt that determines the encoder's width
     return tokenizer
 
 
-def test_a_report_is_the_prompts_of_what_it_mentions_by_hand(tokenizer):
+def test_the_text_of_a_report_has_the_prompts_of_mentioned_attributes_by_hand(tokenizer):
     said = "The elevation is palpable. The ulceration is absent. The age is 45 to 60 years."
     assert tokenizer.text((1, 0, 2)) == said
     assert tokenizer.text((1, UNKNOWN, 2)) == "The elevation is palpable. The age is 45 to 60 years."
@@ -54,7 +54,7 @@ def test_a_token_is_the_projected_vector_of_its_text(tokenizer):
     tokens = tokenizer(torch.tensor([[1, 0, 2], [UNKNOWN] * 3]))
     assert tokens.shape == (2, 1, 38)
     generator = torch.Generator().manual_seed(0)
-    torch.randn(1, 23, generator=generator)  # what the tokenizer asked first
+    torch.randn(1, 23, generator=generator)  # the vector of the first prompt
     vectors = torch.randn(2, 23, generator=generator)
     normed = (vectors - vectors.mean(1, keepdim=True)) / (vectors.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
     torch.testing.assert_close(tokens[:, 0], normed @ tokenizer.project.weight.T + tokenizer.project.bias)
@@ -62,7 +62,7 @@ def test_a_token_is_the_projected_vector_of_its_text(tokenizer):
 
 
 @pytest.mark.parametrize("evidence", [True, False])
-def test_a_classifier_takes_it_and_learns(evidence, tokenizer, schema, build, batch, assert_trainable):
+def test_a_classifier_with_it_is_trainable(evidence, tokenizer, schema, build, batch, assert_trainable):
     image, codes, labels = batch(schema)
     model = build(
         schema, tokenizer=tokenizer, fill=None, unimodal_heads=evidence, hiding=HideAttributes(0.0, whole=0.1)
@@ -88,7 +88,7 @@ def test_a_classifier_takes_it_and_learns(evidence, tokenizer, schema, build, ba
     assert_trainable(model, model(image, codes, labels))
 
 
-def test_what_is_hidden_in_training_is_not_in_the_text(tokenizer, encoder, schema, build, batch):
+def test_hidden_attributes_are_not_in_the_text(tokenizer, encoder, schema, build, batch):
     image, codes, labels = batch(schema)
     model = build(schema, tokenizer=tokenizer, fill=None, hiding=HideAttributes(1.0, whole=0.1))
     model(image, codes, labels)

@@ -29,7 +29,7 @@ def test_attributes_add_up_and_patches_are_a_mean_by_hand(schema, build, batch):
 
 
 @pytest.mark.parametrize(("absent", "part"), [("image", 0), ("report", 1)])
-def test_who_is_absent_says_exactly_nothing(absent, part, schema, build, batch):
+def test_an_absent_modality_contributes_exactly_zero(absent, part, schema, build, batch):
     image, codes, _ = batch(schema)
     model, is_present = build(schema).eval(), torch.arange(7) < 5
     everyone, out = model(image, codes), model(image, codes, is_present={absent: is_present})
@@ -41,7 +41,7 @@ def test_who_is_absent_says_exactly_nothing(absent, part, schema, build, batch):
     assert not spoilt.contributions[5:, part].any()
 
 
-def test_padding_says_nothing(schema, build, batch):
+def test_padding_contributes_nothing(schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema).eval()
     expected = model(image[:, :5], codes).contributions
@@ -52,7 +52,7 @@ def test_padding_says_nothing(schema, build, batch):
     assert not nothing[:, 0].any()
 
 
-def test_several_images_are_one_part_and_the_sum_of_their_means(schema, build, batch):
+def test_several_images_are_one_branch_the_sum_of_their_means(schema, build, batch):
     first, codes, _ = batch(schema)
     image = {"clinical": first, "dermoscopy": torch.randn(7, 5, 13)}
     model = build(schema, modalities=(*IMAGES, "report")).eval()
@@ -63,13 +63,13 @@ def test_several_images_are_one_part_and_the_sum_of_their_means(schema, build, b
         {**{m: model.visual(x) for m, x in image.items()}, "report": model.tokenizer(codes)}
     )
     torch.testing.assert_close(out.contributions[:, 0], 2 / 3 * (each["clinical"].mean(1) + each["dermoscopy"].mean(1)))
-    # With one of two absent, the other still speaks.
+    # With one of two absent, the other still contributes.
     one = model(image, codes, is_present={"dermoscopy": torch.arange(7) < 0}).contributions
     torch.testing.assert_close(one[:, 0], 2 / 3 * each["clinical"].mean(1))
 
 
 @pytest.mark.parametrize(("modality", "parts"), [("image", ("image", "fused")), ("report", ("report", "fused"))])
-def test_a_model_of_one_modality_has_its_part_alone(modality, parts, schema, build, batch):
+def test_a_model_of_one_modality_has_one_unimodal_branch(modality, parts, schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema, fusion=JointSelfAttention(38, modalities=(modality,), num_heads=2))
     assert model.branches == parts
@@ -78,13 +78,13 @@ def test_a_model_of_one_modality_has_its_part_alone(modality, parts, schema, bui
 
 
 @pytest.mark.parametrize("evidence", [True, False])
-def test_logits_are_the_prior_and_the_sum_of_what_the_parts_say(evidence, schema, build, batch):
+def test_logits_are_the_prior_plus_the_contributions(evidence, schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema, unimodal_heads=evidence).eval()
     model.set_class_counts(range(17))
     out = model(image, codes)
     torch.testing.assert_close(out.logits, model.log_prior + out.contributions.sum(1))
-    # A weight scales what its part says, and nothing else.
+    # A weight scales only the contribution of its branch.
     model.branch_weights[-1] *= 5
     louder = model(image, codes)
     torch.testing.assert_close(louder.contributions[:, -1], 5 * out.contributions[:, -1])
@@ -92,7 +92,7 @@ def test_logits_are_the_prior_and_the_sum_of_what_the_parts_say(evidence, schema
     torch.testing.assert_close(louder.logits, model.log_prior + louder.contributions.sum(1))
 
 
-def test_neither_modality_changes_what_the_other_says(schema, build, batch):
+def test_unimodal_contributions_do_not_depend_on_the_other_modality(schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema).eval()
     out, other = model(image, codes).contributions, model(torch.randn(7, 11, 13), codes).contributions
@@ -105,7 +105,7 @@ def test_neither_modality_changes_what_the_other_says(schema, build, batch):
     assert told.any()
 
 
-def test_what_a_modality_says_teaches_its_own_weights_alone(schema, build, batch):
+def test_the_gradient_of_a_contribution_reaches_its_own_modality_only(schema, build, batch):
     image, codes, _ = batch(schema)
     of_image, of_report = ("visual.", "unimodal_heads.heads.image."), ("tokenizer.", "unimodal_heads.heads.report.")
     for part, own, others in ((0, of_image, of_report), (1, of_report, of_image)):
@@ -116,7 +116,7 @@ def test_what_a_modality_says_teaches_its_own_weights_alone(schema, build, batch
         assert not any(name.startswith((*others, "fusion.", "head.", "reconstructor.")) for name in learned)
 
 
-def test_the_prior_is_of_smoothed_counts(schema, build):
+def test_the_prior_comes_from_smoothed_counts(schema, build):
     model = build(schema)
     assert not model.log_prior.any()
     model.set_class_counts([0, 1, 2, 5, *[7] * 13])
@@ -131,7 +131,7 @@ def test_the_prior_is_of_smoothed_counts(schema, build):
         model.set_class_counts(torch.ones(17, 1))
 
 
-def test_without_evidence_the_fused_tokens_speak_alone(schema, build, batch):
+def test_without_unimodal_heads_only_the_fused_branch_exists(schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema, unimodal_heads=False).eval()
     assert model.branches == ("fused",)
@@ -143,7 +143,7 @@ def test_without_evidence_the_fused_tokens_speak_alone(schema, build, batch):
     assert torch.equal(out.logits, out.contributions[:, 0])
 
 
-def test_heads_drop_out_in_training_only_and_know_their_parts():
+def test_heads_have_dropout_in_training_only_and_list_their_branches():
     heads = UnimodalHeads(38, (*IMAGES, "report"), 17, dropout=0.5)
     tokens = {"clinical": torch.randn(7, 11, 38), "dermoscopy": torch.randn(7, 5, 38), "report": torch.randn(7, 3, 38)}
     assert heads.branches == ("image", "report")
@@ -154,7 +154,7 @@ def test_heads_drop_out_in_training_only_and_know_their_parts():
     assert all(torch.equal(said[part], heads(tokens, {}, {})[part]) for part in said)
 
 
-def test_a_report_that_mentions_nothing_is_no_evidence(schema, build, batch):
+def test_a_report_that_mentions_nothing_contributes_nothing(schema, build, batch):
     image, codes, _ = batch(schema)
     codes = codes.clone()
     codes[:, 0], codes[2] = 1, UNKNOWN

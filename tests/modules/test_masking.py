@@ -33,19 +33,19 @@ def test_zero_hides_nothing_and_one_hides_every_mentioned_cell():
     assert torch.equal(is_hidden, codes != UNKNOWN)
 
 
-def test_the_generator_decides_which_cells_are_hidden():
+def test_hidden_cells_depend_on_the_generator():
     codes = full_table(7)
     draw = torch.rand(7, 5, generator=torch.Generator().manual_seed(3))
     _, is_hidden = hide_attributes(codes, 0.4, generator=torch.Generator().manual_seed(3))
     assert torch.equal(is_hidden, draw < 0.4)
 
 
-def test_the_share_of_hidden_cells_is_p_by_default_the_paper_s():
+def test_the_share_of_hidden_cells_is_p_with_the_paper_s_default():
     _, is_hidden = hide_attributes(full_table(4000), generator=torch.Generator().manual_seed(0))
     assert is_hidden.float().mean().item() == pytest.approx(0.3, abs=0.015)  # 20000 cells: standard error 0.003
 
 
-def test_now_and_then_a_whole_report_is_hidden():
+def test_whole_reports_are_hidden_with_their_probability():
     codes = full_table(4000)
     seen, is_hidden = hide_attributes(codes, 0.0, whole=0.1, generator=torch.Generator().manual_seed(0))
     assert torch.equal(is_hidden.any(1), is_hidden.all(1))

@@ -16,7 +16,7 @@ RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 
 
 class Speaking(nn.Module):
-    """A model whose parts say what stands in the place of the image, (B, P, C)."""
+    """A model whose contributions (B, P, C) are its images."""
 
     def __init__(self, schema, initial):
         super().__init__()
@@ -33,7 +33,7 @@ class Speaking(nn.Module):
 
 
 def heard(loudness, rows=499):
-    """Cases of three classes of which each part says what it knows, exaggerated so many times; a negative one only guesses."""
+    """Cases of three classes whose branches are overconfident by the given factors; a negative one is uninformative."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), rows, replacement=True, generator=generator)
     others = labels[torch.randperm(rows, generator=generator)]
@@ -44,14 +44,14 @@ def heard(loudness, rows=499):
     return TensorCases(torch.stack(said, dim=1), torch.zeros(rows, 3, dtype=torch.int64), labels)
 
 
-def test_an_overconfident_part_is_turned_down_and_an_honest_one_up(schema):
+def test_the_weight_of_an_overconfident_branch_falls_and_of_a_calibrated_one_rises(schema):
     model = Speaking(schema, [2 / 3, 2 / 3])
     calibrate(model, heard([5.0, 1.0]), progress=False)
     assert model.branch_weights[0] == pytest.approx(1 / 5, rel=0.15)
     assert model.branch_weights[1] == pytest.approx(1.0, rel=0.15)
 
 
-def test_a_part_that_only_guesses_is_not_turned_up(schema):
+def test_the_weight_of_an_uninformative_branch_does_not_rise(schema):
     model = Speaking(schema, [2 / 3, 2 / 3, 1 / 3])
     calibrate(model, heard([1.0, -1.0, -0.5]), progress=False)
     assert model.branch_weights[0] > 2 / 3
@@ -60,7 +60,7 @@ def test_a_part_that_only_guesses_is_not_turned_up(schema):
 
 
 @pytest.mark.parametrize(("loudness", "temperature"), [(5.0, 5.0), (0.5, 0.5), (1.0, 1.0)])
-def test_with_one_part_the_weight_is_one_over_a_temperature(loudness, temperature, schema):
+def test_with_one_branch_the_weight_is_one_over_a_temperature(loudness, temperature, schema):
     model = Speaking(schema, [1.0])
     calibrate(model, heard([loudness]), progress=False)
     assert 1 / model.branch_weights.item() == pytest.approx(temperature, rel=0.15)
@@ -84,13 +84,13 @@ def model(request, schema, build):
     model = build(schema, unimodal_heads=request.param).eval()
     model.set_class_counts(range(17))
     for head in [model.head, *(model.unimodal_heads.heads.values() if request.param else ())]:
-        nn.init.normal_(head[2].weight, std=0.3)  # so that it has something to say
+        nn.init.normal_(head[2].weight, std=0.3)  # so that the contributions are not zero
     return model
 
 
 @torch.no_grad()
 def objective(model, cases, weights):
-    """Negative log posterior of weights, worked out from the logits that the model itself gives with them."""
+    """Negative log posterior of weights, computed from the model's logits with these weights."""
     model.branch_weights.copy_(weights)
     fit = 0.0
     for rate in RATES:
@@ -114,12 +114,12 @@ def test_the_weights_found_are_the_most_probable(model, cases):
             assert objective(model, cases, moved) > least
 
 
-def test_nothing_but_the_weights_changes_and_twice_is_as_good_as_once(model, cases):
+def test_calibration_changes_only_the_weights_and_is_idempotent(model, cases):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     calibrate(model.train(), cases, progress=False)
     assert not model.training
     once = model.branch_weights.clone()
-    for weights in (once, torch.full_like(once, 7.0)):  # it starts from the initial weights, whatever they are now
+    for weights in (once, torch.full_like(once, 7.0)):  # it starts from the initial weights, not from the current ones
         model.branch_weights.copy_(weights)
         with torch.no_grad():
             calibrate(model, cases, progress=False)

@@ -97,7 +97,7 @@ def test_nan_in_an_absent_modality_harms_neither_outputs_nor_gradients(kind, mod
 
 @every_fusion
 @one_or_two_images
-def test_rows_do_not_touch_each_other(model, images, schema, batch):
+def test_rows_do_not_affect_each_other(model, images, schema, batch):
     _, codes, _ = batch(schema)
     masks = {"clinical": torch.arange(7) % 2 == 0, "report": torch.arange(7) < 5}
     together = model.eval()(images, codes, is_present=masks).logits
