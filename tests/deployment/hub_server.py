@@ -95,12 +95,12 @@ def _answer(hub, method, path, body, headers):
     if not may_write and method == "POST":
         return 401, {"error": "Invalid username or password."}, {}
     if path == "/api/repos/create":
-        asked = json.loads(body)
-        name = f"{asked['organization'] or 'someone'}/{asked['name']}"
+        request = json.loads(body)
+        name = f"{request['organization'] or 'someone'}/{request['name']}"
         address = {"url": f"{hub.address}/{name}", "name": name, "id": name}
         if name in hub.repositories:
             return 409, {"error": "You already created this model repo", **address}, {}
-        hub.repositories[name] = Repository(asked.get("private") or asked.get("visibility") == "private")
+        hub.repositories[name] = Repository(request.get("private") or request.get("visibility") == "private")
         return 200, address, {}
     if parts[:2] == ["api", "models"] and len(parts) >= 4:
         return _api(hub, parts, body, may_write)
@@ -153,9 +153,9 @@ def _api(hub, parts, body, may_read):
     return 200, {"id": name, "sha": commit and commit[0], "private": repository.private, "siblings": siblings}, {}
 
 
-def _batch(hub, asked):
+def _batch(hub, request):
     objects = [
-        {**each, "actions": {"upload": {"href": f"{hub.address}/blobs/{each['oid']}"}}} for each in asked["objects"]
+        {**each, "actions": {"upload": {"href": f"{hub.address}/blobs/{each['oid']}"}}} for each in request["objects"]
     ]
     return 200, {"transfer": "basic", "objects": objects}, {}
 

@@ -111,13 +111,13 @@ def test_batches_absent_images_and_formats_change_nothing(folder, frame, tmp_pat
 
 def test_an_interrupted_table_is_continued(folder, frame, tmp_path, monkeypatch):
     whole = predict_table(folder / "model", frame, tmp_path / "a.csv", root=folder, batch_size=5, progress=False)
-    seen = []
+    batch_sizes = []
     call = PredictBatch.__call__
 
     def interrupted(self, batch):
-        if len(seen) == 2:
+        if len(batch_sizes) == 2:
             raise KeyboardInterrupt
-        seen.append(len(batch))
+        batch_sizes.append(len(batch))
         return call(self, batch)
 
     arguments = {"root": folder, "batch_size": 5, "progress": False}
@@ -142,14 +142,14 @@ def test_an_interrupted_table_is_continued(folder, frame, tmp_path, monkeypatch)
 def test_values_that_the_model_has_not_seen_count_as_unmentioned(folder, frame, tmp_path):
     strange = frame.assign(elevation="hovering")
     silent = frame.assign(elevation=None)
-    said = [
+    tables = [
         predict_table(folder / "model", each, tmp_path / "t.csv", root=folder, max_unread=1.0, progress=False).drop(
             columns=["elevation", "unreadable"]
         )
         for each in (strange, silent)
     ]
-    pd.testing.assert_frame_equal(*said)
-    assert said[0]["filled(elevation)"].notna().all()
+    pd.testing.assert_frame_equal(*tables)
+    assert tables[0]["filled(elevation)"].notna().all()
 
 
 def test_a_model_without_images_and_one_without_reconstruction(tmp_path, frame):
@@ -217,12 +217,12 @@ def test_invalid_tables_are_refused(folder, frame, tmp_path):
 def test_the_command_writes_a_table(folder, tmp_path, capsys):
     output = tmp_path / "out.parquet"
     assert cli.main(["predict", str(folder / "model"), "--table", str(folder / "cases.csv"), "-o", str(output)]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     table = pd.read_parquet(output)
     assert len(table) == ROWS
-    assert told.startswith(f"{output}: 23 cases; predicted ")
+    assert printed.startswith(f"{output}: 23 cases; predicted ")
     for name, share in table["predicted"].value_counts(normalize=True).items():
-        assert f"{name} {share:.1%}" in told
+        assert f"{name} {share:.1%}" in printed
 
     # A run stores its image columns, whose names may differ from the model's modalities.
     renamed = tmp_path / "renamed.csv"

@@ -70,12 +70,12 @@ def test_predictions_do_not_depend_on_the_batch_size(schema, build, cases):
 
 def test_each_image_is_encoded_once(schema, build, cases, monkeypatch):
     visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
-    seen = []
+    batch_sizes = []
     features = visual.backbone.forward_features
-    monkeypatch.setattr(visual.backbone, "forward_features", lambda x: seen.append(len(x)) or features(x))
+    monkeypatch.setattr(visual.backbone, "forward_features", lambda x: batch_sizes.append(len(x)) or features(x))
     images = TensorCases(torch.randn(13, 3, 32, 32), cases.codes, cases.labels)
     missing_sweep(build(schema, visual=visual), images, schema, progress=False)
-    assert sum(seen) == 13
+    assert sum(batch_sizes) == 13
 
 
 def test_two_images_and_absent_ones_are_evaluated(schema, build, cases):

@@ -34,11 +34,15 @@ class DoublingVisual(VisualTokenizer):
 
 
 @pytest.mark.parametrize("reconstruct", ["once", "two_pass", "none"])
-@pytest.mark.parametrize("evidence", [True, False])
-def test_a_reloaded_model_predicts_bit_for_bit(evidence, reconstruct, schema, build, batch, tmp_path):
+@pytest.mark.parametrize("unimodal_heads", [True, False])
+def test_a_reloaded_model_predicts_bit_for_bit(unimodal_heads, reconstruct, schema, build, batch, tmp_path):
     names = [f"class {c}" for c in range(17)]
     model = build(
-        schema, fill=reconstruct, hiding=HideAttributes(0.5, whole=0.1), class_names=names, unimodal_heads=evidence
+        schema,
+        fill=reconstruct,
+        hiding=HideAttributes(0.5, whole=0.1),
+        class_names=names,
+        unimodal_heads=unimodal_heads,
     )
     model.set_class_counts(range(17))
     model.branch_weights.copy_(torch.rand(len(model.branches)))
@@ -51,7 +55,7 @@ def test_a_reloaded_model_predicts_bit_for_bit(evidence, reconstruct, schema, bu
     assert list(expected) == ["loss", "logits", "reconstruction", "intermediate", "contributions"]
     assert torch.equal(again.log_prior, model.log_prior)
     assert torch.equal(again.branch_weights, model.branch_weights)
-    assert again.branches == (("image", "report", "fused") if evidence else ("fused",))
+    assert again.branches == (("image", "report", "fused") if unimodal_heads else ("fused",))
     assert (again.class_names, again.hiding.p, again.reconstructor.fill) == (model.class_names, 0.5, reconstruct)
     assert again.schema == schema
 

@@ -124,7 +124,7 @@ def test_a_saved_model_predicts_without_its_text_encoder(tiny_bert, schema, buil
     expected = model(image, codes).logits
 
     def refuse(*args, **kwargs):
-        raise AssertionError("the text encoder was asked")
+        raise AssertionError("the text encoder was used")
 
     monkeypatch.setattr(TextEncoder, "__init__", refuse)
     monkeypatch.setattr(TextEncoder, "encode", refuse)

@@ -149,8 +149,8 @@ def lite0_weights():
 
 def test_weights_of_a_local_file(lite0_weights, tmp_path):
     by_hand = timm.create_model("tf_efficientnet_lite0").eval()
-    theirs = torch.load(lite0_weights, weights_only=True)
-    state = dict(zip(by_hand.state_dict(), theirs.values(), strict=True))  # 296 tensors, in the same order
+    weights = torch.load(lite0_weights, weights_only=True)
+    state = dict(zip(by_hand.state_dict(), weights.values(), strict=True))  # 296 tensors, in the same order
     by_hand.load_state_dict(state)
     path = tmp_path / "lite0.pth"
     torch.save(state, path)
