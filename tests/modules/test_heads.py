@@ -8,7 +8,7 @@ from alignedfusion.modules.heads import UnimodalHeads
 IMAGES = ("clinical", "dermoscopy")
 
 
-def tokens_of(model, image, codes):
+def tokenize(model, image, codes):
     """Tokens of every modality before fusion."""
     return {"image": model.visual(image), "report": model.tokenizer(codes)}
 
@@ -18,7 +18,7 @@ def test_attributes_add_up_and_patches_are_a_mean_by_hand(schema, build, batch):
     model = build(schema).eval()
     model.branch_weights.copy_(torch.tensor([2.0, 0.25, 0.5]))
     is_valid = torch.arange(11).expand(7, -1) < torch.tensor([[1], [2], [3], [5], [7], [11], [11]])
-    each = model.unimodal_heads.token_contributions(tokens_of(model, image, codes))
+    each = model.unimodal_heads.token_contributions(tokenize(model, image, codes))
     assert each["image"].shape == (7, 11, 17)
     assert each["report"].shape == (7, 3, 17)
 

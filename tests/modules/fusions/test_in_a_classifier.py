@@ -33,7 +33,7 @@ def images(modalities):
     return {m: torch.randn(7, SIZES[m], 13) for m in modalities if m != "report"}
 
 
-def tokens_of(modalities, rows=7):
+def make_tokens(modalities, rows=7):
     return {m: torch.randn(rows, SIZES[m], 38) for m in modalities}
 
 
@@ -82,7 +82,7 @@ def test_padding_equals_fewer_tokens(model, images, schema, batch):
 def test_nan_in_an_absent_modality_does_not_reach_outputs_or_gradients(kind, modalities):
     fusion, is_present = kind(38, modalities=modalities, num_heads=2), torch.arange(7) < 5
     for m in modalities:
-        tokens = tokens_of(modalities)
+        tokens = make_tokens(modalities)
         spoilt = {**tokens, m: tokens[m].masked_fill(~is_present[:, None, None], torch.nan)}
         for each in (tokens, spoilt):
             each[m].requires_grad_()
@@ -117,7 +117,7 @@ def test_settings_rebuild_it(kind, modalities):
     settings = {"dim": 38, "modalities": list(modalities), "depth": 3, "num_heads": 2, "dropout": 0.25}
     assert again.to_dict() == fusion.to_dict() == settings
     again.load_state_dict(fusion.state_dict())
-    tokens = tokens_of(modalities)
+    tokens = make_tokens(modalities)
     first, second = fusion.eval()(tokens), again.eval()(tokens)
     assert all(torch.equal(a, b) for a, b in zip(outputs(fusion, first), outputs(again, second), strict=True))
 
@@ -159,7 +159,7 @@ def test_it_refuses_what_does_not_fit(kind):
 
 
 def test_concatenation_keeps_modalities_independent():
-    fusion, tokens = Concatenation(38, modalities=TWO, num_heads=2), tokens_of(TWO)
+    fusion, tokens = Concatenation(38, modalities=TWO, num_heads=2), make_tokens(TWO)
     fused = fusion(tokens)
     for changed in TWO:
         again = fusion({**tokens, changed: torch.randn_like(tokens[changed])})
@@ -167,7 +167,7 @@ def test_concatenation_keeps_modalities_independent():
 
 
 def test_in_cross_attention_each_modality_depends_on_the_others_after_one_round():
-    fusion, tokens = CrossAttention(38, modalities=TWO, depth=1, num_heads=2), tokens_of(TWO)
+    fusion, tokens = CrossAttention(38, modalities=TWO, depth=1, num_heads=2), make_tokens(TWO)
     fused = fusion(tokens)
     for changed in TWO:
         again = fusion({**tokens, changed: torch.randn_like(tokens[changed])})
@@ -180,7 +180,7 @@ def test_in_cross_attention_each_modality_depends_on_the_others_after_one_round(
 
 
 def test_in_remixformer_images_exchange_information_and_metadata_do_not():
-    fusion, tokens = RemixFormerFusion(38, modalities=TWO, num_heads=2), tokens_of(TWO)
+    fusion, tokens = RemixFormerFusion(38, modalities=TWO, num_heads=2), make_tokens(TWO)
     assert fusion.pooled_dim == 3 * 38
     parts = fusion.pool(fusion(tokens), {}, {}).split(38, dim=1)
     seen = {}
@@ -193,7 +193,7 @@ def test_in_remixformer_images_exchange_information_and_metadata_do_not():
 
 
 def test_in_msma_metadata_attend_to_patches_and_images_to_each_other():
-    fusion, tokens = MSMAFusion(38, modalities=TWO, num_heads=2), tokens_of(TWO)
+    fusion, tokens = MSMAFusion(38, modalities=TWO, num_heads=2), make_tokens(TWO)
     fused = fusion(tokens)
     for changed in TWO:
         again = fusion({**tokens, changed: torch.randn_like(tokens[changed])})
