@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     options = parser.parse_args()
-    frame = read_table(options.data / "metadata.csv")
+    frame = read_table(options.data / "metadata.csv", missing_values=("?",))
     frame = frame[frame["finding"].notna() & ~frame["finding"].astype(str).str.lower().str.contains("todo")].copy()
     frame["finding"] = np.where(frame["finding"].str.contains("COVID-19"), "COVID-19", "other")
     replaced = 0

@@ -50,7 +50,7 @@ BACKBONE = "tf_efficientnet_lite0"
 
 def cxr_notes(folder: Path, scratch: Path, seed: int) -> Manifest:
     """COVID-19 against all other findings, by patient."""
-    frame = read_table(folder / "metadata.csv")
+    frame = read_table(folder / "metadata.csv", missing_values=("?",))
     frame = frame[frame["finding"].notna() & ~frame["finding"].astype(str).str.lower().str.contains("todo")].copy()
     frame["is_covid"] = np.where(frame["finding"].str.contains("COVID-19"), "COVID-19", "other")
     return Manifest.from_frame(

@@ -311,7 +311,9 @@ def test_numbers_are_read_as_they_are_written(cells, units, codes):
 def test_a_comma_before_three_digits_is_ambiguous_until_the_column_or_the_user_decides():
     assert learn(["1,250", "1,5", "2,5"]).attributes[0].edges == (1.5, 2.5)  # 1.25 in a column of decimal commas
     assert learn(["1,250", "1,5", "2,5"]).attributes[0].decimal == ","
-    assert learn(["1,250", "12.5"]).attributes[0].kind == "categorical"  # neither certain: one of two is no number
+    for cells in (["1,250", "12.5"], ["1,250", "3,100", "2,500"]):
+        with pytest.raises(ValueError, match=r"the comma in '1,250' \(row 0\) may separate thousands or decimals"):
+            learn(cells)
     for decimal, edges in ((".", (1250.0,)), (",", (7.0,))):
         schema = learn(["1,250", "7"], options={"x": ColumnOptions(decimal=decimal)})
         assert schema.attributes[0].edges == edges
@@ -354,6 +356,13 @@ def test_codes_and_booleans_are_read_whatever_type_a_later_column_has():
     codes, is_unread = schema.read([{"code": "unclear", "flag": "unclear"}, {"code": "03", "flag": "FALSE"}])
     assert codes.tolist() == [[UNKNOWN, UNKNOWN], [2, 0]]
     assert is_unread.tolist() == [[True, True], [False, False]]
+
+
+def test_one_leading_zero_makes_no_column_of_codes():
+    assert learn([*map(str, AGES), "05"]).attributes[0].kind == "numeric"
+    assert learn(["5", "05", "050", "7"] * 5).attributes[0].kind == "numeric"  # of several lengths
+    months = learn([f"{i % 12 + 1:02d}" for i in range(48)]).attributes[0]
+    assert (months.kind, months.values[0], len(months.values)) == ("categorical", "01", 12)
 
 
 def test_spellings_that_differ_in_case_and_spaces_are_one_value_unless_two_values_do():

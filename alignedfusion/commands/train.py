@@ -62,6 +62,9 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--edges", nargs="+", default=[], metavar="COL=N,N", help="edges between the intervals of a number"
     )
     data.add_argument(
+        "--decimal", nargs="+", default=[], metavar="COL=SIGN", help="decimal sign of numbers (default: from the cells)"
+    )
+    data.add_argument(
         "--missing-codes", nargs="+", default=[], metavar="COL=N,N", help="cells of a column that mean 'not recorded'"
     )
     add_max_unreadable(data)
@@ -172,6 +175,7 @@ def _changes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         ("units", "units", "UNIT", str),
         ("kind", "kind", "KIND", str),
         ("edges", "edges", "NUMBER,NUMBER", _numbers),
+        ("decimal", "decimal", "SIGN", str),
         ("missing_codes", "missing", "CODE,CODE", lambda text: tuple(text.split(","))),
     ):
         flag = "--" + option.replace("_", "-")

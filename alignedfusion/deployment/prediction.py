@@ -88,12 +88,15 @@ class PredictBatch:
                 f"this model takes one image each of {list(self.model.image_modalities)}; got the columns {self.images}"
             )
         filled = self.model.schema.names if self.model.reconstructor is not None else ()
-        self.columns = [
+        names = (
             "predicted",
             *(f"p({name})" for name in self.model.class_names),
             *(column for name in filled for column in (f"filled({name})", f"p(filled({name}))")),
             "unreadable",
-        ]
+        )
+        self.columns: list[str] = []
+        for name in names:  # a class may be called "filled(age)" while an attribute is called "age"
+            self.columns.append(free_name(name, self.columns))
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
         """The batch with the new columns."""

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,10 +41,15 @@ def read_table(path: str | Path, *, missing_values: Sequence[str] = ()) -> pd.Da
 
     frame = read_cells_of(path)
     unrecorded = [*MISSING_VALUES, *missing_values]
-    for name in frame.columns:
-        if pd.api.types.is_string_dtype(frame[name]) or frame[name].dtype == object:
-            texts = frame[name].map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
-            frame[name] = frame[name].where(~texts.isin(unrecorded))
+    numbers = [float(text) for text in missing_values if re.fullmatch(r"[-+]?\d+(\.\d+)?", text)]
+    for name, column in frame.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            column = column.astype(object)
+        if pd.api.types.is_string_dtype(column) or column.dtype == object:
+            texts = column.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
+            frame[name] = column.where(~texts.isin([*unrecorded, *numbers]))
+        elif numbers and pd.api.types.is_numeric_dtype(column):  # of a parquet file, whose columns have types
+            frame[name] = column.where(~column.isin(numbers))
     return frame
 
 

@@ -233,11 +233,11 @@ def _report(
     test = manifest.rows("test")
     columns = (*manifest.images, manifest.label)
     predictions = pd.DataFrame({column: test[column].to_numpy() for column in columns})
-    predictions[free_name("predicted", columns)] = [model.class_names[i] for i in probabilities.argmax(1)]
+    predictions[free_name("predicted", predictions)] = [model.class_names[i] for i in probabilities.argmax(1)]
     for i, name in enumerate(model.class_names):
-        predictions[free_name(f"p({name})", columns)] = probabilities[:, i].round(6)
+        predictions[free_name(f"p({name})", predictions)] = probabilities[:, i].round(6)
     unread = name_unread(model.schema.read(test).is_unread, model.schema)
-    predictions[free_name("unreadable", columns)] = unread
+    predictions[free_name("unreadable", predictions)] = unread
     write_table(predictions, folder / PREDICTIONS)
 
     plots.accuracy_against_missing(

@@ -101,7 +101,7 @@ def test_new_cases_without_an_image_are_kept_and_trained_ones_are_not(trained, t
     new.loc[3:, "file"] = ""
     new.to_csv(tmp_path / "cases.csv", index=False)
     assert evaluate(run, tmp_path / "cases.csv")["tested"] == 9
-    absent = frame[57:].assign(number=[f"B{i}" for i in range(3)])
+    absent = frame[57:].assign(number=[f"B{i}" for i in range(3)], of="")
     pd.concat([new, frame[57:], absent]).to_csv(tmp_path / "cases.csv", index=False)
     figures = evaluate(run, tmp_path / "cases.csv")
     assert (figures["tested"], figures["left_out"]) == (12, 3)
@@ -115,6 +115,8 @@ def test_a_key_column_identifies_cases(tmp_path):
     assert "accession" not in AlignedFusionClassifier.from_pretrained(run).schema.names
     frame.assign(file="0.npy").to_csv(tmp_path / "again.csv", index=False)  # other images, the same cases
     assert evaluate(run, tmp_path / "again.csv")["left_out"] == 48
+    frame.assign(accession=[""] * 30 + [f"00{i}" for i in range(30, 60)]).to_csv(tmp_path / "again.csv", index=False)
+    assert evaluate(run, tmp_path / "again.csv")["left_out"] == 48  # where the key is empty, the images decide
     frame["accession"] = [f"1{i}" for i in range(60)]
     frame.to_csv(tmp_path / "again.csv", index=False)
     assert evaluate(run, tmp_path / "again.csv")["tested"] == 60
@@ -219,10 +221,15 @@ def test_columns_are_described_in_the_command_and_in_a_file_beside_the_table(tmp
     shares = json.loads((run / "metrics.json").read_text())["training_data"]["mentioned"]
     assert 0.8 < shares["age"] < 1.0  # a ninth is 999
 
-    run = run.rename(tmp_path / "first")
-    run = train(tmp_path, "--edges", "age=30", "--kind", "stage=numeric", "--missing-codes", "sign=flat")
+    run.rename(tmp_path / "first")
+    make_table(
+        tmp_path, age=[str(20 + i) if i % 9 else "999" for i in range(60)], stage=[f"{i % 4},500" for i in range(60)]
+    )
+    run = train(
+        tmp_path, "--edges", "age=30", "--kind", "stage=numeric", "--missing-codes", "sign=flat", "--decimal", "stage=,"
+    )
     assert attribute(run, "age").values == ("below 30 years", "30 years or more")
-    assert attribute(run, "stage").edges == (1.0, 2.0, 3.0)
+    assert attribute(run, "stage").edges == (1.5, 2.5, 3.5)
     assert attribute(run, "sign").values == ("raised",)
 
 

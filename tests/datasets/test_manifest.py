@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from alignedfusion.attributes import ColumnOptions
-from alignedfusion.datasets.columns import CaseColumns
-from alignedfusion.datasets.manifest import Manifest, usable_attributes
+from alignedfusion.datasets.columns import CaseColumns, usable_attributes
+from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.tables.files import read_table
 
 

@@ -117,3 +117,12 @@ def test_damaged_json_is_named_with_the_fix(text, tmp_path):
 def test_a_free_name_differs_from_all_others():
     assert free_name("row", ["a"]) == "row"
     assert free_name("row", ["row", "row_", "a"]) == "row__"
+
+
+def test_words_and_numbers_that_mean_not_recorded_are_so_in_any_type(tmp_path):
+    frame = pd.DataFrame({"a": [1, 999], "b": [1.5, 999.0], "c": ["1", " 999"], "d": pd.Categorical(["UN", "x"])})
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    for name in ("t.parquet", "t.csv"):
+        read = read_table(tmp_path / name, missing_values=["999", "999.0"])
+        assert read.isna().to_numpy().tolist() == [[False, False, False, True], [True, True, True, False]]
