@@ -1,4 +1,4 @@
-"""Tables as users write them, through the commands as users type them."""
+"""Commands on tables with the irregularities of real data."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("spelling", ["absolute", "dotted", "one folder up"])
-def test_a_trained_case_is_known_however_its_path_is_spelled(spelling, trained):
+def test_a_trained_case_is_recognised_with_any_spelling_of_its_path(spelling, trained):
     run, frame = trained
     folder = run.parent
     root = folder.parent if spelling == "one folder up" else folder
@@ -109,7 +109,7 @@ def test_new_cases_without_an_image_are_kept_and_trained_ones_are_not(trained, t
     assert evaluate(run, tmp_path / "cases.csv")["left_out"] >= 3  # without all columns, attributes and label decide
 
 
-def test_a_key_column_tells_cases_apart(tmp_path):
+def test_a_key_column_identifies_cases(tmp_path):
     frame = make_table(tmp_path, accession=[f"00{i}" for i in range(60)])
     run = train(tmp_path, "--key", "accession")
     assert "accession" not in AlignedFusionClassifier.from_pretrained(run).schema.names
@@ -305,7 +305,7 @@ def test_two_commands_do_not_write_one_output(trained, tmp_path, capsys):
         output.unlink()
 
 
-def test_a_run_finishes_where_the_machine_knows_only_ascii(tmp_path):
+def test_a_run_finishes_with_an_ascii_locale(tmp_path):
     frame = make_table(tmp_path, rows=60, größe=[("klein", "groß ≥ 5")[i // 2 % 2] for i in range(60)])
     frame.assign(kind=frame["kind"].map({"mole": "Nävus", "wart": "疣"})).to_csv(tmp_path / "cases.csv", index=False)
     command = ["train", "cases.csv", *COLUMNS, *QUICK, "-o", "run"]

@@ -1,4 +1,4 @@
-"""Every family of timm once, small and with random weights: right patch tokens, or an error that says what to do."""
+"""One small model of every timm family, with random weights: correct patch tokens, or a helpful error."""
 
 import math
 import warnings
@@ -23,7 +23,7 @@ def smallest(family):
         try:
             with torch.device("meta"):
                 model = timm.create_model(name)
-        except (RuntimeError, NotImplementedError):  # some compute with their weights while they are built
+        except (RuntimeError, NotImplementedError):  # some compute with their weights during construction
             model = timm.create_model(name)
         found.append((sum(p.numel() for p in model.parameters()), name, model.default_cfg["input_size"][-1]))
     return min(found)[1:]

@@ -1,4 +1,4 @@
-"""What docs/reports.md says of lexicons must be true. Its Python and commands: test_docs_site."""
+"""Statements of docs/reports.md about lexicons. Its Python and commands are tested in test_docs_site."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_the_lexicon_of_the_page_reads_a_report():
     }
 
 
-@pytest.mark.parametrize("name", ["chest_xray", "dermoscopy", "skin_lesion", "kidney_ct"])
+@pytest.mark.parametrize("name", ["chest_ct", "chest_xray", "dermoscopy", "kidney_ct", "mammography", "skin_lesion"])
 def test_the_lexicons_that_the_page_names_are_there(name):
     assert f"`{name}`" in PAGE
     assert len(Lexicon.load(name).names) >= 10

@@ -44,7 +44,7 @@ def run(folder, tmp_path_factory):
     return out
 
 
-def test_a_run_holds_all_that_the_help_names(run):
+def test_a_run_has_all_files_that_the_help_names(run):
     names = {path.name for path in run.iterdir()}
     assert names == {
         "README.md",
@@ -75,7 +75,7 @@ def test_predictions_are_those_of_the_saved_model(run, folder):
         assert probability == pytest.approx(predictions[f"p({name})"][0], abs=1e-5)
 
 
-def test_the_same_command_on_a_finished_run_repeats_its_figures(run, folder, capsys):
+def test_the_same_command_on_a_finished_run_repeats_its_metrics(run, folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
     assert cli.main(["train", str(folder / "cases.csv"), *COLUMNS, *SMALL, "-o", str(run), "--units", "age=years"]) == 0
     assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
@@ -88,7 +88,7 @@ def test_other_settings_in_the_same_folder_are_refused(run, folder, capsys):
     assert "holds a run with other settings (training.epochs 2 before, 3 now)" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_goes_on_with_the_same_command(run, folder, tmp_path, monkeypatch, capsys):
+def test_the_same_command_continues_an_interrupted_run(run, folder, tmp_path, monkeypatch, capsys):
     arguments = [
         "train",
         str(folder / "cases.csv"),
@@ -131,7 +131,7 @@ def test_evaluate_refuses_a_table_of_training_cases_only(run, folder, tmp_path, 
     assert "were used in training; there is nothing to test on" in capsys.readouterr().err
 
 
-def test_predict_prints_classes_and_what_is_not_mentioned(run, folder, capsys):
+def test_predict_prints_classes_and_unmentioned_attributes(run, folder, capsys):
     attributes = '{"growth": "growing", "age": 71, "border": null}'
     assert cli.main(["predict", str(run), "--image", str(folder / "3.png"), "--attributes", attributes]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -159,7 +159,7 @@ def test_predict_names_mistakes(mistake, message, run, folder, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_run_that_failed_before_its_first_epoch_can_be_started_otherwise(folder, tmp_path, capsys):
+def test_a_run_that_failed_in_its_first_epoch_can_start_with_other_settings(folder, tmp_path, capsys):
     arguments = ["train", str(folder / "cases.csv"), *COLUMNS, "-o", str(tmp_path / "run")]
     assert cli.main([*arguments, "--backbone", "test_vit", "--weights", str(tmp_path / "none.pth")]) == 2
     assert "no weights file at" in capsys.readouterr().err
@@ -207,7 +207,7 @@ def test_images_and_tokens_do_not_mix(tmp_path):
         runs.train(manifest, tmp_path / "run", progress=False)
 
 
-def test_a_frozen_backbone_takes_local_weights(folder, tmp_path):
+def test_a_frozen_backbone_loads_local_weights(folder, tmp_path):
     import timm
 
     backbone = timm.create_model("test_vit", pretrained=False, num_classes=0)

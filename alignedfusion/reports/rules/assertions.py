@@ -31,6 +31,7 @@ _INDEX: TermIndex[str] = TermIndex((compile_term(term), kind) for kind, terms in
 # Signs that end a clause, deny or doubt: "No effusion, the heart is enlarged", "? pneumonia", "Fracture: ---".
 _MARK = re.compile(
     r"""
+      (?= [;,?:\[(aA\s] ) (?:
       (?P<end> ;
         | , \s{1,4} (?= (?: the | there | this | it | he | she | patient | heart | lungs? | but | with ) \b )
         | \b and \s{1,4} (?= (?: the | there | he | she | patient ) \s )
@@ -47,7 +48,7 @@ _MARK = re.compile(
       )
     | (?P<box> \[ \s{0,3} \] | \( \s{1,3} \) )
     | (?P<doubt_before> (?<! \w ) \? (?= \s? [A-Za-z] ) )
-    | (?P<doubt_behind> \( \s? \? \s? \) | \? )
+    | (?P<doubt_behind> \( \s? \? \s? \) | \? ) )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -114,9 +115,11 @@ def _settle(text: str, cues: list[Match[str]], end: int) -> list[Match[str]]:
 def judge(text: str, cues: Sequence[Match[str]], target: Span) -> tuple[Assertion | None, Span | None]:
     """The assertion about a target among the cues of its sentence (None: nothing is asserted), and the cue that decides."""
     start, end = target
-    # "No change" denies no other finding, but where the change itself is asked for, it is denied.
-    if around := next((cue for cue in cues if cue.tag == "nothing" and cue.start < start < cue.end), None):
-        return "negative", (around.start, around.start + len(text[around.start : start].rstrip()))
+    if not cues:
+        return "positive", None
+    for cue in cues:  # "no change" denies no other finding, but where the change itself is asked for, it is denied
+        if cue.tag == "nothing" and cue.start < start < cue.end:
+            return "negative", (cue.start, cue.start + len(text[cue.start : start].rstrip()))
     decisive = _behind(text, cues, end) or _before(text, cues, start, end)
     if decisive is None:
         return "positive", None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from alignedfusion.reports.rules.assertions import find_cues, judge, speaks_of
+from alignedfusion.reports.rules.assertions import Assertion, find_cues, judge, speaks_of
 from alignedfusion.reports.rules.characters import normalize
 from alignedfusion.reports.rules.lexicon import Lexicon, LexiconAttribute
 from alignedfusion.reports.rules.sentences import FAMILY, HISTORY, Sentence, sentences
@@ -66,69 +66,84 @@ class RuleExtractor:
         return dict(zip(self.names, cells, strict=True))
 
     def _cells(self, text: str) -> list[Cell]:
+        matches = self._index.find(text)
+        exceptions: dict[int, list[Match[_Role]]] = {}
+        for match in matches:
+            if match.tag.key == "except":
+                exceptions.setdefault(match.tag.column, []).append(match)
         cells = [UNMENTIONED] * len(self.names)
         loose_end = [-1] * len(self.names)  # where the cell's term ends, if other words stand between its own
+        reach = [-1] * len(self.names)  # where the longest term so far ends
         parts = iter(sentences(text))
-        sentence = next(parts, None)
-        cues: list[Match[str]] | None = None
-        reach = [-1] * len(self.names)
-        matches = self._index.find(text)
-        exceptions = [match for match in matches if match.tag.key == "except"]
+        sentence, scope = next(parts, None), None
         for match in matches:
             while sentence is not None and sentence.end <= match.start:
-                sentence, cues = next(parts, None), None
+                sentence, scope = next(parts, None), None
             if sentence is None:
                 break
-            role = match.tag
-            column = role.column
-            if match.end > sentence.end:
+            role, column, end = match.tag, match.tag.column, match.end
+            if end > sentence.end or end <= reach[column]:
                 continue
-            if match.end <= reach[column]:  # within a longer term of the same attribute
-                continue
-            if any(each.tag.column == column and _is_exception(each, match) for each in exceptions):
+            if column in exceptions and any(_is_exception(each, match) for each in exceptions[column]):
                 continue
             if role.key == "except" or match.start < sentence.start:  # a header names what was asked
-                reach[column] = match.end
+                reach[column] = end
                 continue
-            if cues is None:
-                cues = find_cues(text, sentence.start, sentence.end)
-            cell = self._cell(text, match, sentence, cues)
-            if (
-                cell is None
-            ):  # a shorter term may still be asserted: "obstructing stone" and "stone" in "non-obstructing stone"
+            scope = scope or _Scope(text, sentence)
+            cell = scope.cell(match, self.lexicon.attributes[column])
+            if cell is None:  # a shorter term may still be asserted, such as "stone" in "non-obstructing stone"
                 continue
             if not role.has_gap and (role.key != "numbers" or cell.state is not None):
-                reach[column] = match.end
+                reach[column] = end
             rank, former = _RANK[cell.state], _RANK[cells[column].state]
             # "irregular network with regular streaks": of two terms that end together, the one without a gap counts.
-            is_closer = rank == former and match.start < loose_end[column] <= match.end and not role.has_gap
+            is_closer = rank == former and match.start < loose_end[column] <= end and not role.has_gap
             if rank > former or is_closer:
-                cells[column], loose_end[column] = cell, match.end if role.has_gap else -1
+                cells[column], loose_end[column] = cell, end if role.has_gap else -1
         return cells
 
-    def _cell(self, text: str, match: Match[_Role], sentence: Sentence, cues: list[Match[str]]) -> Cell | None:
+
+class _Scope:
+    """A sentence with its cues. What they make of a target is kept: several attributes may share a normal statement."""
+
+    def __init__(self, text: str, sentence: Sentence) -> None:
+        self.text, self.sentence = text, sentence
+        self.cues = find_cues(text, sentence.start, sentence.end)
+        self.verdicts: dict[Span, tuple[str, Assertion | None, Span | None]] = {}
+
+    def verdict(self, target: Span) -> tuple[str, Assertion | None, Span | None]:
+        """The context of a target ("history", "family" or ""), its assertion, and the cue that decides."""
+        if target not in self.verdicts:
+            context = self.sentence.section or speaks_of(self.text, self.cues, target)
+            self.verdicts[target] = context, *judge(self.text, self.cues, target)
+        return self.verdicts[target]
+
+    def cell(self, match: Match[_Role], attribute: LexiconAttribute) -> Cell | None:
         """The cell that a match stands for; None if the report asserts nothing about it."""
-        role, target = match.tag, (match.start, match.end)
-        attribute = self.lexicon.attributes[role.column]
-        past = sentence.section or speaks_of(text, cues, target)
-        if past == FAMILY or (past == HISTORY and not attribute.history and not attribute.is_numeric):
+        role = match.tag
+        start = _last_word(self.text, match) if role.has_gap else match.start
+        context, state, cue = self.verdict((start, match.end))
+        if context == FAMILY or (context == HISTORY and not attribute.history and not attribute.is_numeric):
             return UNMENTIONED
-        where: Span = (sentence.start, sentence.end)
+        where: Span = (self.sentence.start, self.sentence.end)
         if role.key == "numbers":
             return _number(match, attribute, role.factor, where)
-        state, cue = judge(text, cues, (_last_word(text, match) if role.has_gap else match.start, match.end))
         if state is None:
             return None
         if role.key == "normal":
-            holds = state == POSITIVE or (state == NEGATIVE and cue is not None and _is_another(text, cue, match))
-            return _cell(attribute.negative, NEGATIVE, target, where) if holds else UNMENTIONED
-        if role.key == "values":
-            return _cell(role.value, state, target, where, cue) if state != NEGATIVE else UNMENTIONED
-        if attribute.values:  # the attribute is named, but none of its values
-            value = attribute.negative if state == NEGATIVE else attribute.positive
+            is_asserted = state == POSITIVE or (
+                state == NEGATIVE and cue is not None and _is_another(self.text, cue, match)
+            )
+            value, state, cue = attribute.negative if is_asserted else None, "negative", None
+        elif role.key == "values":
+            value = role.value if state != NEGATIVE else None
+        elif state == NEGATIVE:
+            value = attribute.negative
+        elif attribute.values:  # the attribute is named, but none of its values
+            value = attribute.positive
         else:
-            value = {NEGATIVE: attribute.negative, POSITIVE: attribute.positive, UNCERTAIN: UNCERTAIN}[state]
-        return _cell(value, state, target, where, cue)
+            value = attribute.positive if state == POSITIVE else UNCERTAIN
+        return UNMENTIONED if value is None else Cell(value, state, Evidence((match.start, match.end), where, cue))
 
 
 def _roles(column: int, attribute: LexiconAttribute) -> Iterator[tuple[Term, _Role]]:
@@ -159,10 +174,6 @@ def _last_word(text: str, match: Match[_Role]) -> int:
     while start > match.start and text[start - 1].isalnum():
         start -= 1
     return start
-
-
-def _cell(value: str | None, state: str, target: Span, sentence: Span, cue: Span | None = None) -> Cell:
-    return UNMENTIONED if value is None else Cell(value, state, Evidence(target, sentence, cue))
 
 
 def _number(match: Match[_Role], attribute: LexiconAttribute, factor: float, sentence: Span) -> Cell:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from alignedfusion.reports.rules.numbers import NUMBER_PATTERN, read_number
@@ -46,7 +46,7 @@ NUMBER = "<number>"
 MAX_GAPS, MAX_OPTIONAL, MAX_LENGTH = 3, 8, 600
 """Gaps, optional parts, and characters of a term: each gap and each optional part can multiply the time of a search."""
 MAX_KNOWN = 50_000
-"""Words whose terms an index remembers."""
+"""Words, each with two characters behind, whose terms an index remembers."""
 _TOKEN = re.compile(r"\.\.\.|<number>|[()|*]|[^\s()|*]+|\s+")
 _ENDS = ("", "|", ")", "...")  # a word in front of these can be in plural
 _WORD = re.compile(r"[^\W_]+")
@@ -62,6 +62,7 @@ class Term:
         keys: What that word can be: a word in lower case, or the first three letters and "*", or "#" for a number.
         has_gap: Whether "..." is part of it.
         has_number: Whether "<number>" is part of it.
+        following: The characters that its second word, or a list in front of it, can begin with; None if not known.
     """
 
     source: str
@@ -69,6 +70,7 @@ class Term:
     keys: frozenset[str]
     has_gap: bool = False
     has_number: bool = False
+    following: frozenset[str] | None = None
 
     def match(self, text: str, start: int, end: int) -> re.Match[str] | None:
         """The match that begins at `start`; gaps stay within one clause."""
@@ -96,7 +98,7 @@ def compile_term(source: str, *, lists: bool = False) -> Term:
     if tokens.count("...") > MAX_GAPS:
         raise ValueError(f"term {source!r} has {tokens.count('...')} gaps ('...'); at most {MAX_GAPS} are allowed")
     parser = _Parser(tokens, source, lists)
-    expression, keys, may_be_empty = parser.sequence(top=True)
+    expression, keys, may_be_empty, _ = parser.sequence(top=True)
     if parser.position < len(tokens):
         raise ValueError(f"term {source!r}: {tokens[parser.position]!r} closes what was not opened")
     if may_be_empty or not keys:
@@ -108,14 +110,16 @@ def compile_term(source: str, *, lists: bool = False) -> Term:
             f"term {source!r} has {parser.optional} optional parts; at most {MAX_OPTIONAL} are allowed: write several terms"
         )
     pattern = re.compile(rf"{expression}(?!\w)", re.IGNORECASE)
-    return Term(source, pattern, frozenset(keys), "..." in tokens, NUMBER in tokens)
+    return Term(source, pattern, frozenset(keys), "..." in tokens, NUMBER in tokens, parser.following)
 
 
 @dataclass(frozen=True)
 class _Part:
     expression: str
+    keys: frozenset[str]
     is_optional: bool
-    joint: str  # what stands between it and the part before: nothing within a word
+    is_word: bool  # whether it is one word, or one of several words
+    joint: str = ""  # what stands between it and the part before: nothing within a word
 
 
 def _join(parts: Sequence[_Part]) -> str:
@@ -134,12 +138,17 @@ def _join(parts: Sequence[_Part]) -> str:
 
 
 class _Parser:
-    """Recursive descent over a term: each method returns an expression, the keys it can begin with, and if it may be empty."""
+    """Recursive descent over a term.
+
+    `sequence` returns an expression, the keys it can begin with, whether it may be empty, and whether it is one word.
+    """
 
     def __init__(self, tokens: Sequence[str], source: str, lists: bool) -> None:
         self.tokens, self.source, self.position = tokens, source, 0
         self.joint = f"(?:{_BLANK}|{_LIST})" if lists else _BLANK
         self.gaps = self.optional = 0
+        self.lists = lists
+        self.following: frozenset[str] | None = None
 
     def peek(self) -> str:
         return self.tokens[self.position] if self.position < len(self.tokens) else ""
@@ -151,7 +160,7 @@ class _Parser:
 
     def sequence(
         self, *, top: bool = False, is_last: bool = False, is_ending: bool = False
-    ) -> tuple[str, set[str], bool]:
+    ) -> tuple[str, set[str], bool, bool]:
         parts: list[_Part] = []
         keys: set[str] = set()
         open_start, joint = True, ""
@@ -163,26 +172,39 @@ class _Parser:
             is_gap = joint.startswith("(?P<gap")
             if not parts and is_gap:
                 break
-            expression, own, is_optional = self.atom(
-                is_last=top or is_last, is_ending=is_ending or bool(parts and not joint)
-            )
+            part = self.atom(is_last=top or is_last, is_ending=is_ending or bool(parts and not joint))
             if parts and not joint:
                 self.check_beginning(keys, open_start or len(parts) == 1)
                 keys = {key if key == "#" or key.endswith("*") else f"{key[:3]}*" for key in keys}
             if open_start:
-                if not own:
+                if not part.keys:
                     raise ValueError(f"term {self.source!r} must begin with a letter, a digit or {NUMBER}")
-                keys |= own
-                open_start = is_optional
-            if parts and not is_gap and joint and NUMBER_PATTERN in (parts[-1].expression, expression):
+                keys |= part.keys
+                open_start = part.is_optional
+            if parts and not is_gap and joint and NUMBER_PATTERN in (parts[-1].expression, part.expression):
                 # "8mm" is "8 mm"; and no list stands beside a number
                 joint = _BLANK.replace("{1,6}", "{0,6}") if parts[-1].expression == NUMBER_PATTERN else _BLANK
-            parts.append(_Part(expression, is_optional, joint if parts else ""))
-            self.optional += is_optional
+            parts.append(replace(part, joint=joint if parts else ""))
+            self.optional += part.is_optional
             joint = ""
         if joint.startswith("(?P<gap"):
             raise ValueError(f"term {self.source!r}: '...' needs a word on both sides")
-        return _join(parts), keys, open_start
+        if top:
+            self.following = self.find_following(parts)
+        return _join(parts), keys, open_start, len(parts) == 1 and parts[0].is_word
+
+    def find_following(self, parts: Sequence[_Part]) -> frozenset[str] | None:
+        """The characters behind the first word: of a term that begins with one word and goes on with another."""
+        if len(parts) < 2 or not parts[0].is_word or parts[0].is_optional:
+            return None
+        found = set(",&aon") if self.lists else set()
+        for part in parts[1:]:
+            if not part.joint or not part.keys or part.joint.startswith("(?P<gap"):
+                return None
+            found.update(*("0123456789" if key == "#" else key[0] for key in part.keys))
+            if not part.is_optional:
+                return frozenset(found)
+        return None
 
     def gap(self) -> str:
         self.gaps += 1
@@ -192,21 +214,24 @@ class _Parser:
         if is_beginning and any(key != "#" and len(key.rstrip("*")) < 3 for key in keys):
             raise ValueError(f"term {self.source!r}: at least three letters of a word must stand before '('")
 
-    def atom(self, *, is_last: bool, is_ending: bool) -> tuple[str, set[str], bool]:
+    def atom(self, *, is_last: bool, is_ending: bool) -> _Part:
         token = self.take()
         if token == "(":
             return self.group(is_last and self._group_ends(), is_ending)
         if token == NUMBER:
-            return NUMBER_PATTERN, {"#"}, False
+            return _Part(NUMBER_PATTERN, frozenset("#"), is_optional=False, is_word=False)
         if token == "*":
             raise ValueError(f"term {self.source!r}: '*' must follow the beginning of a word")
         return self.word(token, is_last and self._ends() and (is_ending or len(token) > 3))
 
-    def group(self, is_last: bool, is_ending: bool) -> tuple[str, set[str], bool]:
-        options, keys, may_be_empty = [], set(), False
+    def group(self, is_last: bool, is_ending: bool) -> _Part:
+        options: list[str] = []
+        keys: set[str] = set()
+        may_be_empty, is_word = False, True
         while True:
-            expression, own, is_open = self.sequence(is_last=is_last, is_ending=is_ending)
+            expression, own, is_open, is_one = self.sequence(is_last=is_last, is_ending=is_ending)
             options.append(expression)
+            is_word &= is_one
             keys |= own
             may_be_empty |= is_open
             if self.peek() != "|":
@@ -216,9 +241,9 @@ class _Parser:
             raise ValueError(f"term {self.source!r}: '(' is not closed by ')'")
         # The longest first: an alternation takes the first that fits.
         options = sorted((option for option in options if option), key=len, reverse=True)
-        return f"(?:{'|'.join(options)})", keys, may_be_empty or len(options) == 1
+        return _Part(f"(?:{'|'.join(options)})", frozenset(keys), may_be_empty or len(options) == 1, is_word)
 
-    def word(self, token: str, may_be_plural: bool) -> tuple[str, set[str], bool]:
+    def word(self, token: str, may_be_plural: bool) -> _Part:
         first = _WORD.match(token)
         expression = re.escape(token).replace(r"\-", _BLANK)
         keys = {first.group().lower()} if first is not None else set()
@@ -236,7 +261,8 @@ class _Parser:
                 keys = {key, f"{key[:-1]}ies"} if is_ies else {key, f"{key}s", f"{key}es"}
         if any(key[0].isdigit() for key in keys):
             keys = {"#"}
-        return expression, keys, False
+        is_word = first is not None and first.group() == token
+        return _Part(expression, frozenset(keys), is_optional=False, is_word=is_word)
 
     def _ends(self) -> bool:
         """Whether nothing but the end of an option or of the term follows."""
@@ -278,7 +304,7 @@ class TermIndex(Generic[T]):
         for term, its_tags in tags.items():
             for key in term.keys:
                 self._at.setdefault(key, []).append((term, its_tags))
-        self._known: dict[str, list[tuple[Term, list[T]]]] = {}  # words of the texts so far, and the terms for them
+        self._known: dict[str, list[tuple[Term, list[T]]]] = {}  # words of the texts so far with two characters behind
 
     def find(self, text: str, start: int = 0, end: int | None = None) -> list[Match[T]]:
         """Matches in the order of their starts, longer ones first; a match may overlap others."""
@@ -286,13 +312,12 @@ class TermIndex(Generic[T]):
         found: list[Match[T]] = []
         known = self._known
         for word in _WORD.finditer(text, start, end):
-            key = word.group()
-            candidates = known.get(key)
+            first, last = word.span()
+            candidates = known.get(text[first : last + 2])
             if candidates is None:
-                candidates = self._look_up(key)
+                candidates = self._look_up(text[first:last], text[last : last + 2])
             if not candidates:
                 continue
-            first = word.start()
             here: list[Match[T]] = []
             for term, tags in candidates:
                 match = term.pattern.match(text, first, end)
@@ -306,14 +331,18 @@ class TermIndex(Generic[T]):
             found += here
         return found
 
-    def _look_up(self, word: str) -> list[tuple[Term, list[T]]]:
+    def _look_up(self, word: str, following: str) -> list[tuple[Term, list[T]]]:
+        """The terms that can begin with this word, in front of these two characters."""
         key = word.lower()
         candidates = (
             self._at.get("#", []) if key[0].isdigit() else [*self._at.get(key, ()), *self._at.get(f"{key[:3]}*", ())]
         )
+        if following[:1] == " " and following[1:].isalnum():
+            letter = following[1].lower()
+            candidates = [each for each in candidates if each[0].following is None or letter in each[0].following]
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
-        self._known[word] = candidates
+        self._known[word + following] = candidates
         return candidates
 
 

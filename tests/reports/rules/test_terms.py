@@ -106,6 +106,7 @@ CONSTRUCTS = [
     ("(cyst|mass) seen", "cysts seen", []),
     ("millimet(er|re)", "millimeters millimetres", ["millimeters", "millimetres"]),
     ("kidney", "kidneys, kidnies", ["kidneys"]),
+    ("grade (type|) (1|i)", "Grade I, grade 1, grade type i, grade II", ["Grade I", "grade 1", "grade type i"]),
     ("kidney ... small", "kidneys are small", ["kidneys are small"]),
     ("<number> °c", "38.4 °C and 38°C", ["38.4 °C", "38°C"]),
     ("<number>?c", "38?c", ["38?c"]),
