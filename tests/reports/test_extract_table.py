@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_read_is_named_without_its_text(tmp_path):
     with pytest.raises(ValueError, match=r"a\.csv' is not in UTF-8 \(byte 8\): save it as CSV in UTF-8"):
         read_reports(tmp_path / "a.csv")
     (tmp_path / "b.csv").write_text(f'text\n"{MARKER}\n')
-    with pytest.raises(ValueError, match=r"cannot read the reports .*b\.csv' \(ParserError\)") as caught:
+    with pytest.raises(ValueError, match=r"cannot read the table .*b\.csv': ") as caught:
         read_reports(tmp_path / "b.csv")
     assert MARKER not in str(caught.value)
 
