@@ -384,6 +384,12 @@ def test_a_user_states_kind_edges_values_and_missing_codes():
     assert learn(["a"], options={"x": ColumnOptions(values=("b", "a"))}).attributes[0].values == ("b", "a")
 
 
+def test_column_options_survive_json():
+    options = ColumnOptions(units="years", edges=(30,), decimal=",", missing=(999,))
+    assert ColumnOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
+    assert ColumnOptions().to_dict() == {}
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -48,6 +48,11 @@ class ColumnOptions:
         if not self.kind and (is_numeric or self.values):
             object.__setattr__(self, "kind", "numeric" if is_numeric else "categorical")
 
+    def to_dict(self) -> dict[str, Any]:
+        """The options that are stated, as plain JSON types."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ColumnOptions:
         """Read the options of one column from plain JSON or YAML types.

@@ -106,6 +106,8 @@ def _describe(
         "images": list(manifest.images),
         "label": manifest.label,
         "attributes": list(manifest.attributes),
+        "key": manifest.columns.key,
+        "options": {name: option.to_dict() for name, option in manifest.options.items()},
         "cases": manifest.fingerprint(),
         "model": {
             "backbone": asdict(replace(backbone, pretrained=str(backbone.pretrained))),

@@ -233,6 +233,24 @@ def test_columns_are_described_in_the_command_and_in_a_file_beside_the_table(tmp
     assert attribute(run, "sign").values == ("raised",)
 
 
+def test_a_run_with_other_column_options_is_another_run(tmp_path, capsys):
+    make_table(tmp_path, age=[str(20 + i) for i in range(60)])
+    train(tmp_path, "--edges", "age=30")
+    train(tmp_path, "--edges", "age=30")
+    arguments = [
+        "train",
+        str(tmp_path / "cases.csv"),
+        *COLUMNS,
+        *QUICK,
+        "-o",
+        str(tmp_path / "run"),
+        "--edges",
+        "age=40",
+    ]
+    assert cli.main(arguments) == 2
+    assert "holds a run with other settings (options.age.edges [30.0] before, [40.0] now)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
