@@ -50,7 +50,7 @@ def test_folds_of_a_seed_are_one_test_set_whatever_their_order():
         paper_tables.Unit("cv", fold, 0, 0.0): said(rows, right)
         for fold, rows, right in ((1, [3, 1], [1, 0]), (0, [2, 0], [0, 1]))
     }
-    rows, probabilities, _ = results.Column("0%", None, "cell 0").of(units)[0]
+    rows, probabilities, _ = results.Column("0%", None, "cell 0").select(units)[0]
     assert rows.tolist() == [0, 1, 2, 3]
     assert (probabilities.argmax(1) == 0).tolist() == [True, False, False, True]
 
@@ -103,7 +103,7 @@ def test_other_settings_do_not_mix_with_kept_predictions(tokens):
         "alignedfusion",
     ]
     paper_tables.main(arguments)
-    with pytest.raises(SystemExit, match=r"made with --epochs 1; this call says --epochs 2"):
+    with pytest.raises(SystemExit, match=r"made with --epochs 1, but this call has --epochs 2"):
         paper_tables.main([*arguments, "--epochs", "2"])
 
 
