@@ -17,7 +17,8 @@ import yaml
 
 from alignedfusion.reports.rules.characters import normalize
 from alignedfusion.reports.rules.sentences import FAMILY, HISTORY, sentences
-from alignedfusion.reports.rules.terms import Match, TermIndex, compile_term, longest
+from alignedfusion.reports.rules.term_index import Match, TermIndex, longest
+from alignedfusion.reports.rules.terms import compile_term
 from alignedfusion.reports.types import Span
 
 Assertion = Literal["positive", "negative", "uncertain"]

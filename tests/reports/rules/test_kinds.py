@@ -241,7 +241,7 @@ KINDS = {
         (X, "CRP of 0.4 mg/L.", {"crp": "0.4"}),
         (X, "White blood cell count 11,400/µL.", {"leukocyte_count": "11.4"}),
         (X, "WBC was 9.8.", {"leukocyte_count": "9.8"}),
-        (X, "CRP 1,250 mg/L.", {"crp": UN}),
+        (X, "CRP 1,250 mg/L.", {"crp": "1250"}),
     ],
 }  # fmt: skip
 CASES = [(kind, *case) for kind, cases in KINDS.items() for case in cases]
