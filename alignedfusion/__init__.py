@@ -1,7 +1,7 @@
-"""Fuse medical images with what a report says about them, when reports leave things out.
+"""Fuse medical images with attributes from reports, when reports are incomplete.
 
-Dimensions, in every docstring: `B` batch, `N` image tokens, `A` attributes, `K` intermediate tokens, `D` width, `V`
-candidate values of all attributes together, `C` classes.
+Dimensions in all docstrings: `B` batch, `N` image tokens, `A` attributes, `K` intermediate tokens, `D` width, `V` candidate
+values of all attributes together, `C` classes.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`python -m alignedfusion`: the command, as launchers such as `torchrun` start it."""
+"""`python -m alignedfusion` runs the `alignedfusion` command, for launchers such as `torchrun`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Names that load on first use, so that a package costs nothing until a part of it is wanted."""
+"""Public names that are imported on first use, so that importing a package is cheap."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -11,18 +11,18 @@ def lazy_names(
     """`__getattr__` and `__dir__` of a package.
 
     Args:
-        package: Its name.
-        homes: The public names of each of its modules. No module may be called as one of the names: once it is imported, the
-            package would hold the module under that name.
+        package: Name of the package.
+        homes: Public names by the module that defines them. No module may have the name of one of them: once imported, it would
+            become the attribute of the package with this name.
     """
-    found = {name: home for home, names in homes.items() for name in names}
+    modules = {name: home for home, names in homes.items() for name in names}
 
     def get(name: str) -> Any:
-        if name in found:
-            return getattr(import_module(f"{package}.{found[name]}"), name)
+        if name in modules:
+            return getattr(import_module(f"{package}.{modules[name]}"), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def names() -> list[str]:
-        return sorted([*vars(import_module(package)), *found])
+        return sorted([*vars(import_module(package)), *modules])
 
     return get, names

@@ -1,4 +1,4 @@
-"""Functions that build whole models."""
+"""Functions that build complete models."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ def standard(
 
     Args:
         schema: The attributes.
-        class_names: The classes, in the order of the labels.
-        backbone: A timm model for all images of a case, by name or with settings; None for precomputed image tokens.
-        images: Names of the images of a case. Without any, the model reads attributes alone.
-        num_features: Width of precomputed tokens, with `backbone=None`.
-        dim: Token width D, a multiple of 64. Hundreds of cases overfit a wider one; many thousands may want 384.
-        depth: Rounds of fusion. With hundreds of cases one generalises best, though report tokens then never see the image.
-        text_encoder: Encodes the values' prompts; None learns one vector per value.
+        class_names: Names of the classes, in the order of the labels.
+        backbone: Backbone for all images of a case, by name or with settings; None for precomputed image tokens.
+        images: Names of the images of a case. Without images, the model uses attributes only.
+        num_features: Width F of precomputed tokens, with `backbone=None`.
+        dim: Token width D, a multiple of 64. With hundreds of cases a wider model overfits; with many thousands, try 384.
+        depth: Number of rounds of fusion. With hundreds of cases one round generalises best, although the report tokens then do
+            not depend on the image.
+        text_encoder: Encoder of the values' prompts; None learns one vector per value.
     """
     heads = max(1, dim // 64)
     visual: VisualTokenizer | None = None
@@ -62,11 +63,11 @@ def standard(
 def paper(
     schema: AttributeSchema, class_names: Sequence[str], *, text_encoder: TextEncoder | Tensor | None = None
 ) -> AlignedFusionClassifier:
-    """The paper's model to the letter: Swin, ClinicalBERT prompts, one round of fusion (eq. 6-8), p = 0.3, one head.
+    """The model exactly as in the paper: Swin, ClinicalBERT prompts, one round of fusion (eq. 6-8), p = 0.3, one head.
 
     Args:
         schema: The attributes.
-        class_names: The classes, in the order of the labels.
+        class_names: Names of the classes, in the order of the labels.
         text_encoder: ClinicalBERT by default, downloaded from the Hugging Face hub.
     """
     dim = 768
@@ -83,7 +84,13 @@ def paper(
 
 
 def build_visual(backbone: Backbone | str | None, dim: int, *, num_features: int | None = None) -> VisualTokenizer:
-    """A `VisualTokenizer` of width `dim` with this backbone; None for precomputed tokens of width `num_features`."""
+    """A `VisualTokenizer` with a backbone, or for precomputed tokens if `backbone` is None.
+
+    Args:
+        backbone: Name or settings of the backbone.
+        dim: Token width D.
+        num_features: Width F of precomputed tokens, with `backbone=None`.
+    """
     if backbone is None:
         return VisualTokenizer(None, dim, num_features=num_features)
     if isinstance(backbone, str):
@@ -99,19 +106,21 @@ def build_visual(backbone: Backbone | str | None, dim: int, *, num_features: int
 
 
 def choose_backbone(tokens: TokenCache | None, backbone: Backbone) -> Backbone:
-    """Fill in what a backbone leaves open; a token cache requires the one that its tokens were computed with.
+    """The backbone with its unset fields filled in, from the token cache if there is one.
 
     Args:
         tokens: The token cache that replaces the images, or None.
-        backbone: The backbone that was asked for.
+        backbone: The requested backbone.
 
     Raises:
-        ValueError: If it differs from what the tokens were computed with.
+        ValueError: If the requested backbone differs from the one that computed the tokens.
     """
     if tokens is None:
         return dataclasses.replace(backbone, name=backbone.name or DEFAULT_BACKBONE)
     if not backbone.frozen or backbone.pretrained is False:
-        raise ValueError("tokens come from a frozen, pretrained backbone: train a backbone on the images themselves")
+        raise ValueError(
+            "the backbone of stored tokens must be frozen and pretrained: train a backbone on the images instead"
+        )
     settings = tokens.settings
     check_timm_name(settings["backbone"])
     for name, requested in (("backbone", backbone.name), ("image_size", backbone.image_size)):
@@ -128,7 +137,7 @@ def match_tokens(visual: VisualTokenizer, tokens: TokenCache, pretrained: object
     """Give a visual tokenizer the preprocessing of a token cache, after checking that its weights are the same.
 
     Args:
-        visual: Built with the backbone that `choose_backbone` returned.
+        visual: A tokenizer with the backbone that `choose_backbone` returned.
         tokens: The token cache.
         pretrained: Source of the backbone's weights, for the error message.
 
@@ -139,7 +148,7 @@ def match_tokens(visual: VisualTokenizer, tokens: TokenCache, pretrained: object
         weights = "timm's own" if pretrained is True else repr(str(pretrained))
         raise ValueError(
             f"the tokens in {str(tokens.folder)!r} were computed with other weights of {tokens.settings['backbone']!r} than "
-            f"{weights}; give the file they were computed with as weights, or compute them again in another folder"
+            f"{weights}; pass the file of those weights, or compute the tokens again in another folder"
         )
     # timm may change a model's default preprocessing between releases.
     visual.preprocessing = tokens.settings["preprocessing"]

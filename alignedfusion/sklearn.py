@@ -1,4 +1,4 @@
-"""The library as a scikit-learn classifier: a DataFrame with image paths and gaps in, classes out."""
+"""A scikit-learn classifier of the rows of a DataFrame, with image paths and incomplete attributes."""
 
 # ruff: noqa: N803, N806 (scikit-learn's name for a table is X)
 
@@ -41,40 +41,40 @@ if TYPE_CHECKING:
 
 
 class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Classifies the rows of a DataFrame: columns of image paths, and columns of attributes with gaps.
+    """Classifies the rows of a DataFrame with columns of image paths and columns of attributes, which may have empty cells.
 
-    A cell that is None, NaN, an empty string or "UN" is unmentioned. So is a value that no row of `fit` had. The model is
-    that of `alignedfusion train` (see `presets.standard`); without image columns, one that only sees attributes. A numeric
-    array instead of a DataFrame has the attributes x0, x1, and so on.
+    A cell that is None, NaN, an empty string or "UN" is unmentioned. So is a value that no row of `fit` had. The model is that
+    of `alignedfusion train` (see `presets.standard`); without image columns it uses attributes only. The columns of a numeric
+    array instead of a DataFrame are the attributes x0, x1, and so on.
 
     Args:
-        images: Image columns. A file that ends in `.npy` holds precomputed tokens (N, F). An empty cell: the row lacks that
-            image. None: there are no images.
-        attributes: Attribute columns; None takes all others.
-        group: A column of patients, no attribute: no patient is both trained on and calibrated with.
+        images: Image columns. A file that ends in `.npy` holds precomputed tokens (N, F). An empty cell means that the row
+            lacks that image. None means that there are no images.
+        attributes: Attribute columns; None takes all columns that are neither images nor the group.
+        group: Column with the patient, which is not used as an attribute. No patient has rows in both training and calibration.
         image_root: Folder that relative image paths start from.
-        tokens: A folder that `alignedfusion tokens` wrote, to be read in the place of the images: the backbone then runs once,
-            not in every epoch, fold and setting. No augmentation. Images that are not in it can be predicted all the same.
-        backbone: See `presets.standard`, as for the next three. None takes that of `tokens`, or vit_small_patch16_224.
-        pretrained: See there.
-        frozen: See there.
-        image_size: See there.
+        tokens: Folder that `alignedfusion tokens` wrote, which is read instead of the images. The backbone then runs once, not
+            in every epoch, fold and setting; images are not augmented. New images without tokens can still be predicted.
+        backbone: Name of a timm model. None takes the backbone of `tokens`, or vit_small_patch16_224 without `tokens`.
+        pretrained: True loads timm's weights from its hub, a path loads a local file, False starts from random weights.
+        frozen: Whether the backbone's weights stay as they are.
+        image_size: Side of the square input in pixels; by default that of the timm model.
         dim: Token width D.
-        epochs: See `training.fit`, as for the next two.
-        batch_size: See there.
-        learning_rate: See there.
-        calibration: Share of the rows, by class, that are held back to calibrate the probabilities (see `calibration`).
-        workers: Processes that read images.
-        random_state: Seed of weights, order, hiding and the rows held back, for the same result each time.
-        verbose: Show a progress bar.
+        epochs: Number of passes over the training rows.
+        batch_size: Rows per training step.
+        learning_rate: Peak learning rate of the parameters that process attributes only.
+        calibration: Share of the rows of each class that is held back to calibrate the probabilities; 0 does not calibrate.
+        workers: Number of processes that read images.
+        random_state: Seed of weights, order, hiding and the rows held back.
+        verbose: Whether to show a progress bar.
 
     Attributes:
-        model_: The trained `AlignedFusionClassifier`; `model_.save_pretrained(folder)` keeps it without pickle.
-        schema_: Its `AttributeSchema`, learned from the rows of `fit` that were trained on.
-        classes_: The labels.
-        log_: What `training.fit` returned.
-        n_features_in_: Columns of X.
-        feature_names_in_: Their names.
+        model_: The trained `AlignedFusionClassifier`; `model_.save_pretrained(folder)` saves it without pickle.
+        schema_: The `AttributeSchema` of the model, learned from the training rows.
+        classes_: The distinct labels.
+        log_: The log that `training.fit` returned.
+        n_features_in_: Number of columns of X.
+        feature_names_in_: Names of the columns of X.
     """
 
     def __init__(
@@ -117,14 +117,14 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any) -> AlignedFusionEstimator:
-        """Learn the schema and the model from these rows alone.
+        """Fit the schema and the model to these rows.
 
         Args:
             X: A DataFrame, or an array (n, features) without images.
             y: n labels of any type.
 
         Raises:
-            ValueError: For a column that is not there or cannot be an attribute, an unreadable image, or one class only.
+            ValueError: For a column that is missing or cannot be an attribute, an unreadable image, or a single class.
         """
         whole, labels = self._frame(X, reset=True), self._labels(y)
         check_consistent_length(whole, labels)
@@ -136,7 +136,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
         with _own_randomness(seed), tempfile.TemporaryDirectory() as folder:
             self.model_ = self._build(whole)
-            # A backbone that starts at random has everything to learn: nothing of it is held back.
+            # A backbone with random weights is trained with the full learning rate.
             starts_random = getattr(self.model_.visual, "backbone", None) is not None and not self.pretrained
             self.log_ = fit(
                 self.model_,
@@ -156,7 +156,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             )
             if is_held.any():
                 calibrate(self.model_, self._cases(whole[is_held], labels[is_held]), progress=self.verbose)
-        self.model_.cpu().eval()  # what is pickled must open on machines without a GPU
+        self.model_.cpu().eval()  # so that a pickle can be loaded on a machine without a GPU
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -169,13 +169,13 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         return self.classes_[best]
 
     def impute(self, X: Any) -> pd.DataFrame:
-        """The table with a probable value in each unmentioned cell: for a number, the median of its interval."""
+        """The table with the most probable value in each unmentioned cell; for a number, the median of the interval."""
         frame = self._fitted_frame(X)
         probable = self._outputs(frame, "reconstruction").argmax(-1)  # (n, A)
         return fill_gaps(frame, self.schema_, probable, self._examples)
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn may give it: gaps and text."""
+        """Tags that allow missing values, text and categories in X."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
         return tags
@@ -205,7 +205,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         check_classification_targets(check_array(y, ensure_2d=False, dtype=None))
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class only, {list(self.classes_)}: there is nothing to learn")
+            raise ValueError(f"y has only one class, {list(self.classes_)}: there is nothing to learn")
         return labels
 
     def _image_columns(self) -> tuple[str, ...]:
@@ -244,8 +244,8 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         backbone = choose_backbone(cache, Backbone(self.backbone, self.pretrained, self.frozen, self.image_size))
         if num_features is None and not backbone.pretrained:
             warnings.warn(
-                f"pretrained=False: the backbone {backbone.name!r} starts at random"
-                + (", and frozen=True keeps it so; its tokens say little" if self.frozen else ""),
+                f"pretrained=False: the backbone {backbone.name!r} starts from random weights"
+                + (", and frozen=True keeps them; its tokens are of little use" if self.frozen else ""),
                 stacklevel=3,
             )
         model = standard(
@@ -281,7 +281,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     def _outputs(self, frame: pd.DataFrame, field: str) -> Tensor:
         cases = self._cases(frame)
         self.model_.to("cuda" if torch.cuda.is_available() else "cpu")
-        with _own_randomness(0):  # nothing here is random, but a loader draws a seed for its workers
+        with _own_randomness(0):  # inference is deterministic, but a loader draws a seed for its workers
             result = outputs(self.model_, cases, [cases.codes], field, progress=False)[0]
         self.model_.cpu()
         return result
@@ -289,7 +289,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
 @contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
-    """Seeds everything, and gives the caller's random states back."""
+    """Seeds all generators, and restores the caller's random states on exit."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)

@@ -1,11 +1,11 @@
-"""Attribute tokens from stored prompt vectors, against encoding the prompts of every batch with the text encoder.
+"""Attribute tokens from stored prompt vectors, compared with encoding the prompts of every batch with the text encoder.
 
 python benchmarks/attribute_tokens.py --text-encoder FOLDER_OR_NAME
 python benchmarks/attribute_tokens.py --text-encoder FOLDER_OR_NAME --rows 1000
 
-The paper's text describes the second: each epoch encodes one prompt per row and attribute. `AttributeTokenizer` encodes each
-distinct prompt once, when it is built. Both are timed over an epoch of the same rows; of the slow one as many batches as fit in
---seconds, scaled up. The vectors of both are compared.
+The paper describes the second method: each epoch encodes one prompt per row and attribute. `AttributeTokenizer` encodes each
+distinct prompt once, when it is built. Both methods are timed over an epoch of the same rows. The slow method runs for at most
+--seconds, and its time is extrapolated to the epoch. The tokens of both methods are compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VALUES = ("absent", "mild", "moderate", "severe", "uncertain")
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure both methods, print the results and write them to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--text-encoder", required=True, metavar="NAME", help="name or folder of a Hugging Face encoder"
@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--attributes", type=int, default=14)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=30.0, help="for the slow way (default: 30)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="time limit of the slow method (default: 30)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep the figures as JSON")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSON file to write the results to")
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -47,9 +47,9 @@ def main() -> None:
     tokenizer = AttributeTokenizer(schema, 384, text_encoder=encoder).to(options.device).eval()
     building = time.perf_counter() - start
 
-    # The way of the paper's text: every prompt of the batch through the encoder; then centred and scaled as the tokenizer does.
+    # The paper's method: encode every prompt of the batch, then centre and scale the vectors as the tokenizer does.
     prompts = [attribute.prompts() for attribute in schema]
-    raw = encoder.encode([prompt for each in prompts for prompt in each])
+    raw = encoder.encode([prompt for of_attribute in prompts for prompt in of_attribute])
     mean, deviation = raw.mean(0), (raw - raw.mean(0)).std()
     done, difference, spent = 0, 0.0, 0.0
     with torch.inference_mode():
@@ -76,12 +76,14 @@ def main() -> None:
 
     scale = float(last.abs().mean())
     print(f"{options.rows} rows x {options.attributes} attributes, batches of {options.batch_size}, {options.device}")
-    print(f"prompts of every batch encoded: {slow:.1f} s an epoch (measured on {done} of {len(batches)} batches)")
-    print(f"stored prompt vectors:          {fast:.3f} s an epoch, and {building:.2f} s once")
-    print(f"ratio {slow / fast:.0f}; largest difference {difference:.1e}, tokens are {scale:.2f} on average")
+    print(f"prompts of every batch encoded: {slow:.1f} s per epoch (measured on {done} of {len(batches)} batches)")
+    print(f"stored prompt vectors:          {fast:.3f} s per epoch, and {building:.2f} s once")
+    print(
+        f"ratio {slow / fast:.0f}; largest difference {difference:.1e}, mean absolute value of the tokens {scale:.2f}"
+    )
     if options.output:
         figures = {"slow": slow, "fast": fast, "once": building, "ratio": slow / fast, "difference": difference}
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        options.output.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
-"""Chest X-rays with clinical notes: what the notes add to the image, and what the table's own columns add.
+"""Prepare chest X-rays with clinical notes: one table with the notes, one with the other columns.
 
 python benchmarks/cxr_notes.py --data FOLDER -o OUT
 
-FOLDER holds metadata.csv and images/ of the COVID-19 image data collection (Cohen et al. 2020). The task is COVID-19 against
-all other findings; words that name a diagnosis are struck from the notes. OUT/notes.csv (notes only) and OUT/columns.csv (the
-table's columns only) are made; then
+FOLDER has metadata.csv and images/ of the COVID-19 image data collection (Cohen et al. 2020). The task is COVID-19 against all
+other findings. Words that name a diagnosis are replaced by XXXX in the notes. The script writes OUT/notes.csv (notes only) and
+OUT/columns.csv (the other columns only). These commands train a model on the notes:
 
 alignedfusion extract OUT/notes.csv --text clinical_notes other_notes --lexicon chest_xray -o OUT/table.csv
 alignedfusion train OUT/table.csv --image filename --label finding --group patientid -o OUT/run
 
-is the way from notes to a model, and
+This command compares the methods on them (docs/reports.md has the complete commands):
 
 python benchmarks/paper_tables.py --table 1b --source manifest --data OUT/table.csv ... --protocol cv
-
-compares them (docs/reports.md has the commands whole).
 """
 
 from __future__ import annotations
@@ -42,13 +40,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     options = parser.parse_args()
-    frame = read_table(options.data / "metadata.csv")
+    frame = read_table(options.data / "metadata.csv", missing_values=("?",))
     frame = frame[frame["finding"].notna() & ~frame["finding"].astype(str).str.lower().str.contains("todo")].copy()
     frame["finding"] = np.where(frame["finding"].str.contains("COVID-19"), "COVID-19", "other")
-    struck = 0
+    replaced = 0
     for column in ("clinical_notes", "other_notes"):
         notes = frame[column].fillna("")
-        struck += int(notes.str.count(DIAGNOSES.pattern, flags=DIAGNOSES.flags).sum())
+        replaced += int(notes.str.count(DIAGNOSES.pattern, flags=DIAGNOSES.flags).sum())
         frame[column] = [DIAGNOSES.sub("XXXX", note) for note in notes]
     frame["filename"] = [str((options.data / "images" / name).resolve()) for name in frame["filename"]]
     options.output.mkdir(parents=True, exist_ok=True)
@@ -57,7 +55,7 @@ def main() -> None:
     columns = [name for name in CXR_ATTRIBUTES if frame[name].notna().sum() > 20]
     frame[[*case, *columns]].to_csv(options.output / "columns.csv", index=False)
     print(
-        f"{len(frame)} images of {frame['patientid'].nunique()} patients; {struck} names of diagnoses struck from the notes"
+        f"{len(frame)} images of {frame['patientid'].nunique()} patients; {replaced} names of diagnoses replaced in the notes"
     )
 
 

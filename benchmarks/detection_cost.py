@@ -1,10 +1,10 @@
-"""What fusion costs a detector: `read="global"` against "pooled" and "full" on one map, and on top of the A3D backbone.
+"""Cost of fusion in a detector: `read="global"`, "pooled" and "full" on one map, and the A3D backbone with and without.
 
 python benchmarks/detection_cost.py                      # a map of 128 x 128 positions, and A3D at 7 x 512 x 512
 python benchmarks/detection_cost.py --side 64 --no-a3d
 
-Each case runs in a process of its own. Time is the median of several forward passes without gradients, and of forward and
-backward passes; memory is what the process needed at its highest beyond the map and the weights.
+Each case runs in its own process. Times are medians of several forward passes without gradients, and of forward and backward
+passes; memory is the peak of the process beyond the map and the weights.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ CHANNELS, DIM, ATTRIBUTES = 512, 256, 14
 
 
 def fusion(read: str) -> FeatureMapFusion:
-    """For one map of the A3D backbone."""
+    """Build a fusion for one map of the A3D backbone."""
     torch.manual_seed(0)
     schema = AttributeSchema([Attribute(f"a{i}", values=("no", "yes")) for i in range(ATTRIBUTES)])
     return FeatureMapFusion(AttributeTokenizer(schema, DIM), [CHANNELS], read=read, max_positions=10**9)
 
 
 def median(run: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a call."""
+    """Measure the median seconds of a call."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -46,7 +46,7 @@ def median(run: Callable[[], object], repeats: int) -> float:
 
 
 def measure(case: str, side: int) -> dict[str, float]:
-    """Seconds and MB of one case, in this process."""
+    """Measure seconds and MB of one case in this process."""
     codes = torch.randint(-1, 2, (1, ATTRIBUTES))
     if case.startswith("a3d"):
         from alignedfusion.detection import A3DBackbone
@@ -79,7 +79,7 @@ def measure(case: str, side: int) -> dict[str, float]:
     inference()
     forward_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     seconds = median(inference, repeats)
-    if "scores" in case:  # and twice as much on the way back
+    if "scores" in case:  # backward would need twice the memory
         return {"forward": seconds, "forward_mb": forward_mb}
     training()
     both_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=128, help="positions of the map along one side (default: 128)")
     parser.add_argument("--no-a3d", action="store_true", help="leave the backbone out")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep the figures as JSON")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the figures to this JSON file")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
@@ -120,7 +120,7 @@ def main() -> None:
             f"A3D at 7 x {4 * options.side}^2: {plain:.2f} s, fused {fused:.2f} s: {100 * (fused / plain - 1):+.1f} %"
         )
     if options.output:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        options.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""A model in PyTorch, as an ONNX file, and as one with 8-bit integers, on a CPU: time, size, and what the rounding changes.
+"""A model in PyTorch, as an ONNX file, and as an ONNX file with 8-bit integers, on a CPU: time, size and accuracy.
 
-python benchmarks/export_speed.py                       # three backbones, one case and sixteen at a time
-python benchmarks/export_speed.py --demo demo/model     # and accuracy, of the model that `alignedfusion demo` saved
+python benchmarks/export_speed.py                       # three backbones, batches of one and of sixteen cases
+python benchmarks/export_speed.py --demo demo/model     # also the accuracy of the model that `alignedfusion demo` saved
 
-Weights of the backbones are random: time does not depend on them. All kinds take turns, and a time is the median of theirs.
+The backbones have random weights, on which the time does not depend. The runtimes take turns, and the median time of each is
+printed.
 """
 
 from __future__ import annotations
@@ -39,26 +40,28 @@ def build(backbone: str) -> AlignedFusionClassifier:
 
 
 def session(file: Path) -> onnxruntime.InferenceSession:
-    """An ONNX file, on as many threads as PyTorch has."""
+    """An ONNX session with as many threads as PyTorch."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would slow whoever is next
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # spinning threads would slow the next runtime
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def probabilities(
     runtime: onnxruntime.InferenceSession, image: torch.Tensor, codes: torch.Tensor, batch: int = 50
 ) -> np.ndarray:
-    """What an ONNX file says of cases with one image each, (n, C)."""
-    parts = []
-    for pixels, each in zip(image.split(batch), codes.split(batch), strict=True):
-        inputs = {"image": pixels.numpy(), "codes": each.numpy(), "is_present_image": np.ones(len(each), dtype=bool)}
-        parts.append(runtime.run(["probabilities"], inputs)[0])
-    return np.concatenate(parts)
+    """Probabilities (n, C) of an ONNX model for cases with one image each."""
+    batches = []
+    for pixels, rows in zip(image.split(batch), codes.split(batch), strict=True):
+        inputs = {"image": pixels.numpy(), "codes": rows.numpy(), "is_present_image": np.ones(len(rows), dtype=bool)}
+        batches.append(runtime.run(["probabilities"], inputs)[0])
+    return np.concatenate(batches)
 
 
 def in_turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call, after one that does not count."""
+    """Median seconds of each call, without the first one."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
@@ -66,7 +69,7 @@ def in_turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
             run()
             if turn:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in seconds.items()}
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def speed(backbone: str, batches: list[int], repeats: int, folder: Path) -> list[dict[str, Any]]:
@@ -103,37 +106,39 @@ def speed(backbone: str, batches: list[int], repeats: int, folder: Path) -> list
 
 
 def accuracy(folder: Path, scratch: Path, cases: int) -> dict[str, Any]:
-    """Of a saved model on drawn lesions with a quarter of the attributes missing, and how far int8's answers lie off."""
+    """Accuracy of a saved model on drawn lesions with a quarter of the attributes missing, in float32 and in int8."""
     model = AlignedFusionClassifier.from_pretrained(folder)
     visual = model.visuals["image"]
     scale = {name: visual.preprocessing[name] for name in ("mean", "std")}
     test = phantom.make(cases, seed=77, image_size=visual.preprocessing["input_size"][-1], missing=0.25).cases(**scale)
-    found = {}
+    predicted = {}
     for name in ("ONNX", "ONNX int8"):
         to_onnx(model, scratch / "demo.onnx", quantize=name == "ONNX int8")
-        found[name] = probabilities(session(scratch / "demo.onnx"), test.image, test.codes)
-    off = np.abs(found["ONNX"] - found["ONNX int8"]).max(1)
+        predicted[name] = probabilities(session(scratch / "demo.onnx"), test.image, test.codes)
+    difference = np.abs(predicted["ONNX"] - predicted["ONNX int8"]).max(1)
     return {
         "cases": cases,
-        "accuracy": {name: float((p.argmax(1) == test.labels.numpy()).mean()) for name, p in found.items()},
-        "other class": float((found["ONNX"].argmax(1) != found["ONNX int8"].argmax(1)).mean()),
-        "difference": {"median": float(np.median(off)), "99 %": float(np.quantile(off, 0.99))},
+        "accuracy": {name: float((p.argmax(1) == test.labels.numpy()).mean()) for name, p in predicted.items()},
+        "other class": float((predicted["ONNX"].argmax(1) != predicted["ONNX int8"].argmax(1)).mean()),
+        "difference": {"median": float(np.median(difference)), "99 %": float(np.quantile(difference, 0.99))},
     }
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all runtimes, print the results and write them to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=BACKBONES, metavar="NAME", help="timm models")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16], metavar="B", help="default: 1 16")
-    parser.add_argument("--repeats", type=int, default=15, help="default: 15")
-    parser.add_argument("--demo", type=Path, metavar="FOLDER", help="the model that `alignedfusion demo` saved")
-    parser.add_argument("--cases", type=int, default=2000, help="drawn lesions to test it on (default: 2000)")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep the figures as JSON")
+    parser.add_argument(
+        "--batches", nargs="+", type=int, default=[1, 16], metavar="B", help="batch sizes (default: 1 16)"
+    )
+    parser.add_argument("--repeats", type=int, default=15, help="number of timed passes (default: 15)")
+    parser.add_argument("--demo", type=Path, metavar="FOLDER", help="model that `alignedfusion demo` saved")
+    parser.add_argument("--cases", type=int, default=2000, help="drawn lesions to test --demo on (default: 2000)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSON file to write the results to")
     options = parser.parse_args()
 
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "speed": []}
-    print(f"{torch.get_num_threads()} threads; milliseconds a case, and times PyTorch's; megabytes of the files")
+    print(f"{torch.get_num_threads()} threads; milliseconds per case (ratio to PyTorch), and sizes of the files in MB")
     print(f"{'backbone':32}{'batch':>6}" + "".join(f"{kind:>18}" for kind in KINDS) + f"{'MB':>8}{'int8':>8}")
     with tempfile.TemporaryDirectory() as scratch:
         for backbone in options.backbones:
@@ -150,7 +155,7 @@ def main() -> None:
             results["demo"] = accuracy(options.demo, Path(scratch), options.cases)
             print(json.dumps(results["demo"], indent=2))
     if options.output:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        options.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

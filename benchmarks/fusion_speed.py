@@ -1,13 +1,14 @@
-"""Time, memory and operations of fusions beside each other: pair by pair, in one run.
+"""Time, memory and operations of several fusions, compared within one run.
 
-python benchmarks/fusion_speed.py                                  # every size; on a GPU if there is one
+python benchmarks/fusion_speed.py                                  # all sizes; on a GPU if there is one
 python benchmarks/fusion_speed.py --sizes small batch1 --compile   # some sizes, eager and compiled
 python benchmarks/fusion_speed.py --dtypes bfloat16 --modes train -o speed.json --picture speed.png
 
-In every repetition each fusion runs once, in turning order, and its time is divided by that of joint self-attention in the same
-repetition; printed are the median ratio and its quartiles. Memory is the most that one pass needs beyond weights and inputs:
-what PyTorch allocated on a GPU, what a process of its own grew by on a CPU (Linux only). Operations are those of the matrix
-products, counted by `torch.utils.flop_counter`; "of peak" is their rate over that of a large product in this run.
+In every repetition each fusion runs once, in rotating order, and its time is divided by that of joint self-attention in the
+same repetition. The median ratio and its quartiles are printed. Memory is the peak that one pass needs beyond weights and
+inputs: on a GPU the memory that PyTorch allocated, on a CPU the growth of a separate process (Linux only). Operations are those
+of the matrix products, counted by `torch.utils.flop_counter`. "of peak" is their rate relative to that of a large matrix
+product in this run.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from alignedfusion.modules.fusions import FusionOutput
 
 
 class Size(NamedTuple):
-    """B, N of each image, A, D, rounds."""
+    """Sizes of a comparison: B, N of each image, A, D and the number of rounds."""
 
     batch: int
     images: tuple[int, ...]
@@ -54,7 +55,7 @@ REFERENCE = "joint self-attention"
 
 
 class TransformerEncoder(nn.Module):
-    """PyTorch's own encoder over all tokens: what many would take first."""
+    """PyTorch's own transformer encoder on the tokens of all modalities."""
 
     def __init__(self, dim: int, *, modalities: tuple[str, ...], depth: int, num_heads: int) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ FUSIONS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Case(NamedTuple):
-    """A size on a device, in a precision, in a mode, eager or compiled."""
+    """One comparison: a size, a device, a dtype, a mode, eager or compiled."""
 
     size: str
     device: str
@@ -95,7 +96,7 @@ class Case(NamedTuple):
         lengths = {f"image{i}": n for i, n in enumerate(size.images)} | {"report": size.attributes}
         shape = {m: (batch or size.batch, n, size.dim) for m, n in lengths.items()}
         dtype = getattr(torch, self.dtype)
-        return {m: torch.randn(each, device=self.device, dtype=dtype) for m, each in shape.items()}
+        return {m: torch.randn(sizes, device=self.device, dtype=dtype) for m, sizes in shape.items()}
 
     def module(self, name: str) -> nn.Module:
         """One of the fusions."""
@@ -107,7 +108,7 @@ class Case(NamedTuple):
         return torch.compile(module, fullgraph=True) if self.compiled else module
 
     def step(self, module: nn.Module, tokens: dict[str, Tensor]) -> None:
-        """One pass; in training also the way back, to weights and tokens."""
+        """One forward pass; in training also the backward pass, to weights and tokens."""
         if self.mode == "forward":
             with torch.inference_mode():
                 module(tokens)
@@ -133,7 +134,7 @@ def synchronize(device: str) -> None:
 
 
 def matmul_rate(device: str, dtype: str) -> float:
-    """Operations per second of a large matrix product: what the device does at its best."""
+    """Operations per second of a large matrix product, as the peak rate of the device."""
     side = 8192 if device == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     rates = []
@@ -147,9 +148,9 @@ def matmul_rate(device: str, dtype: str) -> float:
 
 
 def operations(case: Case, name: str) -> int:
-    """Operations of one pass, counted at batch 1 with attention written out."""
+    """Operations of one pass, counted at batch 1 with attention in plain operations."""
     plain = case._replace(compiled=False, dtype="float32", device="cpu")
-    # In training mode, for the fast path of nn.TransformerEncoder is one operation that nobody counts.
+    # In training mode, because the counter does not know the fast path of nn.TransformerEncoder.
     module, tokens = plain.module(name).train(), plain.tokens(batch=1)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         if case.mode == "forward":
@@ -161,36 +162,36 @@ def operations(case: Case, name: str) -> int:
 
 
 def memory(case: Case, name: str) -> float:
-    """Megabytes that one pass needs at its highest, beyond weights and inputs."""
+    """Peak memory of one pass in megabytes, beyond weights and inputs."""
     module, tokens = case.module(name), case.tokens()
     if case.device == "cuda":
-        case.step(module, tokens)  # compiles, and makes cuBLAS take its workspace
+        case.step(module, tokens)  # compiles, and allocates the workspace of cuBLAS
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         case.step(module, tokens)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    case.step(module, {m: stream[:1, :8] for m, stream in tokens.items()})  # what a first call loads is not its memory
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew at what is resident now
+    case.step(module, {m: stream[:1, :8] for m, stream in tokens.items()})  # loads libraries, which do not count
+    Path("/proc/self/clear_refs").write_text("5", "utf-8")  # resets the high-water mark to the present resident memory
     before = high_water()
     case.step(module, tokens)
     return (high_water() - before) / 2**10
 
 
 def high_water() -> int:
-    """The most that was resident since the mark was reset, in kilobytes (Linux)."""
-    status = Path("/proc/self/status").read_text()
+    """Peak resident memory since the mark was reset, in kilobytes (Linux)."""
+    status = Path("/proc/self/status").read_text("utf-8")
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
 def memory_apart(case: Case, name: str) -> float:
-    """`memory` in a process of its own."""
+    """`memory`, measured in a separate process."""
     command = [sys.executable, __file__, "--memory-of", json.dumps([*case, name]), "--threads"]
-    answer = subprocess.run([*command, str(torch.get_num_threads())], check=True, capture_output=True, text=True).stdout
-    return float(answer.splitlines()[-1])
+    output = subprocess.run([*command, str(torch.get_num_threads())], check=True, capture_output=True, text=True).stdout
+    return float(output.splitlines()[-1])
 
 
 def measure(case: Case, seconds: float, with_memory: bool) -> list[dict[str, Any]]:
-    """One row per fusion."""
+    """Measure all fusions on one case; one row per fusion."""
     torch._dynamo.reset()
     tokens = case.tokens()
     modules = {name: case.module(name) for name in FUSIONS}
@@ -252,7 +253,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """A picture of the ratios: a group of bars per case."""
+    """Plot the ratios, with a group of bars per case."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -261,34 +262,34 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     cases = list(dict.fromkeys(tuple(row[key] for key in Case._fields) for row in rows))
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.75 * len(cases)), layout="constrained")
     for i, name in enumerate(FUSIONS):
-        found = {tuple(row[key] for key in Case._fields): row for row in rows if row["fusion"] == name}
-        places = [j + 0.13 * (i - 2.5) for j in range(len(cases))]
-        values = [found[case]["ratio"] for case in cases]
-        axes.barh(places, values, height=0.12, label=name)
+        by_case = {tuple(row[key] for key in Case._fields): row for row in rows if row["fusion"] == name}
+        positions = [j + 0.13 * (i - 2.5) for j in range(len(cases))]
+        values = [by_case[case]["ratio"] for case in cases]
+        axes.barh(positions, values, height=0.12, label=name)
     axes.axvline(1.0, color="black", linewidth=0.8)
     labels = [f"{s}, {mode}\n{dtype}, {'compiled' if c else 'eager'}" for s, _, dtype, mode, c in cases]
     axes.set_yticks(range(len(cases)), labels)
     axes.invert_yaxis()
-    axes.set_xlabel(f"time over {REFERENCE} ({cases[0][1]}; less is better)")
+    axes.set_xlabel(f"time relative to {REFERENCE} ({cases[0][1]}; lower is better)")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print the results and write them to files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE", help=", ".join(SIZES))
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument("--modes", nargs="+", choices=("forward", "train"), default=["forward", "train"])
-    parser.add_argument("--compile", action="store_true", help="measure compiled modules, too")
+    parser.add_argument("--compile", action="store_true", help="also measure compiled modules")
     parser.add_argument("--only-compile", action="store_true", help="measure compiled modules only")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's own choice)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="per case, roughly (default: 20)")
-    parser.add_argument("--no-memory", action="store_true", help="leave memory out, which takes a process per fusion")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep the figures as JSON")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the ratios")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's default)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="approximate time per case (default: 20)")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory, which needs more processes")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSON file to write the results to")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="file to plot the ratios to")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.threads:
@@ -310,7 +311,7 @@ def main() -> None:
                     rows += (found := measure(case, options.seconds, not options.no_memory and not compiled))
                     show(found)
                     if options.output:
-                        options.output.write_text(json.dumps(rows, indent=2) + "\n")
+                        options.output.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
     if options.picture:
         draw(rows, options.picture)
 

@@ -1,9 +1,9 @@
-"""Naming hidden attributes again: the reconstructor against the usual imputers, on the full PAD-UFES-20 table.
+"""Imputation of hidden attributes: the reconstructor compared with common imputers, on the full PAD-UFES-20 table.
 
 python benchmarks/imputation.py --data pad_ufes_20 -o runs/imputation
 
-Rows are divided by patient. Of the mentioned cells of the test rows 30 % are hidden, and each method names them from the
-others. Numbers (age, diameters) are intervals for all methods. Written to OUT: imputation.md, .csv and .png.
+Rows are split by patient. Of the mentioned cells of the test rows 30 % are hidden, and each method predicts them from the
+other cells. Numbers (age, diameters) are intervals for all methods. The script writes OUT/imputation.md, .csv and .png.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from alignedfusion.datasets import pad_ufes_20
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.evaluation import calibration_error, outputs
+from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.tables.files import read_table
 from alignedfusion.training import TrainingSettings, fit
 
 OURS = "reconstructor"
 HIDDEN = 0.3
-Scores = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # per attribute: confidence, is it right, log-likelihood
-Guess = list[np.ndarray]  # per attribute (n, values), probabilities
+Scores = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # per attribute: confidence, correctness, log-likelihood
+Guess = list[np.ndarray]  # per attribute: probabilities (n, values)
 
 
 def mode(schema: AttributeSchema, train: Tensor, test: Tensor, seed: int) -> Guess:
@@ -44,9 +45,9 @@ def mode(schema: AttributeSchema, train: Tensor, test: Tensor, seed: int) -> Gue
 
 
 def iterative(schema: AttributeSchema, train: Tensor, test: Tensor, seed: int) -> Guess:
-    """scikit-learn's IterativeImputer on one-hot columns; what it fills in is clipped and scaled to sum to one.
+    """scikit-learn's IterativeImputer on one-hot columns; imputed values are clipped and scaled to sum to one.
 
-    With ridge regression: the default's singular value decomposition does not converge on columns that sum to one.
+    It uses ridge regression, because the default's singular value decomposition does not converge on columns that sum to one.
     """
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401
     from sklearn.impute import IterativeImputer
@@ -58,17 +59,17 @@ def iterative(schema: AttributeSchema, train: Tensor, test: Tensor, seed: int) -
 
 
 def random_forest(schema: AttributeSchema, train: Tensor, test: Tensor, seed: int) -> Guess:
-    """A forest per attribute on the one-hot columns of all others; it learns with cells hidden as ours does."""
+    """A forest per attribute on the one-hot columns of all others, trained with cells hidden as in the reconstructor."""
     from sklearn.ensemble import RandomForestClassifier
 
     generator = torch.Generator().manual_seed(seed)
-    seen = torch.cat([hide_attributes(train, HIDDEN, generator=generator)[0] for _ in range(3)])
+    visible = torch.cat([hide_attributes(train, HIDDEN, generator=generator)[0] for _ in range(3)])
     truth = train.repeat(3, 1)
     guesses = []
     for a, number in enumerate(schema.num_values):
         known = (truth[:, a] != UNKNOWN).numpy()
         forest = RandomForestClassifier(200, min_samples_leaf=3, random_state=seed)
-        forest.fit(_others(seen, a, schema)[known], truth[known, a].numpy())
+        forest.fit(_others(visible, a, schema)[known], truth[known, a].numpy())
         guess = np.full((len(test), number), 1e-6)
         guess[:, forest.classes_] += forest.predict_proba(_others(test, a, schema))
         guesses.append(guess / guess.sum(1, keepdims=True))
@@ -76,7 +77,7 @@ def random_forest(schema: AttributeSchema, train: Tensor, test: Tensor, seed: in
 
 
 def reconstructor(schema: AttributeSchema, train: Tensor, test: Tensor, seed: int) -> Guess:
-    """Two self-attention rounds over the attribute tokens, then `MaskedTokenReconstructor`; no class is learned."""
+    """Two rounds of self-attention on the attribute tokens, then `MaskedTokenReconstructor`; no class is predicted."""
     torch.manual_seed(seed)
     model = AlignedFusionClassifier(
         None,
@@ -84,8 +85,7 @@ def reconstructor(schema: AttributeSchema, train: Tensor, test: Tensor, seed: in
         JointSelfAttention(64, modalities=(REPORT,), num_heads=2, dropout=0.1),
         MaskedTokenReconstructor(64),
         num_classes=1,
-        hide_probability=HIDDEN,
-        hide_report_probability=0.0,
+        hiding=HideAttributes(HIDDEN),
         unimodal_heads=False,
     )
     with tempfile.TemporaryDirectory() as scratch:
@@ -122,7 +122,7 @@ def _others(codes: Tensor, attribute: int, schema: AttributeSchema) -> np.ndarra
 
 
 def run_seed(frame: object, seed: int) -> dict[str, Scores]:
-    """What each method says of the hidden cells."""
+    """The scores of each method on the hidden cells."""
     from sklearn.model_selection import GroupShuffleSplit
 
     splitter = GroupShuffleSplit(1, test_size=0.3, random_state=seed)
@@ -147,16 +147,16 @@ def run_seed(frame: object, seed: int) -> dict[str, Scores]:
 
 
 def main() -> None:
-    """Compare, and write the table."""
+    """Compare the methods, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="with metadata.csv")
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folder with metadata.csv")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
 
     frame = read_table(options.data / "metadata.csv", missing_values=("UNK",))
-    runs = [run_seed(frame, seed) for seed in tqdm(range(options.seeds), desc="divisions")]
+    runs = [run_seed(frame, seed) for seed in tqdm(range(options.seeds), desc="splits")]
     options.output.mkdir(parents=True, exist_ok=True)
     write(runs, options.output)
 
@@ -171,18 +171,18 @@ def write(runs: list[dict[str, Scores]], output: Path) -> None:
     errors: dict[str, list[float]] = {name: [] for name in METHODS}
     for run in runs:
         for name in METHODS:
-            confidence, right, _ = (np.concatenate(each) for each in zip(*run[name], strict=True))
+            confidence, right, _ = (np.concatenate(arrays) for arrays in zip(*run[name], strict=True))
             errors[name].append(calibration_error(confidence, right))
     lines = [f"| accuracy of hidden cells, % | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 1) + "|"]
     lines += [f"| {row[0]} | {' | '.join(f'{100 * cell:.1f}' for cell in row[1:])} |" for row in rows]
     for title, values in (("**mean over attributes**", means), ("calibration error", errors)):
-        cells = [f"{100 * np.mean(each):.1f} ± {100 * np.std(each, ddof=1):.1f}" for each in values.values()]
+        cells = [f"{100 * np.mean(numbers):.1f} ± {100 * np.std(numbers, ddof=1):.1f}" for numbers in values.values()]
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    cells = [f"{np.mean(each):.3f} ± {np.std(each, ddof=1):.3f}" for each in entropies.values()]
+    cells = [f"{np.mean(numbers):.3f} ± {np.std(numbers, ddof=1):.3f}" for numbers in entropies.values()]
     lines.append(f"| cross-entropy, mean over attributes | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
-    (output / "imputation.md").write_text(text)
-    with (output / "imputation.csv").open("w", newline="") as stream:
+    (output / "imputation.md").write_text(text, "utf-8")
+    with (output / "imputation.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([["attribute", *METHODS], *rows])
     _draw(rows, output / "imputation.png")
     print(text)
@@ -203,7 +203,7 @@ def _draw(rows: list[list], path: Path) -> None:
             color="black" if name == OURS else f"C{i}",
         )
     axes.set_yticks(range(len(rows)), [row[0].replace("_", " ") for row in rows])
-    axes.set_xlabel("hidden cells named rightly (%)")
+    axes.set_xlabel("accuracy of hidden cells (%)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

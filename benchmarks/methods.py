@@ -1,6 +1,6 @@
-"""The rows of the tables: how each method is trained. All see the same cases, codes, width, depth, epochs and hiding.
+"""The methods in the rows of the tables. All use the same cases, codes, width, depth, number of epochs and hiding.
 
-MBT alone has two rounds: after one, its bottleneck has carried nothing across yet.
+Only MBT has two rounds: with one, its bottleneck tokens transfer nothing between the modalities.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ HEADS = 2
 
 @dataclass
 class Fold:
-    """What a method may learn from.
+    """The data and settings that a method is trained with.
 
     Attributes:
-        train: Training cases, with what the scenario lets be missing.
-        valid: Validation cases, likewise.
-        valid_rows: Their names in the scenario.
-        schema: Learned from the training rows.
-        class_names: The classes.
+        train: Training cases, with the missing cells of the scenario.
+        valid: Validation cases, with the missing cells of the scenario.
+        valid_rows: Row numbers of the validation cases, which determine their missing cells.
+        schema: The schema, learned from the training rows.
+        class_names: Names of the classes.
         dim: Token width D.
-        epochs: Of every neural method.
-        seed: Of weights, order and hiding.
-        text_encoder: For the rows that encode text, or None.
-        trained: Models that several rows share.
+        epochs: Epochs of every neural method.
+        seed: Seed of weights, order and hiding.
+        text_encoder: Text encoder of the methods that encode text, or None.
+        trained: Trained models by row, which several rows share.
     """
 
     train: TensorCases
@@ -98,7 +98,7 @@ def neural(
     training: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Callable[[Fold], nn.Module]:
-    """A method that is an `AlignedFusionClassifier`; `modalities` are "images" and "report", both by default."""
+    """A method that trains an `AlignedFusionClassifier`; `modalities` are "images" and "report", both by default."""
 
     def train(fold: Fold) -> nn.Module:
         torch.manual_seed(fold.seed)
@@ -151,12 +151,12 @@ def _second_stage(fold: Fold) -> nn.Module:
 
 
 class _Without(nn.Module):
-    """A trained model that leaves some of its parts out."""
+    """A trained model without the contribution of one branch."""
 
-    def __init__(self, model: AlignedFusionClassifier, part: str) -> None:
+    def __init__(self, model: AlignedFusionClassifier, branch: str) -> None:
         super().__init__()
         self.model = model
-        self.index = model.branches.index(part)
+        self.index = model.branches.index(branch)
 
     @property
     def visuals(self) -> Any:
@@ -210,7 +210,7 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
 
 
 def models_at(name: str, fold: Fold, rate: float) -> nn.Module:
-    """The model of a row for test reports of which a share is missing; only "Miss Val." depends on that."""
+    """The model of a row for a missing rate of the test reports, on which only "Miss Val." depends."""
     if name != "FusionM4Net, Miss Val." or not rate:
         return fold.shared(name)
     codes = drop_attributes(fold.valid.codes, rate, fold.schema, cases=fold.valid_rows, seed=fold.seed)

@@ -1,12 +1,12 @@
-"""The paper's tables on your data: its own figures, every baseline, and ours, with a paired test of each row.
+"""The paper's tables on your data: the published results, all baselines, and ours, with a paired test of each row.
 
 python benchmarks/paper_tables.py --table 1b --source derm7pt_tokens --data FOLDER -o runs/tables
 python benchmarks/paper_tables.py --table 1a --source manifest --data cases.csv --images image --label diagnosis -o OUT
 
 Tables: 1a M-Tr+C-Te, 1b C-Tr+M-Te, 1c and 1d M-Tr+M-Te (half of the training cells missing), 2 M-Tr+C-Te with reports as one
 text, 4a the intermediate token, 4b the hiding probability; beyond the paper: ablations.
-Each trained model is tested at every rate and kept in OUT/runs, so tables share models, and the same command goes on after
-an interruption. Written to OUT: a table as Markdown and CSV, and a picture.
+Each trained model is tested at every rate, and its predictions are stored in OUT/runs. Tables share them, and the same command
+continues after an interruption. The script writes a table as Markdown and CSV, and a plot, to OUT.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ TRAINING_RATES = {"1a": RATES, "1c": (0.5,), "1d": (0.5,), "2": RATES, "4a": RAT
 
 @dataclass(frozen=True)
 class Unit:
-    """One division of the cases with one training rate: what the methods of a table are trained on."""
+    """One split of the cases with one missing rate in training, on which the methods of a table are trained."""
 
     protocol: str
     fold: int
@@ -72,7 +72,7 @@ class Unit:
     training_rate: float
 
     def folder(self, runs: Path) -> Path:
-        """Where its predictions lie."""
+        """Folder of its predictions."""
         return runs / f"{self.protocol}{self.fold}-seed{self.seed}-train{self.training_rate:g}"
 
 
@@ -84,10 +84,12 @@ def run_unit(unit: Unit, methods: list[str], source: Source, runs: Path, options
     schema = source.schema(rows["train"])
     codes = schema.encode(source.frame, unseen="unknown")
     scenario = Scenario(train=unit.training_rate, valid=unit.training_rate, seed=unit.seed)
-    seen = {split: scenario.apply(split, codes[each], schema, each.tolist()) for split, each in rows.items()}
+    visible = {
+        split: scenario.apply(split, codes[numbers], schema, numbers.tolist()) for split, numbers in rows.items()
+    }
     fold = Fold(
-        train=source.cases(rows["train"], seen["train"], training=True),
-        valid=source.cases(rows["valid"], seen["valid"]),
+        train=source.cases(rows["train"], visible["train"], training=True),
+        valid=source.cases(rows["valid"], visible["valid"]),
         valid_rows=rows["valid"].tolist(),
         schema=schema,
         class_names=tuple(source.class_names),
@@ -101,28 +103,28 @@ def run_unit(unit: Unit, methods: list[str], source: Source, runs: Path, options
         file = result_file(unit, method, runs)
         if file.is_file():
             continue
-        said = {"rows": rows["test"], "labels": test.labels.numpy()}
+        predictions = {"rows": rows["test"], "labels": test.labels.numpy()}
         for name, mechanism in MECHANISMS.items():
             for rate in (*RATES, 1.0):
                 variant = drop_attributes(
                     test.codes, rate, schema, mechanism=mechanism, cases=rows["test"].tolist(), seed=unit.seed
                 )
                 model = models_at(method, fold, rate)
-                said[f"{name} {rate:g}"] = predict(model, test, [variant], batch_size=256, progress=False)[0]
+                predictions[f"{name} {rate:g}"] = predict(model, test, [variant], batch_size=256, progress=False)[0]
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(f".{os.getpid()}.part")
         with draft.open("wb") as stream:
-            np.savez_compressed(stream, **said)
+            np.savez_compressed(stream, **predictions)
         draft.replace(file)
 
 
 def result_file(unit: Unit, method: str, runs: Path) -> Path:
-    """Where the predictions of a method lie."""
+    """File of the predictions of a method."""
     return unit.folder(runs) / f"{method.replace(',', '').replace(' ', '_')}.npz"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train what is missing, then write the table."""
+    """Train the models without predictions, then write the table."""
     options = _options(arguments)
     runs = options.output / "runs" / (options.source if options.source == "phantom" else _name(options))
     _check_settings(runs, options)
@@ -136,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     units = [Unit(options.protocol, f, s, r) for s in range(options.seeds) for r in rates for f in folds]
     todo = [unit for unit in units if not all(result_file(unit, name, runs).is_file() for name in methods)]
 
-    bar = tqdm(total=len(units), initial=len(units) - len(todo), unit="division", desc=f"table {options.table}")
+    bar = tqdm(total=len(units), initial=len(units) - len(todo), unit="split", desc=f"table {options.table}")
     if options.jobs == 1:
         for unit in todo:
             run_unit(unit, methods, source, runs, options)
@@ -149,17 +151,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _check_settings(runs: Path, options: argparse.Namespace) -> None:
-    """Predictions of other settings must not end up in one table."""
+    """Refuse to mix predictions made with different settings in one table."""
     now = {"dim": options.dim, "epochs": options.epochs, "text-encoder": options.text_encoder, "task": options.task}
     file = runs / "settings.json"
     if not file.is_file():
         runs.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(now))
-    before = json.loads(file.read_text())
+        file.write_text(json.dumps(now), "utf-8")
+    before = json.loads(file.read_text("utf-8"))
     for name, value in now.items():
         if before[name] != value and (name != "text-encoder" or None not in (before[name], value)):
             raise SystemExit(
-                f"{runs} was made with --{name} {before[name]}; this call says --{name} {value}: take another -o"
+                f"{runs} was made with --{name} {before[name]}, but this call has --{name} {value}: choose another -o"
             )
 
 
@@ -185,29 +187,35 @@ def _options(arguments: list[str] | None) -> Any:
     parser.add_argument(
         "--source", choices=("derm7pt_tokens", "derm7pt", "pad_ufes_20", "manifest", "phantom"), required=True
     )
-    parser.add_argument("--data", type=Path, help="folder of the data set, or the CSV of a manifest")
+    parser.add_argument("--data", type=Path, help="folder of the data set, or CSV file of a manifest")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument("--protocol", choices=("split", "cv"), default="split", help="the official split, or 5 folds")
-    parser.add_argument("--omission", choices=MECHANISMS, default="cell", help="what goes missing in the test reports")
+    parser.add_argument(
+        "--omission", choices=MECHANISMS, default="cell", help="kind of cells to drop from test reports"
+    )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="ROW", help="some rows of the table only")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="ROW", help="rows of the table (default: all)")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--jobs", type=int, default=1, help="divisions trained at a time, one core each")
+    parser.add_argument("--jobs", type=int, default=1, help="number of splits trained in parallel, one core each")
     parser.add_argument("--text-encoder", metavar="NAME", help="Hugging Face encoder for the rows that encode text")
     derm = parser.add_argument_group("Derm7pt")
     derm.add_argument(
         "--preset", dest="attributes", default="patient3", choices=("patient3", "five", "seven_point7", "seven_plus5")
     )
     images = parser.add_argument_group("sources with images")
-    images.add_argument("--backbone", default="vit_small_patch16_224", help="timm model, frozen")
-    images.add_argument("--weights", type=Path, help="its weights (default: from the hub)")
-    images.add_argument("--task", choices=("diagnosis", "malignancy"), default="malignancy", help="of PAD-UFES-20")
+    images.add_argument("--backbone", default="vit_small_patch16_224", help="frozen timm model")
+    images.add_argument("--weights", type=Path, help="file of its weights (default: from timm's hub)")
+    images.add_argument(
+        "--task", choices=("diagnosis", "malignancy"), default="malignancy", help="label of PAD-UFES-20"
+    )
     images.add_argument("--images", nargs="+", metavar="COLUMN")
     images.add_argument("--label", metavar="COLUMN")
-    images.add_argument("--group", metavar="COLUMN", help="patient")
+    images.add_argument("--group", metavar="COLUMN", help="column with the patient")
     images.add_argument("--split", metavar="COLUMN")
-    images.add_argument("--columns", nargs="+", metavar="COLUMN", help="attributes (default: all that can be)")
+    images.add_argument(
+        "--columns", nargs="+", metavar="COLUMN", help="attribute columns (default: all suitable columns)"
+    )
     return parser.parse_args(arguments)
 
 

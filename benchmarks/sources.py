@@ -1,4 +1,4 @@
-"""Where the cases of the tables come from, as image tokens of a frozen backbone and a table of attributes."""
+"""Data sources of the tables: image tokens of a frozen backbone, and a table of attributes."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Source:
     """Cases as image tokens and a table.
 
     Attributes:
-        name: For file names.
-        frame: One row per case.
-        attributes: Columns of the frame.
+        name: Name of the source, used in file names.
+        frame: Table with one row per case.
+        attributes: Attribute columns of the frame.
         labels: int64 (n,).
-        class_names: In their order.
-        image: (n, N, F) per image modality.
-        splits: "train", "valid" or "test" per case; a source without "valid" gives a sixth of "train" to it, by the seed.
-        views: (n, views, N, F) per image modality: augmented views to train on; None if there are none.
-        groups: The patient of each case, if there are several cases of one.
+        class_names: Names of the classes, in the order of the labels.
+        image: Tokens (n, N, F) by image modality.
+        splits: "train", "valid" or "test" for each case. Without "valid", a random sixth of "train" is used for validation.
+        views: Tokens (n, views, N, F) of augmented views for training, by image modality; None without augmentation.
+        groups: Patient of each case, if patients have several cases.
         options: Options of attribute columns.
     """
 
@@ -61,7 +61,7 @@ class Source:
         if not len(rows["valid"]):
             order = np.random.default_rng(seed).permutation(rows["train"])
             rows["valid"], rows["train"] = (
-                np.sort(rows_of) for rows_of in (order[: len(order) // 6], order[len(order) // 6 :])
+                np.sort(numbers) for numbers in (order[: len(order) // 6], order[len(order) // 6 :])
             )
         return rows
 
@@ -74,18 +74,18 @@ class Source:
         return {"train": train, "valid": np.array([], dtype=int), "test": test}
 
     def schema(self, rows: np.ndarray) -> AttributeSchema:
-        """The attributes, learned from these rows."""
+        """The schema, learned from these rows."""
         return AttributeSchema.from_table(self.frame.iloc[rows], list(self.attributes), options=self.options)
 
     def cases(self, rows: np.ndarray, codes: Tensor, *, training: bool = False) -> TensorCases:
         """Cases of these rows with these codes; in training a random view of each image, if there are views."""
         if training and self.views is not None:
-            return ManyViews({m: each[rows] for m, each in self.views.items()}, codes, self.labels[rows])
-        return TensorCases({m: each[rows] for m, each in self.image.items()}, codes, self.labels[rows])
+            return ManyViews({m: tokens[rows] for m, tokens in self.views.items()}, codes, self.labels[rows])
+        return TensorCases({m: tokens[rows] for m, tokens in self.image.items()}, codes, self.labels[rows])
 
 
 def open_source(kind: str, data: Path | None, attributes: str, scratch: Path, columns: Mapping[str, Any]) -> Source:
-    """Open what the command line names."""
+    """Open the source that the command line names."""
     if kind == "phantom":
         return drawn(scratch)
     if data is None:
@@ -94,19 +94,19 @@ def open_source(kind: str, data: Path | None, attributes: str, scratch: Path, co
         return derm7pt_tokens(data, attributes)
     if kind == "derm7pt":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a comparison names its leaks in the heading
+            warnings.simplefilter("ignore")  # the name of the source shows attributes that leak the label
             manifest = derm7pt.load(data, attributes=attributes)
         return from_manifest(f"derm7pt-{attributes}", manifest, scratch, columns["backbone"], columns["weights"])
     if kind == "pad_ufes_20":
         manifest = pad_ufes_20.load(data, only_with_image=True, task=columns["task"])
     else:
         chosen = {name: columns[name] for name in ("images", "label", "attributes", "group", "split")}
-        manifest = Manifest.read(data, CaseColumns(**{name: each for name, each in chosen.items() if each}))
+        manifest = Manifest.read(data, CaseColumns(**{name: value for name, value in chosen.items() if value}))
     return from_manifest(kind, manifest, scratch, columns["backbone"], columns["weights"], columns["group"])
 
 
 def derm7pt_tokens(data: Path, attributes: str) -> Source:
-    """The official training and validation cases as tokens; the latter are the test cases here."""
+    """The official training and validation cases as tokens; the validation cases are the test cases here."""
     tokens = load_tokens(data)
     splits = np.where(tokens.frame["split"] == "train", "train", "test")
     columns = derm7pt.ATTRIBUTES[attributes]
@@ -123,7 +123,7 @@ def derm7pt_tokens(data: Path, attributes: str) -> Source:
 
 
 def drawn(scratch: Path, cases: int = 1500) -> Source:
-    """Drawn lesions, as tokens of a backbone that was trained on other drawn lesions."""
+    """Drawn lesions as tokens of a backbone trained on other drawn lesions."""
     import pandas as pd
 
     from alignedfusion.commands import demo_models as demo
@@ -150,7 +150,7 @@ def from_manifest(
     visual = VisualTokenizer(backbone, 64, pretrained=weights or True, frozen=True).eval()
     file = scratch / f"{name}-{backbone}.pt"
     if any(path is None for column in manifest.paths(manifest.frame).values() for path in column):
-        raise SystemExit("some cases lack an image: not every row of the tables can do without; leave these cases out")
+        raise SystemExit("some cases lack an image, which not all methods support; leave these cases out")
     if not file.is_file():
         cases = manifest.cases(manifest.frame, manifest.schema(), visual.transform())
         stacked: dict[str, list[Tensor]] = {}
@@ -158,7 +158,7 @@ def from_manifest(
             image = cases[i]["image"]
             for m, pixels in (image if isinstance(image, dict) else {"image": image}).items():
                 stacked.setdefault(m, []).append(_encode(visual, pixels[None])[0])
-        _save(file, {m: torch.stack(each) for m, each in stacked.items()})
+        _save(file, {m: torch.stack(tokens) for m, tokens in stacked.items()})
     frame = manifest.frame
     return Source(
         name,
@@ -176,7 +176,7 @@ def from_manifest(
 @torch.no_grad()
 def _encode(visual: VisualTokenizer, pixels: Tensor) -> Tensor:
     visual.eval()
-    return torch.cat([visual.features(part) for part in pixels.split(100)])
+    return torch.cat([visual.features(batch) for batch in pixels.split(100)])
 
 
 def _save(file: Path, content: dict[str, Tensor]) -> None:

@@ -1,13 +1,13 @@
-"""Training on cached tokens: time and memory for 114,000 patches of 49 x 384 tokens, beside the backbone in the loop.
+"""Training on cached tokens: time and memory for 114,000 images of 49 x 384 tokens, compared with the backbone in the loop.
 
-python benchmarks/token_cache.py                                  # one epoch over all, 4.3 GB in a temporary folder
-python benchmarks/token_cache.py --share 0.05                     # an epoch over a twentieth of them, all over the file
-python benchmarks/token_cache.py --cases 5000 --images PHOTOS     # a small file; the backbone sees your pictures
+python benchmarks/token_cache.py                                  # one epoch on all images, 4.3 GB in a temporary folder
+python benchmarks/token_cache.py --share 0.05                     # an epoch on a random twentieth of them
+python benchmarks/token_cache.py --cases 5000 --images PHOTOS     # a small file; the backbone reads your images
 
-The tokens are random, and so are the backbone's weights: what is measured does not depend on them. Both trainings are those
-of `alignedfusion train` (`Manifest`, `presets.standard`, `training.fit`), each in a process of its own; its peak resident
-memory is given. The parts of a step are measured alone: reading a batch, and forward, backward and update on it. Processor
-time is that of the main process with all that a training sets up: what to trust on a machine that does other things as well.
+The tokens and the backbone's weights are random; the results do not depend on them. Both methods train as `alignedfusion train`
+does (`Manifest`, `presets.standard`, `training.fit`), each in a separate process whose peak resident memory is printed. The
+parts of a step are measured separately: reading a batch, and forward, backward and update. Processor time is that of the main
+process including setup; on a machine with other load it is more reliable than wall time.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ ATTRIBUTES = 14
 
 
 def make_tokens(folder: Path, cases: int, backbone: str) -> None:
-    """A folder as `alignedfusion tokens` leaves it, of images that are no more, with random tokens."""
+    """A folder as `alignedfusion tokens` writes it, with random tokens of images that do not exist."""
     torch.manual_seed(0)
     weights = folder / "weights.pth"
     torch.save(timm.create_model(backbone, pretrained=False, num_classes=0).state_dict(), weights)
     cache = token_writer.write([], folder / "tokens", backbone=Backbone(backbone, pretrained=weights), progress=False)
-    with open(cache.file.path, "wb") as data, open(cache.folder / "index.jsonl", "w") as index:
+    with open(cache.file.path, "wb") as data, open(cache.folder / "index.jsonl", "w", encoding="utf-8") as index:
         for start in range(0, cases, 1000):
             count = min(1000, cases - start)
             data.write(torch.randn(count, *cache.file.shape).to(cache.file.dtype).view(torch.int16).numpy().data)
@@ -55,7 +55,7 @@ def make_tokens(folder: Path, cases: int, backbone: str) -> None:
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Pictures of 512 x 512 pixels, as JPEG files of some 60 KB."""
+    """Images of 512 x 512 pixels, as JPEG files of about 60 KB."""
     rng = np.random.default_rng(0)
     for i in range(count):
         coarse = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
@@ -74,7 +74,7 @@ def make_table(files: list[str]) -> pd.DataFrame:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One training, in this process: seconds per case of its parts, and memory in MB."""
+    """Train once in this process; returns seconds per case and peak memory in MB."""
     folder = Path(options.folder)
     tokens = TokenCache(folder / "tokens") if options.case == "tokens" else None
     if tokens is None:
@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             progress=False,
         )
     processor_seconds = time.process_time() - start
-    calibrate(model, valid, progress=False)  # as `fit` does with validation cases: here it would count as training
+    calibrate(model, valid, progress=False)  # `fit` would do this with validation cases, but as a part of training time
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
     seconds = next(entry["train_runtime"] for entry in log if "train_runtime" in entry) / options.epochs
     return {
@@ -122,7 +122,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def parts(model: Any, cases: Any, batch_size: int, batches: int = 30) -> dict[str, float]:
-    """Seconds per case to read a batch, and to learn from one that is there."""
+    """Seconds per case to read a batch, and to train on a batch in memory."""
     loader = iter(DataLoader(cases, batch_size, shuffle=True, drop_last=True, collate_fn=collate))
     batches = min(batches, len(cases) // batch_size)
     start = time.perf_counter()
@@ -144,25 +144,27 @@ def parts(model: Any, cases: Any, batch_size: int, batches: int = 30) -> dict[st
 
 
 def main() -> None:
-    """Make the files, train twice, print the figures."""
+    """Create the files, train with both methods and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=114_000, help="images in the file (default: 114000)")
-    parser.add_argument("--share", type=float, default=1.0, help="of them in the table (default: 1)")
-    parser.add_argument("--epochs", type=int, default=1, help="default: 1")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the images to train on (default: 1)")
+    parser.add_argument("--epochs", type=int, default=1, help="number of epochs (default: 1)")
     parser.add_argument(
         "--backbone",
         default="vit_small_patch32_224",
         metavar="NAME",
-        help="any timm model (default: vit_small_patch32_224; vit_small_r26_s32_224 gives tokens of the same size, too)",
+        help="any timm model (default: vit_small_patch32_224; vit_small_r26_s32_224 has tokens of the same size)",
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="default: 32")
-    parser.add_argument("--workers", type=int, default=0, help="loader processes, in both trainings (default: 0)")
-    parser.add_argument("--images", metavar="FOLDER", help="pictures for the backbone (default: drawn, 512 x 512 JPEG)")
+    parser.add_argument("--batch-size", type=int, default=32, help="cases per step (default: 32)")
+    parser.add_argument("--workers", type=int, default=0, help="loader processes of both methods (default: 0)")
+    parser.add_argument(
+        "--images", metavar="FOLDER", help="images for the backbone (default: random images, 512 x 512 JPEG)"
+    )
     parser.add_argument(
         "--image-cases", type=int, default=400, help="cases with the backbone in the loop (default: 400)"
     )
-    parser.add_argument("--temp", metavar="FOLDER", help="where the tokens lie meanwhile (default: the system's place)")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep the figures as JSON")
+    parser.add_argument("--temp", metavar="FOLDER", help="parent of the temporary folder (default: that of the system)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSON file to write the results to")
     parser.add_argument("--case", choices=["tokens", "images"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -177,26 +179,26 @@ def main() -> None:
         make_images(Path(folder) / "pictures", options.image_cases)
         for case in ("tokens", "images"):
             command = [sys.executable, __file__, *sys.argv[1:], "--case", case, "--folder", folder]
-            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            results[case] = json.loads(answer.splitlines()[-1])
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            results[case] = json.loads(output.splitlines()[-1])
     tokens, images = results["tokens"], results["images"]
     for clock in ("seconds", "processor_seconds"):
         results[f"ratio_of_{clock}"] = images[f"{clock}_per_case"] / tokens[f"{clock}_per_case"]
     place = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
     print(f"{results['file_mb']:.0f} MB of tokens; {place}; {options.workers} loader processes")
-    for name, one in (("tokens", tokens), ("backbone in the loop", images)):
-        each, processor, reading, learning = (
-            1e3 * one[f"{part}_per_case"] for part in ("seconds", "processor_seconds", "reading", "learning")
+    for name, result in (("tokens", tokens), ("backbone in the loop", images)):
+        wall, processor, reading, learning = (
+            1e3 * result[f"{part}_per_case"] for part in ("seconds", "processor_seconds", "reading", "learning")
         )
         print(
-            f"{name:21} {one['training_cases']:6} cases in {one['seconds_per_epoch']:7.1f} s, {each:.2f} ms each "
-            f"({processor:.2f} of a processor; reading {reading:.2f}, learning {learning:.2f}); peak {one['peak_mb']:.0f} MB"
+            f"{name:21} {result['training_cases']:6} cases in {result['seconds_per_epoch']:7.1f} s, {wall:.2f} ms per case "
+            f"(processor {processor:.2f}, reading {reading:.2f}, training {learning:.2f}); peak {result['peak_mb']:.0f} MB"
         )
     print(
         f"{results['ratio_of_seconds']:.1f} times faster; in processor time {results['ratio_of_processor_seconds']:.1f} times"
     )
     if options.output:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        options.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

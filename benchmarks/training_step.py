@@ -1,12 +1,12 @@
-"""What fusion, reconstruction and heads add to a training step on top of a ViT-S/16 at 224 pixels, and where the time goes.
+"""Cost of fusion, reconstruction and heads in a training step on top of a ViT-S/16 at 224 pixels, and a profile of the step.
 
 python benchmarks/training_step.py
 python benchmarks/training_step.py --batch-size 64 --amp -o step.json   # bfloat16 autocast, for a GPU
 
-"backbone" is the backbone with a linear head, trained on the class alone. The others are whole models that reconstruct and have
-evidence heads: `presets.standard` (width 128, one round), and the README's (width 384, two rounds). A step is forward, backward
-and AdamW; models take turns, and printed are the medians of their ratios in the same repetition. Last comes the step on stored
-tokens of a frozen backbone, by what its time is spent on.
+"backbone" is the backbone with a linear head, trained on the class alone. The others are complete models with reconstruction
+and unimodal heads: `presets.standard` (width 128, one round), and the README's (width 384, two rounds). A step is forward,
+backward and AdamW. The models take turns, and the median of their time ratios within a repetition is printed. The last table
+profiles a step on stored tokens of a frozen backbone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NAMES = tuple(f"class {i}" for i in range(CLASSES))
 
 
 class BackboneAlone(nn.Module):
-    """The backbone and a linear head."""
+    """The backbone with a linear head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Step:
         self.optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
 
     def __call__(self) -> None:
-        """Forward, backward, AdamW."""
+        """Run forward, backward and AdamW."""
         cast = torch.autocast(self.device, torch.bfloat16) if self.amp else contextlib.nullcontext()
         with cast:
             out = self.model(**self.batch)
@@ -99,7 +99,7 @@ class Step:
         return time.perf_counter() - start
 
 
-def batch_of(image: Tensor) -> dict[str, Tensor]:
+def make_batch(image: Tensor) -> dict[str, Tensor]:
     """A batch with about a third of all cells unmentioned."""
     rows = len(image)
     return {
@@ -111,7 +111,7 @@ def batch_of(image: Tensor) -> dict[str, Tensor]:
 
 def compare(batch_size: int, repetitions: int, device: str, amp: bool) -> list[dict[str, Any]]:
     """One row per model: seconds and the ratio to the backbone alone."""
-    batch = batch_of(torch.randn(batch_size, 3, 224, 224, device=device))
+    batch = make_batch(torch.randn(batch_size, 3, 224, 224, device=device))
     steps = {name: Step(build().to(device), batch, amp) for name, build in MODELS.items()}
     for step in steps.values():
         step.seconds()
@@ -122,16 +122,16 @@ def compare(batch_size: int, repetitions: int, device: str, amp: bool) -> list[d
         for name in order:
             times[name].append(steps[name].seconds())
     rows = []
-    for name, each in times.items():
-        low, ratio, high = statistics.quantiles([a / b for a, b in zip(each, times["backbone"], strict=True)], n=4)
-        rows.append({"model": name, "seconds": statistics.median(each), "ratio": ratio, "quartiles": [low, high]})
+    for name, seconds in times.items():
+        low, ratio, high = statistics.quantiles([a / b for a, b in zip(seconds, times["backbone"], strict=True)], n=4)
+        rows.append({"model": name, "seconds": statistics.median(seconds), "ratio": ratio, "quartiles": [low, high]})
     return rows
 
 
 def profile_stored_tokens(batch_size: int, device: str, steps: int = 20) -> dict[str, float]:
-    """Milliseconds of a step of `presets.standard` on stored tokens: in all, in kernels by kind, and in Python between them."""
+    """Milliseconds of a step of `presets.standard` on stored tokens: in total, in each kind of kernel, and in Python."""
     model = standard(SCHEMA, NAMES, backbone=None, num_features=384).to(device)
-    step = Step(model, batch_of(torch.randn(batch_size, 49, 384, device=device)), amp=False)
+    step = Step(model, make_batch(torch.randn(batch_size, 49, 384, device=device)), amp=False)
     for _ in range(3):
         step()
     wall = statistics.median(step.seconds() for _ in range(steps))
@@ -156,13 +156,13 @@ def profile_stored_tokens(batch_size: int, device: str, steps: int = 20) -> dict
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print the results and write them to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep the figures as JSON")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSON file to write the results to")
     options = parser.parse_args()
     torch.manual_seed(0)
     rows = compare(options.batch_size, options.repetitions, options.device, options.amp)
@@ -175,7 +175,7 @@ def main() -> None:
     for name, milliseconds in spent.items():
         print(f"{name:26}{milliseconds:10.2f}{milliseconds / spent['a step']:8.0%}")
     if options.output:
-        options.output.write_text(json.dumps({"steps": rows, "stored tokens": spent}, indent=2) + "\n")
+        options.output.write_text(json.dumps({"steps": rows, "stored tokens": spent}, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

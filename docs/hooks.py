@@ -1,4 +1,4 @@
-"""What the site needs beyond MkDocs: the examples as pages, formulas without a script, and a check that nothing is fetched."""
+"""MkDocs hooks: pages of the examples, formulas as MathML, and a check that the site loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _FETCHED_BY_CSS = re.compile(r"(?:url\(|@import )[\"']?(?:https?:)?//")
 
 
 def on_config(config: Any) -> None:
-    """Formulas in ```math become MathML, which browsers draw themselves; GitHub knows the same fence."""
+    """Render ```math fences as MathML, which browsers display without a script; GitHub renders the same fence."""
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {}).setdefault("custom_fences", [])
     fences.append({"name": "math", "class": "math", "format": _formula})
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add a page per example: its text is its documentation."""
+    """Add a page for each example, with its source text."""
     for path in sorted((ROOT / "examples").rglob("*.*")):
         if path.suffix in (".py", ".yaml"):
             language = "python" if path.suffix == ".py" else "yaml"
@@ -35,12 +35,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links to examples, which lie beside docs/ in the repository, lead to their pages."""
+    """Point links to files of `examples/`, which is outside docs/, to the generated pages."""
     return re.sub(r"\]\(((?:\.\./)*)\.\./(examples/[\w/]+)\.(?:py|yaml)\)", r"](\1\2.md)", markdown)
 
 
 def on_post_build(config: Any) -> None:
-    """Refuse a site that would fetch anything from another host."""
+    """Fail if the built site would load anything from another host."""
     for pattern, kind in ((_FETCHED, "*.html"), (_FETCHED_BY_CSS, "*.css")):
         for path in Path(config.site_dir).rglob(kind):
             if found := pattern.search(path.read_text("utf-8")):

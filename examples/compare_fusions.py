@@ -1,12 +1,12 @@
-"""Compare fusions on your table of cases: accuracy at more and more missing attributes, all else equal.
+"""Compare fusions on your table of cases: accuracy at several rates of missing attributes, all else equal.
 
-Needs alignedfusion[train]; a minute and a half on two cores with the drawn lesions that are used by default.
+Needs alignedfusion[train]; a minute and a half on two cores with the drawn lesions of the default.
 
 python compare_fusions.py
 python compare_fusions.py --data cases.csv --image file --label diagnosis --group patient_id
 
-All methods get the same frozen image tokens, the same width, the same hiding of attributes and the same number of steps.
-"50% missing" drops half of what the test reports mention. Two seeds often differ more than two fusions do: take several.
+All methods have the same frozen image tokens, width, hiding of attributes, and number of steps. "50% missing" drops half of the
+attributes that the test reports mention. Two seeds often differ more than two fusions do, so use several seeds.
 """
 
 import argparse
@@ -48,7 +48,7 @@ METHODS = {  # name: fusion, modalities, rounds
 
 
 def encode(visual: VisualTokenizer, cases: Dataset) -> TensorCases:
-    """The same cases with image tokens (n, N, F) in place of images: a frozen backbone says the same in every epoch."""
+    """The same cases with image tokens (n, N, F) instead of images: a frozen backbone returns the same tokens every time."""
     visual.eval()
     with torch.no_grad():
         batches = [(visual.features(batch["image"]), batch) for batch in DataLoader(cases, 100, collate_fn=collate)]
@@ -58,14 +58,14 @@ def encode(visual: VisualTokenizer, cases: Dataset) -> TensorCases:
 
 
 def train(model: AlignedFusionClassifier, cases: TensorCases, epochs: int, image_rate: float) -> None:
-    """Train as `alignedfusion train` does, without a progress bar."""
+    """Train as `alignedfusion train` does, but without validation cases and progress bar."""
     with tempfile.TemporaryDirectory() as scratch:
         settings = TrainingSettings(epochs, BATCH_SIZE, LEARNING_RATE, image_rate=image_rate, backbone_rate=1.0)
         fit(model, cases, None, scratch, settings, progress=False)
 
 
 def drawn_cases(count: int, epochs: int) -> tuple[AttributeSchema, tuple[str, ...], TensorCases, TensorCases]:
-    """Lesions of the phantom; a fifth of the training cells is missing. The backbone has seen other drawn lesions."""
+    """Drawn lesions; a fifth of the training cells is missing. The backbone is trained on other drawn lesions."""
     visual = VisualTokenizer("test_vit", DIM, pretrained=False, image_size=64)
     scale = {name: visual.preprocessing[name] for name in ("mean", "std")}
     tokenizer, alone = AttributeTokenizer(phantom.SCHEMA, DIM), JointSelfAttention(DIM, modalities=("image",), depth=1)
@@ -76,7 +76,7 @@ def drawn_cases(count: int, epochs: int) -> tuple[AttributeSchema, tuple[str, ..
 
 
 def own_cases(options: argparse.Namespace) -> tuple[AttributeSchema, tuple[str, ...], TensorCases, TensorCases]:
-    """The training and validation rows of a table together, and its test rows, as far as they have an image."""
+    """The training and validation rows of a table together, and its test rows; rows without an image are left out."""
     manifest = Manifest.read(
         options.data,
         CaseColumns(
@@ -92,13 +92,13 @@ def own_cases(options: argparse.Namespace) -> tuple[AttributeSchema, tuple[str, 
     has_image, is_test = manifest.frame[options.image].notna(), manifest.splits == "test"
     tables = (manifest.frame[has_image & ~is_test], manifest.frame[has_image & is_test])
     cases = (manifest.cases(rows, schema, visual.transform()) for rows in tables)
-    return schema, manifest.class_names, *(encode(visual, each) for each in cases)
+    return schema, manifest.class_names, *(encode(visual, some) for some in cases)
 
 
 def build(
     method: str, schema: AttributeSchema, class_names: tuple[str, ...], num_features: int
 ) -> AlignedFusionClassifier:
-    """A classifier around one of the fusions; what reconstructs and weighs evidence belongs to ours."""
+    """A classifier with one of the fusions; only `alignedfusion` has a reconstructor and unimodal heads."""
     fusion, modalities, depth = METHODS[method]
     return AlignedFusionClassifier(
         VisualTokenizer(None, DIM, num_features=num_features),
@@ -112,11 +112,11 @@ def build(
 
 
 def main() -> None:
-    """Train each method, test it at each rate, and print the table."""
+    """Train and test each method, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
     parser.add_argument(
-        "--seeds", type=int, default=1, help="trainings per method: other weights, other order (default: 1)"
+        "--seeds", type=int, default=1, help="trainings per method, with different weights and order (default: 1)"
     )
     parser.add_argument("--epochs", type=int, default=8, help="default: 8")
     parser.add_argument("--cases", type=int, default=1000, help="drawn training cases (default: 1000)")
@@ -146,7 +146,7 @@ def main() -> None:
         for seed in range(options.seeds):
             torch.manual_seed(seed)
             model = build(method, schema, class_names, training.image.shape[-1])
-            # Twice the image rate of `fit`: in so few epochs the others would not learn the images at 0.2.
+            # Higher than the default of 0.2: in so few epochs the other fusions would not learn from the images.
             train(model, training, options.epochs, image_rate=0.5)
             rows = missing_sweep(model, test, schema, rates=RATES, progress=False)
             runs.append([100 * row["accuracy"] for row in rows])

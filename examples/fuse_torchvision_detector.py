@@ -1,12 +1,12 @@
-"""Add report attributes to a trained torchvision detector, and see what they bring.
+"""Add report attributes to a trained torchvision detector and measure the gain.
 
 Needs nothing but alignedfusion itself; under two minutes on two cores.
 
 python fuse_torchvision_detector.py
 
-Images hold four discs of two look-alike kinds; the report says which kind is the lesion, or names the ward that mostly sees
-that kind, or neither. A Faster R-CNN that was trained on the images alone finds the discs and must guess; then it gets two
-lines more, and goes on training. Reported is the sensitivity at half and at one false positive per image.
+Each image has four discs of two similar kinds. The report mentions which kind is the lesion, or the ward that mostly has
+lesions of this kind, or neither. A Faster R-CNN trained on images alone finds the discs and has to guess. Then two lines add
+the attributes, and training continues. The script prints the sensitivity at half and at one false positive per image.
 """
 
 import argparse
@@ -57,13 +57,13 @@ def draw(count: int, seed: int) -> tuple[list[torch.Tensor], list[dict], torch.T
 
 
 def with_gaps(codes: torch.Tensor, rate: float, seed: int) -> torch.Tensor:
-    """Cells missing at random."""
+    """Set cells to unmentioned at random."""
     g = torch.Generator().manual_seed(seed)
     return codes.masked_fill(torch.rand(codes.shape, generator=g) < rate, UNKNOWN)
 
 
 def small_detector() -> FasterRCNN:
-    """A Faster R-CNN that a CPU trains in a minute. Take `fasterrcnn_resnet50_fpn(weights="DEFAULT")` for real images."""
+    """Build a Faster R-CNN for a CPU. For real images, use `fasterrcnn_resnet50_fpn(weights="DEFAULT")`."""
     widths = (3, 16, 32, 64, 64)
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
@@ -90,8 +90,8 @@ def small_detector() -> FasterRCNN:
     )
 
 
-def train(model: nn.Module, cases: tuple, epochs: int, rate: float, **kept: torch.Tensor) -> None:
-    """Plain training; `kept` are tensors with one row per image that the model takes by name."""
+def train(model: nn.Module, cases: tuple, epochs: int, rate: float, **named: torch.Tensor) -> None:
+    """Train with any further keyword arguments of the model, each a tensor with one row per image."""
     images, targets = cases
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-4)
     steps = epochs * -(-len(images) // 16)
@@ -101,7 +101,7 @@ def train(model: nn.Module, cases: tuple, epochs: int, rate: float, **kept: torc
         total = 0.0
         for rows in torch.randperm(len(images)).split(16):
             batch = [images[i] for i in rows], [targets[i] for i in rows]
-            losses = model(*batch, **{name: value[rows] for name, value in kept.items()})
+            losses = model(*batch, **{name: value[rows] for name, value in named.items()})
             loss = sum(losses.values())
             optimizer.zero_grad()
             loss.backward()
@@ -113,13 +113,13 @@ def train(model: nn.Module, cases: tuple, epochs: int, rate: float, **kept: torc
 
 
 @torch.no_grad()
-def sensitivity(model: nn.Module, cases: tuple, **kept: torch.Tensor) -> list[float]:
+def sensitivity(model: nn.Module, cases: tuple, **named: torch.Tensor) -> list[float]:
     """Sensitivity at each of FPPI."""
     images, targets = cases
     model.eval()
     found = []
     for rows in torch.arange(len(images)).split(50):
-        found += model([images[i] for i in rows], **{name: value[rows] for name, value in kept.items()})
+        found += model([images[i] for i in rows], **{name: value[rows] for name, value in named.items()})
     return [float(value) for value in froc(found, targets, fppi=FPPI).sensitivity]
 
 
@@ -127,9 +127,9 @@ def main() -> None:
     """Train the detector alone, fuse it, train on, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=400, help="training images (default: 400)")
-    parser.add_argument("--epochs", type=int, default=10, help="of the detector, and then of both (default: 10)")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of the detector, and then of both (default: 10)")
     parser.add_argument("--read", choices=("global", "pooled", "full"), default="global")
-    parser.add_argument("-o", "--output", help="keep the figures in this JSON file")
+    parser.add_argument("-o", "--output", help="write the figures to this JSON file")
     options = parser.parse_args()
     torch.manual_seed(0)
     *cases, codes = draw(options.images, seed=1)
@@ -159,7 +159,7 @@ def main() -> None:
     for name, values in results.items():
         print(f"{name:28}" + "".join(f"{value:>13.1%}" for value in values))
     if options.output:
-        Path(options.output).write_text(json.dumps(results, indent=2) + "\n")
+        Path(options.output).write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

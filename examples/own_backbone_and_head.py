@@ -1,12 +1,12 @@
-"""Your own backbone and your own head: predict a number, here the age, from a picture and a report with gaps.
+"""Your own backbone and your own head: predict a number, here the age, from an image and an incomplete report.
 
 Needs nothing but alignedfusion itself; half a minute on two cores.
 
 python own_backbone_and_head.py
 
-The backbone is a plain torch module, the head reads the fused tokens. Between them stand the parts of the library that any
-model can use: tokens of attributes, fusion, and the reconstruction of what is not mentioned. To keep the classifier and bring
-only a backbone, give yours as `visual=` to AlignedFusionClassifier.
+The backbone is a plain torch module, and the head reads the fused tokens. Between them are parts of the library that any model
+can use: attribute tokens, fusion, and reconstruction of unmentioned attributes. If you need only your own backbone, pass it as
+`visual` to AlignedFusionClassifier.
 """
 
 import argparse
@@ -31,11 +31,11 @@ from alignedfusion.datasets.missingness import drop_attributes
 TRAINING_CASES, TEST_CASES = 1000, 500
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 12, 64, 2e-3
 DIM, IMAGE_SIZE = 64, 48
-SCHEMA = AttributeSchema(each for each in phantom.SCHEMA if each.name != "age")  # that is what we predict
+SCHEMA = AttributeSchema(attribute for attribute in phantom.SCHEMA if attribute.name != "age")  # the age is the target
 
 
 class OwnBackbone(nn.Module):
-    """Pictures (B, 3, H, W) to tokens (B, N, D): all that fusion asks of a backbone."""
+    """Images (B, 3, H, W) to tokens (B, N, D), the only requirement on a backbone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,23 +50,23 @@ class OwnBackbone(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Encode pictures."""
+        """Encode images."""
         return self.layers(image).flatten(2).transpose(1, 2)  # (B, N, D)
 
 
 class Output(NamedTuple):
-    """Age in years (B,), and logits (B, A, V_max) of every attribute's values."""
+    """Age in years (B,), and logits (B, A, V_max) over the values of every attribute."""
 
     age: Tensor
     reconstruction: Tensor
 
 
 class AgeModel(nn.Module):
-    """Backbone, fusion and a head of one's own."""
+    """Own backbone, fusion, own head."""
 
     def __init__(self, mean: float, deviation: float) -> None:
         super().__init__()
-        self.mean, self.deviation = mean, deviation  # of the training cases: the head predicts in units of them
+        self.mean, self.deviation = mean, deviation  # of the training ages; the head predicts a standardized age
         self.backbone = OwnBackbone()
         self.tokenizer = AttributeTokenizer(SCHEMA, DIM)
         self.fusion = IntermediateTokenFusion(DIM, modalities=("image", "report"), depth=2, num_heads=4)
@@ -74,11 +74,11 @@ class AgeModel(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(3 * DIM), nn.Linear(3 * DIM, DIM), nn.GELU(), nn.Linear(DIM, 1))
 
     def forward(self, image: Tensor, codes: Tensor) -> Output:
-        """From pictures (B, 3, H, W) and codes (B, A)."""
+        """Predict from images (B, 3, H, W) and codes (B, A)."""
         values = self.tokenizer.value_tokens()  # (V, D)
         fused = self.fusion({"image": self.backbone(image), "report": self.tokenizer(codes, values=values)})
 
-        # What is not mentioned is replaced by what it probably is.
+        # The expected token replaces the token of each unmentioned attribute.
         rebuilt = self.reconstructor(fused.tokens["report"], values, SCHEMA)
         report = torch.where((codes == UNKNOWN)[..., None], rebuilt.tokens, fused.tokens["report"])  # (B, A, D)
 
@@ -87,19 +87,19 @@ class AgeModel(nn.Module):
 
 
 def draw(count: int, seed: int, missing: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures (n, 3, size, size), codes (n, A) without the age, and the ages in years (n,)."""
+    """Images (n, 3, size, size), codes (n, A) without the age, and ages in years (n,)."""
     drawn = phantom.make(count, seed=seed, image_size=IMAGE_SIZE)
     codes = SCHEMA.encode([{name: row[name] for name in SCHEMA.names} for row in drawn.rows])
-    pictures = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    images = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     return (
-        pictures,
+        images,
         drop_attributes(codes, missing, SCHEMA, seed=seed),
         torch.tensor([float(r["age"]) for r in drawn.rows]),
     )
 
 
 def main() -> None:
-    """Train, and compare the error with that of a constant guess."""
+    """Train, and compare the error with that of a constant prediction."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=TRAINING_CASES, help=f"default: {TRAINING_CASES}")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"default: {EPOCHS}")
@@ -115,9 +115,9 @@ def main() -> None:
     for epoch in range(options.epochs):
         total = 0.0
         for rows in torch.randperm(len(ages)).split(BATCH_SIZE):
-            # Some mentioned attributes are hidden, and must be named again from the picture and the rest.
-            seen, is_hidden = hide_attributes(codes[rows], p=0.3)
-            out = model(images[rows], seen)
+            # Some mentioned attributes are hidden; the model reconstructs them from the image and the others.
+            visible, is_hidden = hide_attributes(codes[rows], p=0.3)
+            out = model(images[rows], visible)
             error = F.l1_loss(out.age, ages[rows])
             loss = error + reconstruction_loss(out.reconstruction, codes[rows], is_hidden)
             optimizer.zero_grad()
@@ -125,11 +125,11 @@ def main() -> None:
             optimizer.step()
             schedule.step()
             total += error.item() * len(rows)
-        print(f"epoch {epoch + 1}: wrong by {total / len(ages):.2f} years")
+        print(f"epoch {epoch + 1}: mean error {total / len(ages):.2f} years")
 
     model.eval()
-    guess = (test_ages - ages.median()).abs().mean().item()
-    print(f"\n{'':28}mean error, {TEST_CASES} test cases\n{'always the median':28}{guess:.2f} years")
+    constant = (test_ages - ages.median()).abs().mean().item()
+    print(f"\n{'':28}mean error, {TEST_CASES} test cases\n{'always the median':28}{constant:.2f} years")
     for rate in (0.0, 0.5, 1.0):
         with torch.no_grad():
             out = model(test_images, drop_attributes(test_codes, rate, SCHEMA, seed=2))

@@ -1,11 +1,11 @@
-"""The idea in one minute: a class from an image and from a report that leaves things out.
+"""The idea in one minute: predict a class from an image and an incomplete report.
 
 Needs nothing but alignedfusion itself; half a minute on two cores.
 
 python quickstart.py
 
-Lesions are drawn, each with nine attributes that a report may mention. A small model learns from reports with gaps; then it
-is tested with complete reports, with half of each report gone, and with no report at all.
+The data are drawn lesions with nine attributes each. A small model is trained on incomplete reports, then tested with complete
+reports, with half of the attributes missing, and without any attribute.
 """
 
 import argparse
@@ -23,20 +23,20 @@ IMAGE_SIZE = 64
 
 
 def main() -> None:
-    """Train, test with more and more missing, and look at one case."""
+    """Train, test at several rates of missing attributes, and predict one case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=TRAINING_CASES, help=f"default: {TRAINING_CASES}")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"default: {EPOCHS}")
     options = parser.parse_args()
     torch.manual_seed(0)
 
-    # The schema says what a report can mention; the codes say what each report does mention.
+    # The schema lists the attributes and their values; the codes hold what each report mentions.
     schema = phantom.SCHEMA
     codes = schema.encode([{"border": "irregular", "age": 71}, {"growth": "stable"}])
     print(f"attributes: {', '.join(schema.names)}")
-    print(f"two reports as codes, {UNKNOWN} where nothing is said: {codes.tolist()}\n")
+    print(f"two reports as codes, {UNKNOWN} where unmentioned: {codes.tolist()}\n")
 
-    # "test_vit" is a toy. On your images: backbone="vit_small_patch16_224", and leave out the last three arguments.
+    # "test_vit" is a tiny backbone. For your images leave out `backbone`: the default is a pretrained vit_small_patch16_224.
     model = standard(
         schema,
         phantom.CLASS_NAMES,
@@ -54,7 +54,7 @@ def main() -> None:
     for epoch in range(options.epochs):
         total = 0.0
         for rows in torch.randperm(len(train)).split(BATCH_SIZE):
-            # The model hides some of what is mentioned, and learns to name it again: that is in its loss.
+            # In training the model hides some mentioned attributes and reconstructs them; the loss includes this.
             out = model(train.image[rows], train.codes[rows], labels=train.labels[rows])
             optimizer.zero_grad()
             out.loss.backward()
@@ -66,28 +66,28 @@ def main() -> None:
     model.eval()
     most_frequent = test.labels.bincount().max().item() / len(test)
     print(f"\n{len(test)} test cases, most frequent class {most_frequent:.1%}")
-    print(f"{'of the report missing':24}{'class right':>12}{'missing attributes named rightly':>36}")
+    print(f"{'attributes missing':24}{'accuracy':>12}{'accuracy of missing attributes':>36}")
     for rate in (0.0, 0.5, 1.0):
-        seen = drop_attributes(test.codes, rate, schema, seed=2)
+        visible = drop_attributes(test.codes, rate, schema, seed=2)
         with torch.no_grad():
-            out = model(test.image, seen)
-        right = (out.logits.argmax(1) == test.labels).float().mean().item()
-        named = (out.reconstruction.argmax(-1) == test.codes)[seen == UNKNOWN].float()
-        print(f"{rate:<24.0%}{right:12.1%}{f'{named.mean().item():.1%}' if len(named) else '-':>36}")
-    usual = torch.stack([(column == column.mode().values).float().mean() for column in test.codes.T]).mean().item()
-    print(f"{'always the most frequent value':36}{usual:36.1%}\n")
+            out = model(test.image, visible)
+        accuracy = (out.logits.argmax(1) == test.labels).float().mean().item()
+        is_correct = (out.reconstruction.argmax(-1) == test.codes)[visible == UNKNOWN].float()
+        print(f"{rate:<24.0%}{accuracy:12.1%}{f'{is_correct.mean().item():.1%}' if len(is_correct) else '-':>36}")
+    baseline = torch.stack([(column == column.mode().values).float().mean() for column in test.codes.T]).mean().item()
+    print(f"{'always the most frequent value':36}{baseline:36.1%}\n")
 
-    # One case whose report says two things only.
-    told = {name: drawn.rows[0][name] for name in ("growth", "age")}
+    # One case whose report mentions two attributes only.
+    mentioned = {name: drawn.rows[0][name] for name in ("growth", "age")}
     with torch.no_grad():
-        out = model(test.image[:1], schema.encode([told]))
-    print(f"one case, whose report says {told}: it is a {phantom.CLASS_NAMES[test.labels[0]]}")
+        out = model(test.image[:1], schema.encode([mentioned]))
+    print(f"one case, a {phantom.CLASS_NAMES[test.labels[0]]}, whose report mentions {mentioned}")
     for name, share in zip(phantom.CLASS_NAMES, out.logits[0].softmax(0).tolist(), strict=True):
         print(f"  {name:24}{share:6.1%}")
-    print("what the report leaves out probably is")
+    print("most probable values of the unmentioned attributes")
     truth = schema.decode(test.codes[:1])[0]
     for attribute, logits in zip(schema, out.reconstruction[0], strict=True):
-        if attribute.name not in told:
+        if attribute.name not in mentioned:
             share, value = logits.softmax(0).max(0)
             print(f"  {attribute.name:16}{attribute.values[value]:16}{share:6.1%}   in truth {truth[attribute.name]}")
 

@@ -1,12 +1,12 @@
-"""From report text to a prediction: read reports by rules, learn from the table they make, predict a new case.
+"""From report text to a prediction: extract a table with rules, train on it, predict a new case.
 
 Needs nothing but alignedfusion itself; half a minute on two cores.
 
 python reports_to_prediction.py
 python reports_to_prediction.py --text "A 70-year-old farmer. The spot on his cheek itches but has not grown."
 
-The reports are written by this script about drawn lesions, in varying words, and each leaves something out. A lexicon that
-is shipped reads them. For your own reports: alignedfusion extract --help.
+The script writes reports about drawn lesions, in varying words and with omissions. A lexicon of the package extracts their
+attributes. For your own reports see: alignedfusion extract --help.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from alignedfusion.reports import Lexicon, RuleExtractor, encode_rows
 LEXICON, ATTRIBUTES = "skin_lesion", ["grew", "itch", "region", "age", "diameter"]
 TRAINING_CASES, TEST_CASES = 1000, 500
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 8, 64, 1e-3
-IMAGE_SIZE, SILENCE = 64, 0.35  # SILENCE: how often a report leaves a thing out
+IMAGE_SIZE, OMISSION = 64, 0.35  # OMISSION: probability that a report omits an attribute
 
 GROWTH = {
     "growing": ["It has been growing.", "Getting bigger since spring.", "The lesion has increased in size."],
@@ -41,7 +41,7 @@ NEW_REPORT = "A 47-year-old patient. The mole on the thigh keeps getting bigger.
 
 
 def write_report(row: dict, rng: random.Random) -> str:
-    """What a doctor might write of a drawn case; any sentence may be left out."""
+    """A report of a drawn case; any sentence may be omitted."""
     sentences = [
         f"{row['age']}-year-old patient.",
         rng.choice(GROWTH[row["growth"]]),
@@ -50,13 +50,13 @@ def write_report(row: dict, rng: random.Random) -> str:
         f"It measures {row['size']} mm.",
     ]
     rng.shuffle(sentences)
-    return " ".join(sentence for sentence in sentences if rng.random() > SILENCE) or "Skin lesion."
+    return " ".join(sentence for sentence in sentences if rng.random() > OMISSION) or "Skin lesion."
 
 
 def train(
     model: AlignedFusionClassifier, images: torch.Tensor, codes: torch.Tensor, labels: torch.Tensor, epochs: int
 ) -> None:
-    """A plain loop; the model hides attributes by itself."""
+    """Train in a plain loop; the model hides attributes itself."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     steps = epochs * -(-len(labels) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
@@ -75,7 +75,7 @@ def train(
 
 
 def main() -> None:
-    """Read, train, test, and predict one new case."""
+    """Extract, train, test, and predict one new case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", default=NEW_REPORT, help=f"report of the new case (default: {NEW_REPORT!r})")
     parser.add_argument("--cases", type=int, default=TRAINING_CASES, help=f"default: {TRAINING_CASES}")
@@ -86,7 +86,7 @@ def main() -> None:
     drawn = phantom.make(options.cases + TEST_CASES, image_size=IMAGE_SIZE)
     reports = [write_report(row, rng) for row in drawn.rows]
 
-    # From text to a table: a value per cell, None where the report says nothing; and from the table to codes.
+    # From text to a table with one value per cell, None where unmentioned; then from the table to codes.
     lexicon = Lexicon.load(LEXICON).subset(ATTRIBUTES)
     extractor, schema = RuleExtractor(lexicon), lexicon.schema()
     table = [extractor.extract(report) for report in reports]
@@ -105,11 +105,11 @@ def main() -> None:
     train(model, images[training], codes[training], drawn.labels[training], options.epochs)
 
     labels = drawn.labels[testing]
-    print(f"\nright, of {TEST_CASES} test cases (most frequent class {labels.bincount().max() / len(labels):.1%})")
+    print(f"\naccuracy on {TEST_CASES} test cases (most frequent class {labels.bincount().max() / len(labels):.1%})")
     with torch.no_grad():
-        for name, seen in (("with reports", codes[testing]), ("without", torch.full_like(codes[testing], UNKNOWN))):
-            right = model(images[testing], seen).logits.argmax(1) == labels
-            print(f"  {name:16}{right.float().mean().item():.1%}")
+        for name, visible in (("with reports", codes[testing]), ("without", torch.full_like(codes[testing], UNKNOWN))):
+            is_correct = model(images[testing], visible).logits.argmax(1) == labels
+            print(f"  {name:16}{is_correct.float().mean().item():.1%}")
 
     cells = extractor.extract(options.text)
     words = [
@@ -120,8 +120,7 @@ def main() -> None:
         out = model(images[-1:], encode_rows([cells], schema))
     shares = dict(zip(phantom.CLASS_NAMES, out.logits[0].softmax(0).tolist(), strict=True))
     print(
-        "  prediction, with the last test picture: "
-        + ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        "  prediction, with the last test image: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
     )
 
 

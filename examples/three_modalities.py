@@ -1,11 +1,11 @@
-"""Two kinds of images and a report: a photograph, an ultrasound that a third of the cases lack, attributes with gaps.
+"""Two kinds of images and a report: a photograph, an ultrasound that a third of the cases lack, an incomplete report.
 
 Needs nothing but alignedfusion itself; about a minute on two cores.
 
 python three_modalities.py
 
-Each kind of image has a visual module of its own. What a case lacks is zeros in the batch, and `is_present` says so: then it
-counts for nothing, in training and in use.
+Each kind of image has its own visual module. An absent image is zeros in the batch and is marked in `is_present`. It then has
+no influence, in training and in prediction.
 """
 
 import argparse
@@ -26,14 +26,12 @@ from alignedfusion.datasets import phantom
 TRAINING_CASES, TEST_CASES = 1000, 500
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 10, 64, 1e-3
 DIM, IMAGE_SIZE = 96, 64
-SHARES = {"photo": 0.9, "ultrasound": 0.67}  # of the training cases that have such an image
-DEPTH = np.array(
-    [0.15, 0.25, 0.40, 0.55]
-)  # how deep a lesion of each class goes, as a share of the ultrasound's height
+SHARES = {"photo": 0.9, "ultrasound": 0.67}  # share of the training cases with such an image
+DEPTH = np.array([0.15, 0.25, 0.40, 0.55])  # depth of a lesion of each class, as a share of the image height
 
 
 def ultrasounds(labels: Tensor, seed: int) -> Tensor:
-    """Drawn from the side: speckle, and a dark lesion whose depth differs from class to class. (n, 1, size, size)."""
+    """Drawn ultrasound images (n, 1, size, size): speckle, and a dark lesion whose depth depends on the class."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0 : 1 : IMAGE_SIZE * 1j, -1 : 1 : IMAGE_SIZE * 1j]
     depth = rng.normal(DEPTH[labels.numpy()], 0.14)[:, None, None]
@@ -43,27 +41,27 @@ def ultrasounds(labels: Tensor, seed: int) -> Tensor:
 
 
 def draw(count: int, seed: int, shares: dict[str, float]) -> dict[str, object]:
-    """Cases as the model's call takes them; a fifth of the attributes is not mentioned."""
+    """Arguments of the model's call; a fifth of the attributes is unmentioned."""
     drawn = phantom.make(count, seed=seed, image_size=IMAGE_SIZE, missing=0.2)
     photo = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # (n, 3, size, size)
     images = {"photo": photo, "ultrasound": ultrasounds(drawn.labels, seed)}
     g = torch.Generator().manual_seed(seed)
     is_present = {name: torch.rand(count, generator=g) < share for name, share in shares.items()}
-    for name, there in is_present.items():
-        images[name][~there] = 0.0  # anything finite would do: it is not looked at
+    for name, mask in is_present.items():
+        images[name][~mask] = 0.0  # any finite value has the same effect
     return {"image": images, "codes": drawn.codes, "labels": drawn.labels, "is_present": is_present}
 
 
 def take(cases: object, rows: Tensor) -> object:
     """Some rows of nested tensors."""
-    return {name: take(each, rows) for name, each in cases.items()} if isinstance(cases, dict) else cases[rows]
+    return {name: take(value, rows) for name, value in cases.items()} if isinstance(cases, dict) else cases[rows]
 
 
 def build() -> AlignedFusionClassifier:
     """Three modalities: one intermediate token for each of the three pairs."""
     torch.manual_seed(0)
     photo = VisualTokenizer("test_vit", DIM, pretrained=False, image_size=IMAGE_SIZE)
-    # Any module that makes tokens (B, N, D) of an image: here a convolution per patch of 8 x 8 pixels, and two more.
+    # Any module that turns images into tokens (B, N, D); here three convolutions, with one token per 8 x 8 pixels.
     ultrasound = torch.nn.Sequential(
         torch.nn.Conv2d(1, 32, 4, stride=4),
         torch.nn.GELU(),
@@ -93,9 +91,9 @@ class Transposed(torch.nn.Module):
 
 @torch.no_grad()
 def accuracy(model: AlignedFusionClassifier, cases: dict, withheld: tuple[str, ...]) -> float:
-    """Share of right answers when some modalities are withheld from all cases."""
-    nobody = torch.zeros(len(cases["labels"]), dtype=torch.bool)
-    is_present = {**cases["is_present"], **dict.fromkeys(withheld, nobody)}
+    """Accuracy with some modalities withheld from all cases."""
+    absent = torch.zeros(len(cases["labels"]), dtype=torch.bool)
+    is_present = {**cases["is_present"], **dict.fromkeys(withheld, absent)}
     logits = model(cases["image"], cases["codes"], is_present=is_present).logits
     return (logits.argmax(1) == cases["labels"]).float().mean().item()
 
@@ -124,7 +122,7 @@ def main() -> None:
         print(f"epoch {epoch + 1}: loss {total / options.cases:.2f}")
 
     model.eval()
-    print(f"\n{'withheld in use':32}right, of {TEST_CASES} test cases")
+    print(f"\n{'withheld':32}accuracy on {TEST_CASES} test cases")
     for withheld in ((), ("ultrasound",), ("photo",), ("report",), ("photo", "ultrasound"), ("ultrasound", "report")):
         print(f"{' and '.join(withheld) or 'nothing':32}{accuracy(model, test, withheld):.1%}")
 

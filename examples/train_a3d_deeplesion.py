@@ -1,12 +1,12 @@
 """Table 3 of the paper: A3D and A3D with report attributes on DeepLesion, at 25, 50 and 100 % of the training patients.
 
-Needs matplotlib (alignedfusion[train]); a minute on drawn slices, but DeepLesion is HEAVY and wants a GPU.
+Needs matplotlib (alignedfusion[train]). Synthetic slices take a minute; DeepLesion is HEAVY and needs a GPU.
 
-python train_a3d_deeplesion.py                                     # drawn CT slices; shows the way, its figures mean nothing
+python train_a3d_deeplesion.py                                     # synthetic slices, whose figures mean nothing
 python train_a3d_deeplesion.py --data DeepLesion --epochs 20 --batch-size 8 --weights densenet121.pth
 
---data is a folder in NIH's layout: DL_info.csv and Images_png/. Written to OUT after each
-run: its weights, froc.json and froc.png.
+--data is a folder in NIH's layout: DL_info.csv and Images_png/. After each run, its weights, froc.json and froc.png are written
+to OUT.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from alignedfusion import AttributeTokenizer
 from alignedfusion.datasets import deeplesion
 from alignedfusion.detection import FeatureMapFusion, FusedDetector, a3d_detector, froc, plot_froc
 
-RATE, MOMENTUM, DECAY, CLIP = 0.02, 0.9, 1e-4, 35.0  # of the public A3D code, for a batch of 16; scaled to yours
+RATE, MOMENTUM, DECAY, CLIP = 0.02, 0.9, 1e-4, 35.0  # as in the public A3D code; the rate is for a batch of 16
 WARM_UP, DROPS = 500, (9 / 20, 16 / 20)
 FPPI = (0.5, 1, 2)
 
@@ -61,7 +61,7 @@ def train(model: nn.Module, cases: deeplesion.LesionCases, options: argparse.Nam
 
 
 def run(model: nn.Module, batch: dict, device: str, targets: list | None = None) -> object:
-    """Call the model as it wants to be called."""
+    """Call the detector, with codes if it is fused."""
     images = list(batch["image"].to(device))
     if isinstance(model, FusedDetector):
         return model(images, targets, codes=batch["codes"].to(device))
@@ -95,16 +95,20 @@ def build(fused: bool, schema: object, example: torch.Tensor, options: argparse.
 def main() -> None:
     """Train and test each fraction with both models, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="DeepLesion (default: drawn slices)")
+    parser.add_argument("--data", type=Path, help="folder of DeepLesion (default: synthetic slices)")
     parser.add_argument("-o", "--output", type=Path, default=Path("a3d_deeplesion"), metavar="OUT")
-    parser.add_argument("--fractions", type=float, nargs="+", help="of the patients (default: 0.25 0.5 1; drawn: 1)")
-    parser.add_argument("--source", choices=deeplesion.ATTRIBUTES, default="patient", help="annotation adds leaks")
+    parser.add_argument(
+        "--fractions", type=float, nargs="+", help="shares of the patients (default: 0.25 0.5 1; synthetic: 1)"
+    )
+    parser.add_argument(
+        "--source", choices=deeplesion.ATTRIBUTES, default="patient", help="attributes; annotation adds leaks"
+    )
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--slices", type=int, default=7)
-    parser.add_argument("--image-size", type=int, help="default: 512; drawn: 64")
-    parser.add_argument("--dim", type=int, default=256, help="token width")
-    parser.add_argument("--weights", help="2-D DenseNet-121 weights of timm to start from")
+    parser.add_argument("--image-size", type=int, help="longer side in pixels (default: 512; synthetic: 64)")
+    parser.add_argument("--dim", type=int, default=256, help="width of the tokens")
+    parser.add_argument("--weights", help="file with 2-D DenseNet-121 weights of timm to start from")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -135,8 +139,8 @@ def main() -> None:
                 interval = curve.interval(groups=patients)
                 curves[title] = curve
                 results[title] = {"sensitivity": curve.sensitivity, "mean": curve.mean, "interval": interval.mean}
-                (options.output / "froc.json").write_text(json.dumps(results, indent=2) + "\n")
-                kind = "DeepLesion" if options.data else "drawn slices"
+                (options.output / "froc.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+                kind = "DeepLesion" if options.data else "synthetic slices"
                 plot_froc(curves, options.output / "froc.png", title=kind)
 
     print(f"\n{'sensitivity, %':20}" + "".join(f"{f'{value:g} FPPI':>11}" for value in FPPI) + f"{'mean (95 %)':>22}")

@@ -1,10 +1,10 @@
-"""Train a classifier on images and incomplete attributes: with transformers.Trainer, or with a plain PyTorch loop.
+"""Train a classifier on images and incomplete attributes, with transformers.Trainer or in a plain PyTorch loop.
 
 Needs alignedfusion[train]; half a minute on two cores.
 
 python train_classifier.py              # transformers.Trainer: checkpoints, resume, mixed precision
-python train_classifier.py --loop plain # the same in a loop of ten lines
-torchrun --nproc_per_node 2 train_classifier.py [--loop plain] # in two processes, on GPUs or a CPU
+python train_classifier.py --loop plain # a loop of ten lines
+torchrun --nproc_per_node 2 train_classifier.py [--loop plain] # two processes, on GPUs or a CPU
 """
 
 import argparse
@@ -23,18 +23,18 @@ from alignedfusion.presets import Backbone, standard
 from alignedfusion.training import TrainingSettings, fit, parameter_groups
 from alignedfusion.training.distributed import is_main_process, loss_over_processes, must_use_cpu
 
-BACKBONE = "test_vit"  # a toy; on real images take vit_small_patch16_224 with pretrained=True
+BACKBONE = "test_vit"  # a tiny backbone; for real images use vit_small_patch16_224 with pretrained=True
 IMAGE_SIZE = 64
 BATCH_SIZE = 64  # per process
 LEARNING_RATE = 1e-3
-# This backbone starts at random: leave the last two out for a pretrained one.
+# This backbone starts from random weights: leave out the last two arguments for a pretrained one.
 SETTINGS = TrainingSettings(batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, image_rate=1.0, backbone_rate=1.0)
 
 
 def train_plainly(model: AlignedFusionClassifier, train: TensorCases, epochs: int) -> None:
-    """Do without Trainer, in one process or several."""
+    """Train without Trainer, in one process or several."""
     accelerator = Accelerator(cpu=must_use_cpu())
-    torch.manual_seed(accelerator.process_index)  # each process hides other cells
+    torch.manual_seed(accelerator.process_index)  # each process hides different cells
     model.set_class_counts(train.labels.bincount(minlength=model.num_classes))
     optimizer = torch.optim.AdamW(parameter_groups(model, SETTINGS))
     model, optimizer, loader = accelerator.prepare(model, optimizer, DataLoader(train, BATCH_SIZE, shuffle=True))
@@ -56,7 +56,7 @@ def train_plainly(model: AlignedFusionClassifier, train: TensorCases, epochs: in
 
 
 def main() -> None:
-    """Train on drawn lesions, test on others with attributes missing, save, and load again."""
+    """Train on drawn lesions, save, load, and test on other lesions with missing attributes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loop", choices=("trainer", "plain"), default="trainer")
     parser.add_argument("--epochs", type=int, default=10)
@@ -72,7 +72,7 @@ def main() -> None:
         dim=128,
     )
     scale = {name: model.visual.preprocessing[name] for name in ("mean", "std")}
-    # Reports are incomplete in training too: a fifth of their cells is not mentioned.
+    # Training reports are incomplete too: a fifth of their cells is unmentioned.
     train = phantom.make(options.cases, seed=0, image_size=IMAGE_SIZE, missing=0.2).cases(**scale)
     test = phantom.make(500, seed=1, image_size=IMAGE_SIZE).cases(**scale)
 
@@ -80,13 +80,7 @@ def main() -> None:
         train_plainly(model, train, options.epochs)
     else:
         with tempfile.TemporaryDirectory() as checkpoints:
-            fit(
-                model,
-                train,
-                None,
-                checkpoints,
-                replace(SETTINGS, epochs=options.epochs),
-            )
+            fit(model, train, None, checkpoints, replace(SETTINGS, epochs=options.epochs))
 
     if not is_main_process():
         return

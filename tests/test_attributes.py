@@ -295,6 +295,7 @@ def test_one_odd_cell_leaves_a_column_numeric_and_is_the_only_one_unread(odd):
         (["10,5", "20,5", "30"], "", [0, 1, 2]),  # decimal commas
         (["10 years", "20 years", "30 Year"], "years", [0, 1, 2]),
         (["10.5", "1,020.5", "30"], "", [0, 2, 1]),  # a comma between thousands
+        (["10%", "20 %", "\u22125%"], "%", [1, 2, 0]),  # a typographic minus sign
         ([Decimal("10.5"), Decimal(20), 30], "", [0, 1, 2]),
         (pd.Series([10, None, 30], dtype="Int64").tolist(), "", [0, UNKNOWN, 1]),
         (pd.Series([10.5, None, 30], dtype="double[pyarrow]").tolist(), "", [0, UNKNOWN, 1]),
@@ -310,7 +311,9 @@ def test_numbers_are_read_as_they_are_written(cells, units, codes):
 def test_a_comma_before_three_digits_is_ambiguous_until_the_column_or_the_user_decides():
     assert learn(["1,250", "1,5", "2,5"]).attributes[0].edges == (1.5, 2.5)  # 1.25 in a column of decimal commas
     assert learn(["1,250", "1,5", "2,5"]).attributes[0].decimal == ","
-    assert learn(["1,250", "12.5"]).attributes[0].kind == "categorical"  # neither certain: one of two is no number
+    for cells in (["1,250", "12.5"], ["1,250", "3,100", "2,500"]):
+        with pytest.raises(ValueError, match=r"the comma in '1,250' \(row 0\) may separate thousands or decimals"):
+            learn(cells)
     for decimal, edges in ((".", (1250.0,)), (",", (7.0,))):
         schema = learn(["1,250", "7"], options={"x": ColumnOptions(decimal=decimal)})
         assert schema.attributes[0].edges == edges
@@ -355,9 +358,17 @@ def test_codes_and_booleans_are_read_whatever_type_a_later_column_has():
     assert is_unread.tolist() == [[True, True], [False, False]]
 
 
+def test_one_leading_zero_makes_no_column_of_codes():
+    assert learn([*map(str, AGES), "05"]).attributes[0].kind == "numeric"
+    assert learn(["5", "05", "050", "7"] * 5).attributes[0].kind == "numeric"  # of several lengths
+    months = learn([f"{i % 12 + 1:02d}" for i in range(48)]).attributes[0]
+    assert (months.kind, months.values[0], len(months.values)) == ("categorical", "01", 12)
+
+
 def test_spellings_that_differ_in_case_and_spaces_are_one_value_unless_two_values_do():
     attribute = Attribute("sex", values=("m", "not given"))
     assert [attribute.code(cell) for cell in ("M", " m", "Not  Given", "n")] == [0, 0, 1, None]
+    assert learn(["Yes", "yes", "no", " yes", "NO ", "no"]).attributes[0].values == ("no", "yes")
     gene = Attribute("gene", values=("a", "A"))
     assert [gene.code(cell) for cell in ("a", "A")] == [0, 1]
 

@@ -58,7 +58,7 @@ def test_the_paper_s_model(given, schema, monkeypatch):
             asked.extend(prompts)
             return torch.randn(len(prompts), 23)
 
-    # Without a network: random weights, and an encoder that stands in for ClinicalBERT.
+    # Without a network: random weights, and an encoder that replaces ClinicalBERT.
     monkeypatch.setattr(presets, "VisualTokenizer", functools.partial(untrained, asked))
     monkeypatch.setattr(presets, "TextEncoder", Encoder)
     model = presets.paper(schema, CLASSES, text_encoder=torch.randn(10, 23) if given else None).eval()

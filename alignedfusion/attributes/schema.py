@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alignedfusion.attributes.attribute import UNKNOWN, Attribute
-from alignedfusion.attributes.cells import as_text, is_unmentioned
+from alignedfusion.attributes.cells import as_text, is_unmentioned, quote
 from alignedfusion.attributes.columns import ColumnOptions
 from alignedfusion.attributes.learning import learn_attribute
 
@@ -116,7 +116,7 @@ class AttributeSchema:
             attribute = self.attributes[column]
             cell = _column(rows, attribute.name)[row]
             raise ValueError(
-                f"attribute {attribute.name!r}, row {row}: {cell!r} is {_expected(attribute, cell)}; "
+                f"attribute {attribute.name!r}, row {row}: {quote(cell)} is {_expected(attribute, cell)}; "
                 f"unseen='unknown' treats unseen values as unmentioned"
             )
         return reading.codes

@@ -1,6 +1,6 @@
-"""What we compare with: other fusions, classifiers of attributes alone, and models combined after training.
+"""Baselines: other fusions, classifiers of attributes alone, and models that are combined after training.
 
-All are called like an `AlignedFusionClassifier`, or go into one in the place of `IntermediateTokenFusion`.
+Models are called like an `AlignedFusionClassifier`; a fusion replaces `IntermediateTokenFusion` in one.
 """
 
 from alignedfusion.baselines.combined import SecondStageSVM, TwoExperts

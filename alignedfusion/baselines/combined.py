@@ -1,4 +1,4 @@
-"""Models combined after their training."""
+"""Models that are combined after training."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from alignedfusion.evaluation.inference import predict
 from alignedfusion.modules.outputs import ClassifierOutput
 
 
-def _of_images(masks: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the masks concerns images."""
-    return {name: {m: mask for m, mask in (each or {}).items() if m != REPORT} for name, each in masks.items()}
+def _select_image_masks(masks: Mapping[str, Any]) -> dict[str, Any]:
+    """The masks of image modalities, by argument."""
+    return {
+        name: {m: mask for m, mask in (by_modality or {}).items() if m != REPORT} for name, by_modality in masks.items()
+    }
 
 
 class TwoExperts(nn.Module):
-    """An image-only and an attributes-only model that never met, their log-probabilities added.
+    """Adds the log-probabilities of an image-only and an attributes-only model (late fusion).
 
     Args:
-        image_model: Trained on images alone.
-        attribute_model: Trained on attributes alone.
+        image_model: Model trained on images alone.
+        attribute_model: Model trained on attributes alone.
     """
 
     def __init__(self, image_model: nn.Module, attribute_model: nn.Module) -> None:
@@ -40,23 +42,24 @@ class TwoExperts(nn.Module):
 
     def forward(self, image: Any, codes: Tensor, labels: Tensor | None = None, **masks: Any) -> ClassifierOutput:
         """Sums of log-probabilities (B, C) as logits."""
-        seen: Tensor = self.image_model(image, codes, **_of_images(masks)).logits
+        image_logits: Tensor = self.image_model(image, codes, **_select_image_masks(masks)).logits
         is_present = (masks.get("is_present") or {}).get(REPORT)
-        told: Tensor = self.attribute_model(
+        attribute_logits: Tensor = self.attribute_model(
             None, codes if is_present is None else codes.masked_fill(~is_present[:, None], UNKNOWN)
         ).logits
-        return ClassifierOutput(logits=seen.log_softmax(-1) + told.log_softmax(-1))
+        return ClassifierOutput(logits=image_logits.log_softmax(-1) + attribute_logits.log_softmax(-1))
 
 
 class SecondStageSVM(nn.Module):
     """FusionM4Net's second stage (Tang et al. 2022): an SVM on class probabilities and one-hot metadata.
 
-    The result is w times the image model's probabilities plus 1 - w times the SVM's, w being the one of 0, 0.1 ... 1 with
-    the highest accuracy on the validation cases. If those are complete (the paper's "FusionM4net"), w is chosen for complete
-    reports; if they miss attributes too ("Miss Val."), for such. The SVM's decision values become probabilities by a softmax.
+    The result is w times the image model's probabilities plus 1 - w times those of the SVM, where w is the value of 0, 0.1 ...
+    1 with the highest accuracy on the validation cases. If these are complete (the paper's "FusionM4net"), w is chosen for
+    complete reports; if they lack attributes ("Miss Val."), for incomplete ones. A softmax turns the SVM's decision values into
+    probabilities.
 
     Args:
-        image_model: Trained on images alone: the first stage.
+        image_model: The first stage, a model trained on images alone.
         schema: The attributes.
     """
 
@@ -87,7 +90,7 @@ class SecondStageSVM(nn.Module):
 
     def forward(self, image: Any, codes: Tensor, labels: Tensor | None = None, **masks: Any) -> ClassifierOutput:
         """Log-probabilities (B, C) as logits."""
-        logits = self.image_model(image, codes, **_of_images(masks)).logits
+        logits = self.image_model(image, codes, **_select_image_masks(masks)).logits
         first = logits.float().softmax(-1).detach().cpu().numpy()
         mixed = self.weight * first + (1 - self.weight) * self._second(first, codes.cpu())
         return ClassifierOutput(logits=torch.from_numpy(mixed).clamp(min=1e-9).log().float())
@@ -99,6 +102,6 @@ class SecondStageSVM(nn.Module):
         decision = np.atleast_2d(self.svm.decision_function(self._columns(first, codes)))
         if len(self.svm.classes_) == 2:
             decision = np.stack([-decision.reshape(-1), decision.reshape(-1)], axis=1)
-        result = np.zeros_like(first)  # a class without a training case is none of the SVM's
+        result = np.zeros_like(first)  # the SVM does not have classes without a training case
         result[:, self.svm.classes_] = torch.from_numpy(decision).softmax(-1).numpy()
         return result

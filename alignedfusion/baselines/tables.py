@@ -1,4 +1,4 @@
-"""Classifiers of the attributes alone, from scikit-learn, with the call of a model."""
+"""Classifiers of the attributes alone, from scikit-learn, that are called like a model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from alignedfusion.modules.outputs import ClassifierOutput
 
 
 class TableClassifier(nn.Module):
-    """What the classifiers of a table share: they are fitted once, then called like a model.
+    """Base class of classifiers of a table: they are fitted once, then called like a model.
 
     Args:
         schema: The attributes.
-        num_classes: Classes C.
+        num_classes: Number of classes C.
     """
 
     log_shares: Tensor
@@ -31,33 +31,33 @@ class TableClassifier(nn.Module):
         self.estimator: Any = None
 
     def fit(self, cases: Any) -> TableClassifier:
-        """Learn from the `codes` and `labels` of cases."""
+        """Fit the classifier to the `codes` and `labels` of cases."""
         counts = torch.bincount(cases.labels, minlength=self.num_classes) + 1.0
         self.log_shares.copy_((counts / counts.sum()).log())
         self.estimator = self.learn(cases.codes, cases.labels.numpy())
         return self
 
     def learn(self, codes: Tensor, labels: np.ndarray) -> Any:
-        """A fitted estimator."""
+        """Fit an estimator and return it."""
         raise NotImplementedError
 
     def columns(self, codes: Tensor) -> np.ndarray:
-        """What the estimator sees of codes (B, A)."""
+        """The estimator's input for codes (B, A)."""
         return one_hot(codes, self.schema)
 
     def forward(self, image: Any, codes: Tensor, labels: Tensor | None = None, **ignored: Any) -> ClassifierOutput:
-        """Log-probabilities (B, C) as logits; images count for nothing."""
+        """Log-probabilities (B, C) as logits; images are ignored."""
         logits = torch.full((len(codes), self.num_classes), 1e-9, dtype=torch.float64)
-        # A class without a training case is none of the estimator's.
+        # The estimator does not have classes without a training case.
         logits[:, self.estimator.classes_] = torch.from_numpy(self.estimator.predict_proba(self.columns(codes.cpu())))
         return ClassifierOutput(logits=logits.clamp(min=1e-9).log().float())
 
 
 class MajorityClass(TableClassifier):
-    """Says the class shares of the training cases, whatever the case."""
+    """Predicts the class shares of the training cases for every case."""
 
     def learn(self, codes: Tensor, labels: np.ndarray) -> Any:
-        """Nothing beyond the shares."""
+        """Fit nothing: the class shares suffice."""
 
     def forward(self, image: Any, codes: Tensor, labels: Tensor | None = None, **ignored: Any) -> ClassifierOutput:
         """The log shares (B, C) as logits."""
@@ -65,24 +65,24 @@ class MajorityClass(TableClassifier):
 
 
 class NaiveBayes(TableClassifier):
-    """Naive Bayes on the mentioned attributes; one that is not mentioned says nothing."""
+    """Naive Bayes on the mentioned attributes; unmentioned ones are left out of the product."""
 
     def learn(self, codes: Tensor, labels: np.ndarray) -> Any:
-        """Counts of each value in each class."""
+        """Count each value in each class."""
         from sklearn.naive_bayes import MultinomialNB
 
         return MultinomialNB().fit(one_hot(codes, self.schema), labels)
 
 
 class GradientBoosting(TableClassifier):
-    """Boosted trees that take missing cells as such.
+    """Gradient-boosted trees with native support for missing values.
 
-    They learn from every training case five times, complete once and four times with attributes hidden as in all other
-    methods (30 %): trees that never met a missing cell send it down an arbitrary branch.
+    They are fitted to five copies of every training case: one complete, and four with attributes hidden as in all other methods
+    (30 %). Trees fitted without missing values would send a missing value down an arbitrary branch.
     """
 
     def learn(self, codes: Tensor, labels: np.ndarray) -> Any:
-        """Trees on codes as categories."""
+        """Fit trees to the codes as categories."""
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         generator = torch.Generator().manual_seed(0)
@@ -93,7 +93,7 @@ class GradientBoosting(TableClassifier):
         return trees.fit(self.columns(torch.cat(copies)), np.tile(labels, len(copies)))
 
     def columns(self, codes: Tensor) -> np.ndarray:
-        """Codes as numbers, NaN where unmentioned."""
+        """Codes as floating-point numbers, NaN where unmentioned."""
         return np.where(codes == UNKNOWN, np.nan, codes.double())
 
 

@@ -10,15 +10,16 @@ from alignedfusion.modules.text_encoder import TextEncoder
 
 
 class WholeReportTokenizer(nn.Module):
-    """One token for all that a report mentions, in the place of an `AttributeTokenizer`.
+    """Turns all mentioned attributes of a report into one token, in the place of an `AttributeTokenizer`.
 
-    The prompts of the mentioned attributes make one text, whose [CLS] vector is projected to width D. What is not mentioned
-    is just not in it. There is no token per value, so such a model has no reconstructor. Each distinct text is encoded once.
+    The prompts of the mentioned attributes are joined to one text, whose [CLS] vector is projected to width D. Unmentioned
+    attributes are left out of the text. There are no value tokens, so such a model has no reconstructor. Each distinct text is
+    encoded once.
 
     Args:
         schema: The attributes and their candidate values.
         dim: Token width D.
-        text_encoder: Encodes the texts; frozen.
+        text_encoder: Frozen encoder of the texts.
     """
 
     def __init__(self, schema: AttributeSchema, dim: int, text_encoder: TextEncoder) -> None:
@@ -33,12 +34,12 @@ class WholeReportTokenizer(nn.Module):
         self._vectors: dict[tuple[int, ...], Tensor] = {}
 
     def text(self, codes: tuple[int, ...]) -> str:
-        """What a report with these codes says."""
-        said = [prompts[code] for prompts, code in zip(self.prompts, codes, strict=True) if code != UNKNOWN]
-        return " ".join(said) or "Nothing is mentioned."
+        """The text of a report with these codes."""
+        mentioned = [prompts[code] for prompts, code in zip(self.prompts, codes, strict=True) if code != UNKNOWN]
+        return " ".join(mentioned) or "Nothing is mentioned."
 
     def value_tokens(self) -> Tensor:
-        """No value has a token of its own: (0, D)."""
+        """An empty tensor (0, D): values have no tokens of their own."""
         return self.project.weight.new_zeros(0, self.dim)
 
     def forward(self, codes: Tensor, *, values: Tensor | None = None) -> Tensor:

@@ -1,1 +1,1 @@
-"""The commands around models, one file each; those on reports are in `reports.command`."""
+"""The subcommands of `alignedfusion`, one file each."""

@@ -1,4 +1,4 @@
-"""`alignedfusion demo`: four models on the built-in lesions, in under three minutes on two cores."""
+"""The models of `alignedfusion demo`: four methods on drawn lesions, in under three minutes on two cores."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ NUM_HEADS = 4
 def run(folder: str | Path, *, seeds: int = 3, progress: bool = True) -> dict[str, Any]:
     """Train each method once per seed and compare them; write `results.json`, `accuracy.png`, `case.png` and `model/`.
 
-    All methods get the same frozen image tokens (of a backbone pretrained on other drawn lesions), the same reports (a fifth of
-    their cells is left out in training), the same width, hiding and number of steps. Each seed draws other cases,
-    other weights and another order.
+    All methods use the same frozen image tokens (of a backbone pretrained on other drawn lesions), the same reports (a fifth of
+    the cells is unmentioned in training), and the same width, hiding and number of steps. Cases, weights and order differ
+    between seeds.
 
     Args:
-        folder: Where to write.
-        seeds: Repetitions.
-        progress: Show a progress bar over all trainings.
+        folder: Folder to write to.
+        seeds: Number of repetitions.
+        progress: Whether to show a progress bar over all models.
 
     Returns:
-        What `results.json` holds.
+        The content of `results.json`.
     """
     from tqdm.auto import tqdm
 
@@ -97,7 +97,7 @@ def _cases(visual: VisualTokenizer, n: int, *, seed: int, missing: float) -> Ten
     cases = phantom.make(n, seed=seed, image_size=IMAGE_SIZE, missing=missing).cases(**_scale(visual))
     assert isinstance(cases.image, torch.Tensor)
     visual.eval()
-    # A frozen backbone says the same of an image in every epoch: its tokens are computed once.
+    # The tokens of a frozen backbone are the same in every epoch, so they are computed once.
     with torch.no_grad():
         tokens = torch.cat([visual.features(pixels) for pixels in cases.image.split(250)])  # (n, N, F)
     return TensorCases(tokens, cases.codes, cases.labels)
@@ -120,7 +120,7 @@ def _build(method: str, pretrained: VisualTokenizer) -> AlignedFusionClassifier:
 
 
 def _fit(model: AlignedFusionClassifier, cases: TensorCases, *, seed: int, image_rate: float = 0.5) -> None:
-    # Faster than the default 0.2: in so few epochs joint attention would not have learned the images at that rate.
+    # Above the default of 0.2: at that rate, joint attention would not learn from the images in so few epochs.
     with tempfile.TemporaryDirectory() as scratch:
         fit(
             model,
@@ -162,7 +162,7 @@ def _write_results(folder: Path, accuracy: dict[str, list[list[float]]], seconds
         "seeds": len(accuracy[OURS]),
         "seconds": round(seconds, 1),
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     plots.accuracy_against_missing(
         {
             method: list(zip(RATES, result["mean"], result["deviation"], strict=True))

@@ -1,4 +1,4 @@
-"""`alignedfusion evaluate`: a run on other cases."""
+"""`alignedfusion evaluate`: test a run on other cases."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
         "evaluate",
         _evaluate,
         "test a run on a table at 0 to 50 %% missing attributes",
-        "Test a run on a table with the same columns. Cases that the run was trained on are left out, and counted. "
-        "They are recognised by the column that was given as --key in training, otherwise by the content of their images.",
+        "Test a run on a table with the same columns. Cases that the run was trained on are left out and counted.\n"
+        "They are recognised by the column that was given as --key in training, or by the content of their images.",
     )
     parser.add_argument("run_folder", metavar="OUT", help="folder of a finished run")
     add_manifest(parser)
     add_table_options(parser)
     add_max_unreadable(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", metavar="FILE", help="JSON file to write the metrics to")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -33,7 +33,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     frame, root = read_cases(options.manifest, options)
     rows, counts = runs.evaluate(options.run_folder, frame, root=root, max_unread=options.max_unreadable)
     if counts["left_out"]:
-        print(f"{counts['left_out']} cases were used in training and are left out")
+        print(f"{counts['left_out']} cases were used in training and are left out of the test")
     print(f"{counts['tested']} test cases")
     print(table(rows))
     if options.json:

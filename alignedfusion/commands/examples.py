@@ -1,4 +1,4 @@
-"""`alignedfusion examples`: scripts that come with the package, to list, to run, and to copy and edit."""
+"""`alignedfusion examples`: list, run or copy the example scripts of the package."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 _DESCRIPTION = """\
-Short scripts that come with the package: list them, run one, or copy one to edit.
+List the example scripts of the package, run one, or copy one to edit.
 
-They run on built-in data, with nothing to download. What an example takes: alignedfusion examples run NAME --help
+They use built-in data and need no downloads. To see the options of an example: alignedfusion examples run NAME --help
 """
 
 
 class Example(NamedTuple):
-    """A script and what its docstring says of it.
+    """An example script and the summary in its docstring.
 
     Attributes:
-        name: The file's name without ".py".
-        path: Where it lies.
-        summary: The docstring's first line.
-        needs: What it needs and how long it takes: the docstring's line that begins with "Needs "; empty without one.
+        name: Name of the file without ".py".
+        path: Path of the file.
+        summary: First line of the docstring.
+        needs: Requirements and running time: the line of the docstring that begins with "Needs ", or an empty string.
     """
 
     name: str
@@ -37,21 +37,28 @@ class Example(NamedTuple):
 def find_examples() -> dict[str, Example]:
     """The examples by name: those in the package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
-    folder = next((each for each in (package / "examples", package.parent / "examples") if each.is_dir()), None)
+    candidates = (package / "examples", package.parent / "examples")
+    folder = next((candidate for candidate in candidates if candidate.is_dir()), None)
     if folder is None:
-        raise FileNotFoundError(f"no examples in {str(package)!r}: install alignedfusion from its wheel or a checkout")
+        raise FileNotFoundError(
+            f"no examples in {str(package)!r}: install alignedfusion from its wheel or from a checkout"
+        )
     return {path.stem: _read(path) for path in sorted(folder.glob("*.py"))}
 
 
 def find_example(name: str) -> Example:
-    """One example; `ValueError` with names close to it if there is none of that name."""
-    found = find_examples()
+    """One example by name.
+
+    Raises:
+        ValueError: If there is no example of that name; the message has similar names.
+    """
+    examples = find_examples()
     stem = name.removesuffix(".py")
-    if stem not in found:
-        close = difflib.get_close_matches(stem, found, n=3, cutoff=0.4)
-        hint = f"close to it: {', '.join(close)}" if close else f"there are {', '.join(found)}"
+    if stem not in examples:
+        close = difflib.get_close_matches(stem, examples, n=3, cutoff=0.4)
+        hint = f"similar names: {', '.join(close)}" if close else f"the examples are {', '.join(examples)}"
         raise ValueError(f"there is no example {name!r}; {hint}")
-    return found[stem]
+    return examples[stem]
 
 
 def run(name: str, arguments: list[str]) -> None:
@@ -69,31 +76,31 @@ def run(name: str, arguments: list[str]) -> None:
 
 
 def copy(name: str, target: str | None = None) -> Path:
-    """Write a copy of an example, to `NAME.py` in the current folder by default; an existing file is left alone."""
+    """Write a copy of an example, by default to `NAME.py` in the current folder; an existing file is never overwritten."""
     example = find_example(name)
     path = Path(example.path.name if target is None else target)
     if path.is_dir():
         path /= example.path.name
     try:
-        with path.open("xb") as file:  # x: whatever lies there may have been edited
+        with path.open("xb") as file:  # x: an existing file may have been edited
             file.write(example.path.read_bytes())
     except FileExistsError as error:
-        raise ValueError(f"{str(path)!r} exists already and is left as it is; name another file") from error
+        raise ValueError(f"{str(path)!r} exists already and is not overwritten; choose another name") from error
     return path
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command with the `add(name, run, summary, description)` of the main parser."""
-    parser = add("examples", _list, "list short scripts that come along, run one, or copy one to edit", _DESCRIPTION)
+    parser = add("examples", _list, "list the example scripts, run one, or copy one to edit", _DESCRIPTION)
     actions = parser.add_subparsers(metavar="ACTION")
 
-    running = actions.add_parser("run", help="run an example: run NAME [its own arguments]")
-    running.add_argument("name", metavar="NAME", help="one that `alignedfusion examples` lists")
-    running.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the example's own arguments")
+    running = actions.add_parser("run", help="run an example: run NAME [ARGUMENTS]")
+    running.add_argument("name", metavar="NAME", help="name of an example, from `alignedfusion examples`")
+    running.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of the example")
     running.set_defaults(run=lambda options: run(options.name, options.arguments))
 
     copying = actions.add_parser("copy", help="copy an example to edit: copy NAME [FILE]")
-    copying.add_argument("name", metavar="NAME", help="one that `alignedfusion examples` lists")
+    copying.add_argument("name", metavar="NAME", help="name of an example, from `alignedfusion examples`")
     copying.add_argument("target", nargs="?", metavar="FILE", help="file or folder (default: NAME.py)")
     copying.set_defaults(run=_copy)
 
@@ -107,7 +114,7 @@ def _list(options: argparse.Namespace) -> None:
 
 def _copy(options: argparse.Namespace) -> None:
     path = copy(options.name, options.target)
-    print(f"{path} is yours to edit; it runs anywhere with: python {path}")
+    print(f"{path} was written; edit it and run it with: python {path}")
 
 
 def _read(path: Path) -> Example:

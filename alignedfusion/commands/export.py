@@ -1,4 +1,4 @@
-"""`alignedfusion export`: a model for other runtimes."""
+"""`alignedfusion export`: write a model as an ONNX file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ def add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
         "export",
         _export,
         "write a model as an ONNX file",
-        "Write a model as one ONNX file for any number of cases at a time. Its metadata hold, as JSON, what the codes and\n"
-        "classes mean and how an image is prepared.",
+        "Write a model as one ONNX file with a dynamic batch size. Its metadata describe, in JSON, the attribute codes, the\n"
+        "classes and the preprocessing of images.",
     )
-    parser.add_argument("run_folder", metavar="OUT", help="folder of a run, or any saved model")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write, such as model.onnx")
+    parser.add_argument("run_folder", metavar="OUT", help="folder of a run or of any saved model")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write, such as model.onnx")
     parser.add_argument(
-        "--int8", action="store_true", help="8-bit integers: a vision transformer is about twice as fast on a CPU"
+        "--int8",
+        action="store_true",
+        help="use 8-bit integers, which makes a vision transformer about twice as fast on a CPU",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +30,7 @@ examples:
   alignedfusion predict runs/first --image x.png --attributes '{"age": 54, "fever": "present"}'
   alignedfusion predict runs/first --table newer_cases.csv -o predictions.parquet
 
-`alignedfusion COMMAND --help` explains each.
+`alignedfusion COMMAND --help` describes a command.
 """
 
 
@@ -39,19 +40,23 @@ _EXTRAS = {
     "openai": "chat",
     "ray": "ray",
 }
-"""What to install where a module is not there."""
+"""The extra of this package that installs each optional module."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal's code page may lack a letter of a class name
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
         options.run(options)
     except KeyboardInterrupt:
-        print("\ninterrupted; what was begun goes on with the same command", file=sys.stderr)
+        print("\ninterrupted; the same command continues", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, ServerError) as error:
+    # OSError: a full disk, a folder without permission, no connection
+    except (ValueError, OSError, ServerError) as error:
         print(f"alignedfusion {options.command}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -68,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="alignedfusion",
-        description="Classify medical images together with what their reports say, when reports leave things out.",
+        description="Classify medical images together with attributes from their reports, when reports are incomplete.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

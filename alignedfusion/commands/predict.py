@@ -1,4 +1,4 @@
-"""`alignedfusion predict`: one case, or every row of a table."""
+"""`alignedfusion predict`: predict one case, or every row of a table."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from pathlib import Path
 from alignedfusion.commands.table_options import add_max_unreadable, add_table_options, read_cases
 
 _PREDICT = """\
-Predict one case, and print class probabilities, and for each attribute that is not mentioned what it probably is, as JSON.
+Predict one case, and print JSON with the probability of each class and of each value of the unmentioned attributes.
 
-With --table, predict every row of a table with the columns of the run, and write it with new ones: `predicted`, `p(CLASS)`,
-for each attribute `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`, the most probable value where nothing was mentioned, and
-`unreadable`, the attributes whose cells the model cannot read. Those cells count as unmentioned.
-Interrupted? The same command goes on.
+With --table, predict every row of a table with the columns of the run, and write the table with additional columns:
+`predicted`, `p(CLASS)` for each class, `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))` for each attribute (the most probable
+value of an unmentioned cell, and its probability), and `unreadable`, the attributes whose cells the model cannot read. Those
+cells count as unmentioned. If the command is interrupted, run it again to continue.
 """
 
 
 def add_predict(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command with the `add(name, run, summary, description)` of the main parser."""
     parser = add("predict", _predict, "predict one case, or every row of a table", _PREDICT)
-    parser.add_argument("model", metavar="OUT", help="folder of a run, any saved model, or its name on a model hub")
+    parser.add_argument("model", metavar="OUT", help="folder of a run or saved model, or its name on a model hub")
     parser.add_argument(
         "--image",
         nargs="+",
         metavar="F",
-        help="the image files, in the order of the run's columns; with --table, the columns (default: those of the run)",
+        help="image files, in the order of the run's columns; with --table, image columns (default: those of the run)",
     )
-    parser.add_argument("--attributes", metavar="JSON", help="what the report mentions: '{\"age\": 54}'")
-    table = parser.add_argument_group("a table")
+    parser.add_argument("--attributes", metavar="JSON", help="mentioned attributes, such as '{\"age\": 54}'")
+    table = parser.add_argument_group("prediction of a table")
     table.add_argument("--table", metavar="TABLE", help="CSV or parquet file, one row per case")
-    table.add_argument("-o", "--output", metavar="FILE", help="the table to write, .csv or .parquet")
+    table.add_argument("-o", "--output", metavar="FILE", help="table to write, .csv or .parquet")
     add_table_options(table)
     add_max_unreadable(table)
-    table.add_argument("--ray", action="store_true", help="on the Ray cluster of RAY_ADDRESS, or one started here")
+    table.add_argument("--ray", action="store_true", help="run on the Ray cluster at RAY_ADDRESS, or start a local one")
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -62,12 +62,12 @@ def _predict_table(options: argparse.Namespace) -> None:
     from alignedfusion.tables.files import read_json
 
     if not options.table or not options.output:
-        raise ValueError("--table and -o belong together: which table, and where to write it")
+        raise ValueError("--table and -o belong together: the table to predict, and the table to write")
     if options.attributes:
-        raise ValueError("--attributes are those of one case; with --table they are columns")
+        raise ValueError("--attributes is for one case; with --table, the attributes are columns of the table")
     settings = Path(options.model) / "settings.json"
     columns = (
-        read_json(settings, "name the image columns with --image")["images"]
+        read_json(settings, "name the image columns with --image", keys=("images",))["images"]
         if settings.is_file() and not options.image
         else options.image
     )
@@ -82,5 +82,5 @@ def _predict_table(options: argparse.Namespace) -> None:
         max_unread=options.max_unreadable,
     )
     shares = table["predicted"].value_counts(normalize=True)
-    told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-    print(f"{options.output}: {len(table)} cases; predicted {told}")
+    classes = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    print(f"{options.output}: {len(table)} cases; predicted {classes}")

@@ -1,4 +1,4 @@
-"""What every command on a table of cases takes."""
+"""Arguments shared by the commands that read a table of cases."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ if TYPE_CHECKING:
 
 
 def add_manifest(parser: argparse.ArgumentParser) -> None:
-    """Add the table as an argument by its place."""
+    """Add the table as a positional argument."""
     parser.add_argument("manifest", metavar="MANIFEST", help="CSV or parquet file, one row per case")
 
 
 def add_table_options(parser: Any) -> None:
-    """Add how to read the table."""
-    parser.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the table's folder)")
+    """Add the options for reading the table."""
     parser.add_argument(
-        "--missing-values", nargs="+", default=[], metavar="TEXT", help="more cells that mean 'not recorded'"
+        "--image-root",
+        metavar="FOLDER",
+        help="folder that relative image paths start from (default: the table's folder)",
+    )
+    parser.add_argument(
+        "--missing-values", nargs="+", default=[], metavar="TEXT", help="additional texts that mean 'not recorded'"
     )
 
 
@@ -35,7 +39,7 @@ def add_max_unreadable(parser: Any) -> None:
 
 
 def read_cases(path: str, options: argparse.Namespace) -> tuple[pd.DataFrame, Path]:
-    """The table, and the folder where its image paths start."""
+    """The table, and the folder that its relative image paths start from."""
     from alignedfusion.tables.files import read_table
 
     return read_table(path, missing_values=options.missing_values), Path(options.image_root or Path(path).parent)

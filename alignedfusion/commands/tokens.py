@@ -1,4 +1,4 @@
-"""`alignedfusion tokens`: the image tokens of a table, computed once."""
+"""`alignedfusion tokens`: compute the image tokens of a table once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable
 from alignedfusion.commands.table_options import add_manifest, add_table_options, read_cases
 
 _TOKENS = """\
-Run a frozen backbone once over all images of a table, and keep its tokens for `train --tokens`. An image needs
+Run a frozen backbone once on all images of a table, and store its tokens for `train --tokens`. An image needs
 tokens x features x 2 bytes: 150 KB for vit_small_patch16_224, 37 KB for vit_small_patch32_224.
 
-TOKENS is for one backbone, one file of weights, one size and one dtype; another is refused. Interrupted? The same command
-goes on, and after the table has grown it adds what is new. Images changed since (size or time) are computed again.
+The folder TOKENS is for one backbone, one file of weights, one image size and one dtype; others are refused. If the command is
+interrupted, run it again to continue. If the table has new images, the same command adds their tokens. Images whose size or
+modification time has changed are computed again.
 """
 
 
@@ -24,14 +25,25 @@ def add_tokens(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
     add_table_options(parser)
     parser.add_argument(
-        "--backbone", default="vit_small_patch16_224", metavar="NAME", help="any timm model (vit_small_patch16_224)"
+        "--backbone",
+        default="vit_small_patch16_224",
+        metavar="NAME",
+        help="any timm model (default: vit_small_patch16_224)",
     )
-    parser.add_argument("--weights", metavar="FILE", help="its local weights (default: timm's, from its hub)")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input (default: its own)")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"], help="default: bfloat16")
-    parser.add_argument("--batch-size", type=int, default=64, help="default: 64")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: 0)")
-    parser.add_argument("--ray", action="store_true", help="on the Ray cluster of RAY_ADDRESS, or one started here")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"
+    )
+    parser.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="side of the input (default: that of the backbone)"
+    )
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=["bfloat16", "float16"], help="type of the tokens (default: bfloat16)"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images per forward pass (default: 64)")
+    parser.add_argument("--workers", type=int, default=0, help="number of processes that read images (default: 0)")
+    parser.add_argument(
+        "--ray", action="store_true", help="run on the Ray cluster at RAY_ADDRESS, or start a local one"
+    )
 
 
 def _tokens(options: argparse.Namespace) -> None:
@@ -53,4 +65,4 @@ def _tokens(options: argparse.Namespace) -> None:
     )
     size, (tokens, features) = cache.file.path.stat().st_size / 1e6, cache.file.shape
     print(f"{options.output}: {len(cache)} images, {tokens} x {features} tokens each in {options.dtype}, {size:.0f} MB")
-    print(f"alignedfusion train {options.manifest} --tokens {options.output} ... reads them")
+    print(f"To train on them: alignedfusion train {options.manifest} --tokens {options.output} ...")

@@ -1,4 +1,4 @@
-"""`alignedfusion train`: a model on your own cases."""
+"""`alignedfusion train`: train a model on your own cases."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import Any
 from alignedfusion.commands.table_options import add_manifest, add_max_unreadable, add_table_options
 
 _TRAIN = """\
-Train a classifier on your own images and a table that may have gaps, and test it.
+Train a classifier on your own images and a table that may have empty cells, and test it.
 
-The table has one row per case: one or more columns with image files (PNG, JPEG, TIFF; or .npy files with tokens (N, F)
-computed before), a column with the label, and attribute columns. An empty attribute cell means "the report does not say";
-write an answer such as "absent" where it says so. Cells that cannot be read, such as a word among numbers, are reported and
-count as unmentioned. Leave out columns that follow from the label (--exclude): a model that is
-told the answer learns nothing.
+The table has one row per case: one or more columns with image files (PNG, JPEG or TIFF, or .npy files with precomputed tokens
+(N, F)), a column with the label, and attribute columns. An empty attribute cell means that the report does not mention the
+attribute. If the report denies it, write a value such as "absent". Cells that cannot be read, such as a word among numbers, are
+reported and count as unmentioned. Exclude columns that follow from the label (--exclude): they leak it to the model.
 
 A file CASES.columns.yaml beside CASES.csv can state the kind, units, edges, values, decimal sign and missing codes of columns,
-one line a column, such as `age: {units: years, missing: [999]}`. Options of the command come before those of the file.
+one line per column, such as `age: {units: years, missing: [999]}`. Options of the command override those of the file.
 
-OUT will hold the model and its card (README.md), settings.json, metrics.json, predictions.csv and missing.png (accuracy against
-the share of missing attributes). Interrupted? The same command goes on from the last epoch.
+The folder OUT gets the model and its card (README.md), settings.json, metrics.json, predictions.csv and missing.png (accuracy
+against the share of missing attributes). If training is interrupted, the same command continues from the last epoch.
 
-With --tokens, the backbone does not run: tokens that `alignedfusion tokens` computed are read in place of the images, which
-makes many epochs cheap. There is no augmentation then. The model has its backbone all the same, and answers on images.
+With --tokens, the backbone does not run: the tokens that `alignedfusion tokens` computed are read instead of the images, so
+that epochs are fast. Images are not augmented then. The trained model includes the backbone and predicts from images.
 """
 
 
@@ -34,28 +33,39 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     add_manifest(parser)
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder of this run")
 
-    data = parser.add_argument_group("what the columns are")
+    data = parser.add_argument_group("columns of the table")
     data.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
     add_table_options(data)
-    data.add_argument("--label", required=True, metavar="COL", help="what to predict")
-    data.add_argument("--attributes", nargs="+", metavar="COL", help="attribute columns (default: all that can be)")
-    data.add_argument("--exclude", nargs="+", default=[], metavar="COL", help="columns that are no attributes")
-    data.add_argument("--group", metavar="COL", help="patient column: no patient is in two splits")
+    data.add_argument("--label", required=True, metavar="COL", help="column with the label to predict")
     data.add_argument(
-        "--split", metavar="COL", help="column of train, valid and test (default: 64, 16 and 20 %% are drawn)"
+        "--attributes", nargs="+", metavar="COL", help="attribute columns (default: all suitable columns)"
+    )
+    data.add_argument("--exclude", nargs="+", default=[], metavar="COL", help="columns not to use as attributes")
+    data.add_argument("--group", metavar="COL", help="column with the patient: no patient is in two splits")
+    data.add_argument(
+        "--split",
+        metavar="COL",
+        help="column with train, valid or test (default: a random split of 64, 16 and 20 %%)",
     )
     data.add_argument(
         "--key",
         metavar="COL",
         help="column that identifies a case, for `evaluate` (default: the content of its images)",
     )
-    data.add_argument("--units", nargs="+", default=[], metavar="COL=UNIT", help="units of numbers, such as age=years")
     data.add_argument(
-        "--kind", nargs="+", default=[], metavar="COL=KIND", help="numeric or categorical (default: as the cells are)"
+        "--units", nargs="+", default=[], metavar="COL=UNIT", help="units of numeric columns, such as age=years"
     )
-    data.add_argument("--edges", nargs="+", default=[], metavar="COL=N,N", help="edges of a number's intervals")
     data.add_argument(
-        "--missing-codes", nargs="+", default=[], metavar="COL=N,N", help="cells of one column that mean 'not recorded'"
+        "--kind", nargs="+", default=[], metavar="COL=KIND", help="numeric or categorical (default: from the cells)"
+    )
+    data.add_argument(
+        "--edges", nargs="+", default=[], metavar="COL=N,N", help="edges between the intervals of a number"
+    )
+    data.add_argument(
+        "--decimal", nargs="+", default=[], metavar="COL=SIGN", help="decimal sign of numbers (default: from the cells)"
+    )
+    data.add_argument(
+        "--missing-codes", nargs="+", default=[], metavar="COL=N,N", help="cells of a column that mean 'not recorded'"
     )
     add_max_unreadable(data)
 
@@ -63,7 +73,7 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     model.add_argument(
         "--tokens",
         metavar="FOLDER",
-        help="read tokens that `alignedfusion tokens` computed, not images (no augmentation)",
+        help="read tokens that `alignedfusion tokens` computed instead of images (no augmentation)",
     )
     model.add_argument(
         "--backbone", metavar="NAME", help="any timm model (default: that of --tokens, or vit_small_patch16_224)"
@@ -71,22 +81,24 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     model.add_argument(
         "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"
     )
-    model.add_argument("--no-pretrained", action="store_true", help="start the backbone at random, and train it")
+    model.add_argument("--no-pretrained", action="store_true", help="train the backbone from random weights")
     model.add_argument("--train-backbone", action="store_true", help="train the backbone too (for thousands of cases)")
     model.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="side of the input (default: the backbone's own)"
+        "--image-size", type=int, metavar="PIXELS", help="side of the input (default: that of the backbone)"
     )
     model.add_argument(
-        "--text-encoder", metavar="NAME", help="Hugging Face encoder of the values (default: learned vectors)"
+        "--text-encoder", metavar="NAME", help="Hugging Face encoder of the values' prompts (default: learned vectors)"
     )
     model.add_argument("--dim", type=int, default=128, help="width of the tokens (default: 128)")
 
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=int, default=30, help="default: 30")
-    training.add_argument("--batch-size", type=int, default=32, help="default: 32")
-    training.add_argument("--learning-rate", type=float, default=1e-3, help="default: 1e-3")
-    training.add_argument("--workers", type=int, default=0, help="processes that read images (default: 0)")
-    training.add_argument("--seed", type=int, default=0, help="of weights, order, hiding and drawn splits (default: 0)")
+    training.add_argument("--epochs", type=int, default=30, help="passes over the training cases (default: 30)")
+    training.add_argument("--batch-size", type=int, default=32, help="cases per step (default: 32)")
+    training.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate (default: 1e-3)")
+    training.add_argument("--workers", type=int, default=0, help="number of processes that read images (default: 0)")
+    training.add_argument(
+        "--seed", type=int, default=0, help="seed of weights, order, hiding and random splits (default: 0)"
+    )
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -141,7 +153,7 @@ def _train(options: argparse.Namespace) -> None:
         return
     print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
     print(table(report["missing"]))
-    print(f"\n{options.output} holds the model, metrics.json, predictions.csv and missing.png")
+    print(f"\nThe model, metrics.json, predictions.csv and missing.png are in {options.output}")
 
 
 def _describe(manifest: Any) -> None:
@@ -153,16 +165,17 @@ def _describe(manifest: Any) -> None:
     print(f"attributes (share of training cases that mention it): {named}")
     for name, reason in (manifest.left_out or {}).items():
         print(f"left out: column {name!r}: {reason}")
-    print("None of them may follow from the label; --exclude leaves columns out.")
+    print("No attribute may follow from the label; use --exclude to leave columns out.")
 
 
 def _changes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What the command states about columns, as arguments of `ColumnOptions` by column."""
+    """The options for columns, as arguments of `ColumnOptions` by column."""
     changes: dict[str, dict[str, Any]] = {}
     for option, field, form, convert in (
         ("units", "units", "UNIT", str),
         ("kind", "kind", "KIND", str),
         ("edges", "edges", "NUMBER,NUMBER", _numbers),
+        ("decimal", "decimal", "SIGN", str),
         ("missing_codes", "missing", "CODE,CODE", lambda text: tuple(text.split(","))),
     ):
         flag = "--" + option.replace("_", "-")

@@ -1,4 +1,4 @@
-"""Cases of a Hugging Face dataset, which is memory-mapped: rows are read when they are needed."""
+"""Cases of a Hugging Face dataset, which is memory-mapped; rows are read on access."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from alignedfusion.datasets.images import read_image, read_tokens
 
 
 class ArrowCases(Dataset[dict[str, Any]]):
-    """Cases of a `datasets.Dataset`; every case says which of its images are present.
+    """Cases of a `datasets.Dataset`; every case has `is_present`.
 
     Args:
         table: The dataset.
         columns: The image column of each modality.
         codes: int64 (n, A).
         labels: int64 (n,).
-        transform: See `frames.cases_from`, as for the rest.
-        root: See there.
-        read: See there.
+        transform: Function from a PIL image to a tensor (channels, H, W); None for precomputed tokens.
+        root: Folder that relative paths start from.
+        read: Function from a path to the input of `transform`.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ArrowCases(Dataset[dict[str, Any]]):
         self.table = table.select_columns(list(columns.values())).with_format(None)
         for column in columns.values():
             if hasattr(feature := table.features[column], "decode"):
-                # As stored: our reader also takes 16 bits and transparency, and its errors name the row.
+                # Images stay encoded: `read_image` also handles 16 bits and transparency, and its errors name the file.
                 encoded = copy.copy(feature)
                 encoded.decode = False
                 self.table = self.table.cast_column(column, encoded)
@@ -74,8 +74,8 @@ class ArrowCases(Dataset[dict[str, Any]]):
         if cell is None:
             if modality not in self._shapes:
                 column = self.columns[modality]
-                there = next(i for i in range(len(self.table)) if self.table[i][column] is not None)
-                self._shapes[modality] = tuple(self._image(modality, self.table[there][column], there).shape)
+                first = next(i for i in range(len(self.table)) if self.table[i][column] is not None)
+                self._shapes[modality] = tuple(self._image(modality, self.table[first][column], first).shape)
             return torch.zeros(self._shapes[modality])
         if isinstance(cell, dict) and cell["bytes"] is None:
             cell = cell["path"]

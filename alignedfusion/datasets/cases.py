@@ -1,4 +1,4 @@
-"""Datasets of single cases: `{"image", "codes", "labels"}`, as the model's call and `transformers.Trainer` expect them."""
+"""Datasets of single cases `{"image", "codes", "labels"}`, the arguments of the model's `forward`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Transforms: TypeAlias = Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 collate = default_collate
-"""Batches of nested mappings, which transformers' own collator does not make."""
+"""Collates nested mappings, which the default collator of transformers does not."""
 
 
 class TensorCases(Dataset[dict[str, Any]]):
-    """Cases whose images or precomputed tokens are in memory.
+    """Cases with images or precomputed tokens in memory.
 
     Args:
-        image: (n, channels, H, W) images or (n, N, F) tokens; a mapping of them for several images per case.
+        image: Images (n, channels, H, W) or tokens (n, N, F); a mapping by modality for several images per case.
         codes: int64 (n, A).
         labels: int64 (n,).
     """
@@ -51,17 +51,17 @@ class TensorCases(Dataset[dict[str, Any]]):
 
 
 class FileCases(Dataset[dict[str, Any]]):
-    """Cases whose images are files, read when they are needed.
+    """Cases with image files, which are read on access.
 
     Args:
-        paths: For each image modality, a path per case, None where the case has no such image. Files that end in `.npy`
-            hold precomputed tokens (N, F).
+        paths: For each image modality one path per case, or None if the case lacks the image. A `.npy` file holds
+            precomputed tokens (N, F).
         codes: int64 (n, A).
         labels: int64 (n,).
-        transform: From a PIL image to a tensor, as `VisualTokenizer.transform` gives it; None for precomputed tokens; a mapping
-            of such for modalities that differ.
-        read: From a path to what `transform` takes; `str` lets the transform read the file itself.
-        shape: For each modality, that of the zeros which stand for its image if no case has one.
+        transform: Function from a PIL image to a tensor, such as `VisualTokenizer.transform` returns; None for precomputed
+            tokens. A mapping gives each modality its own.
+        read: Function from a path to the input of `transform`; with `str`, the transform reads the file itself.
+        shape: For each modality the shape of its images. It is needed only if no case has an image of the modality.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class FileCases(Dataset[dict[str, Any]]):
 
     def _read(self, name: str, path: Path | None) -> Tensor:
         if path is None:
-            # A row without this image: zeros of the right shape, which is_present keeps from counting.
+            # A case without this image gets zeros of the right shape, and is_present is False.
             if name not in self._shapes:
-                there = next((path for path in self.paths[name] if path is not None), None)
-                if there is None and name not in self.shape:
+                example = next((path for path in self.paths[name] if path is not None), None)
+                if example is None and name not in self.shape:
                     raise ValueError(
                         f"no case has an image of {name!r}; give the shape of one, or leave the modality out"
                     )
-                self._shapes[name] = self.shape[name] if there is None else tuple(self._read(name, there).shape)
+                self._shapes[name] = self.shape[name] if example is None else tuple(self._read(name, example).shape)
             return torch.zeros(self._shapes[name])
         if path.suffix == ".npy":
             return torch.from_numpy(read_tokens(path))  # (N, F)
@@ -117,18 +117,18 @@ class FileCases(Dataset[dict[str, Any]]):
 
 
 def as_plain_tensor(image: Any) -> Tensor:
-    """An array or a tensor of a subclass, such as MONAI's with its metadata, as a tensor that batches like any other."""
+    """Convert an array, or a tensor of a subclass such as MONAI's, to a plain tensor that the default collate accepts."""
     return torch.as_tensor(image).as_subclass(Tensor)
 
 
 class CachedCases(Dataset[dict[str, Any]]):
-    """Cases whose image tokens were computed before, and are read a batch at a time.
+    """Cases with the image tokens of a token cache, which are read one batch at a time.
 
     Args:
-        rows: For each image modality int64 (n,), the row of `tokens` that is the case's image, -1 where it has none.
+        rows: For each image modality int64 (n,), the row of `tokens` with the case's image; -1 if the case lacks the image.
         codes: int64 (n, A).
         labels: int64 (n,).
-        tokens: The rows, as `TokenCache.file` gives them.
+        tokens: The attribute `file` of a `TokenCache`.
     """
 
     def __init__(self, rows: Mapping[str, Tensor], codes: Tensor, labels: Tensor, tokens: TokenFile) -> None:
@@ -145,22 +145,22 @@ class CachedCases(Dataset[dict[str, Any]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Several cases at once: what `DataLoader` asks for."""
+        """Several cases at once; `DataLoader` calls this method."""
         index = torch.as_tensor(indices)
         rows = {name: column[index] for name, column in self.rows.items()}
-        images = {name: self.tokens.read(each.tolist()) for name, each in rows.items()}  # (n, N, F) each
+        images = {name: self.tokens.read(numbers.tolist()) for name, numbers in rows.items()}  # (n, N, F) each
         columns: dict[str, Any] = {
             "image": images if len(images) > 1 else next(iter(images.values())),
             "codes": self.codes[index],
             "labels": self.labels[index],
         }
         if not self._is_complete:
-            columns["is_present"] = {name: each >= 0 for name, each in rows.items()}
+            columns["is_present"] = {name: numbers >= 0 for name, numbers in rows.items()}
         return [{name: _pick(column, i) for name, column in columns.items()} for i in range(len(index))]
 
 
 def _pick(column: Any, i: int) -> Any:
-    return {name: each[i] for name, each in column.items()} if isinstance(column, dict) else column[i]
+    return {name: values[i] for name, values in column.items()} if isinstance(column, dict) else column[i]
 
 
 Cases: TypeAlias = TensorCases | FileCases | CachedCases

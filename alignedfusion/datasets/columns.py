@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignedfusion.attributes import REPORT, ColumnOptions
+from alignedfusion.attributes import REPORT, AttributeSchema, ColumnOptions
 from alignedfusion.tables.files import check_columns
 
 if TYPE_CHECKING:
@@ -120,3 +120,24 @@ def merge_options(
         except ValueError as error:
             raise ValueError(f"column {name!r}: {error}") from error
     return merged
+
+
+def usable_attributes(
+    frame: pd.DataFrame, columns: Iterable[str], *, options: Mapping[str, ColumnOptions] | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """The columns that can be attributes, and for each of the others the reason why not.
+
+    Args:
+        frame: The training rows.
+        columns: The columns to try.
+        options: Options of some of the columns.
+    """
+    usable, reasons = [], {}
+    for column in columns:
+        try:
+            known = {column: options[column]} if options and column in options else None
+            AttributeSchema.from_table(frame, [column], options=known)
+            usable.append(column)
+        except ValueError as error:
+            reasons[column] = str(error)
+    return usable, reasons

@@ -28,10 +28,10 @@ ATTRIBUTES = {
     "seven_point7": _SEVEN,
     "seven_plus5": (*_SEVEN, "level_of_diagnostic_difficulty", *_PATIENT, "management"),
 }
-"""Attribute presets: what the patient shows; FusionM4Net's five metadata columns; the seven-point checklist; both."""
+"""Presets: three patient attributes; the five metadata columns of FusionM4Net; the seven-point checklist; the last two."""
 
 LEAKS = {"management": "it follows from the diagnosis: every melanoma and basal cell carcinoma is 'excision'"}
-"""Attributes that tell what nobody knows before the diagnosis; a preset that has one warns of it."""
+"""Attributes that follow from the diagnosis; a preset that has one gives a warning."""
 
 _CLASSES = ("melanoma", "nevus", "seborrheic keratosis", "basal cell carcinoma")
 
@@ -44,8 +44,8 @@ def load(root: str | Path, *, attributes: str = "patient3") -> Manifest:
         attributes: One of the presets in `ATTRIBUTES`.
 
     Raises:
-        FileNotFoundError: If it is not that layout.
-        ValueError: For another preset, or index files that name a case twice or one that is not there.
+        FileNotFoundError: If a file of the layout is absent.
+        ValueError: For an unknown preset, or index files that name a case twice or a row that does not exist.
     """
     names = _preset(attributes)
     root = Path(root)

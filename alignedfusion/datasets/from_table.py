@@ -1,4 +1,4 @@
-"""Cases of a DataFrame or a Hugging Face dataset, as `training.fit` takes them."""
+"""Cases from a DataFrame or a Hugging Face dataset, for `training.fit`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
-from alignedfusion.attributes.cells import find_value
+from alignedfusion.attributes.cells import find_value, quote
 from alignedfusion.datasets.arrow import ArrowCases
 from alignedfusion.datasets.cases import Cases, make_cases
 from alignedfusion.datasets.images import image_modalities, image_paths, read_image
@@ -30,19 +30,21 @@ def cases_from(
     read: Callable[[Path], Any] = read_image,
     max_unread: float = MAX_UNREAD,
 ) -> Cases | ArrowCases:
-    """Cases of a table, images read when they are needed.
+    """Make cases from a table; images are read on access.
 
     Args:
         table: A pandas DataFrame, or a `datasets.Dataset`. Cells that the schema cannot read count as unmentioned.
         schema: The attributes; each is a column of the table.
-        transform: From a PIL image to a tensor (channels, H, W), as `VisualTokenizer.transform` gives it; None for
-            precomputed tokens.
-        image: One or more columns. One alone is the modality "image", several go by their column names. A cell is a path; in
-            a `datasets.Dataset` it may be an `Image` or an array of tokens (N, F), too. An empty cell: the case lacks it.
-        label: The label column. None makes every label 0: for cases to predict.
-        class_names: The labels in the order of the model's classes. May be left out where the column is a `ClassLabel`.
+        transform: Function from a PIL image to a tensor (channels, H, W), such as `VisualTokenizer.transform` returns; None
+            for precomputed tokens.
+        image: One or more columns. One column is the modality "image", several are named after their columns. A cell is a
+            path; in a `datasets.Dataset` it may also be an `Image` or an array of tokens (N, F). An empty cell means that the
+            case lacks the image.
+        label: The label column. None makes every label 0, for cases to predict.
+        class_names: The labels in the order of the model's classes. They may be left out if the column is a `ClassLabel`.
         root: Folder that relative paths start from.
-        read: From a path to what `transform` takes. `read=str` lets the transform read the file, as MONAI's `LoadImage` does.
+        read: Function from a path to the input of `transform`. With `read=str` the transform reads the file, as MONAI's
+            `LoadImage` does.
 
         max_unread: Limit on the share of a column's recorded cells that the schema cannot read, see `read_cells`.
 
@@ -91,7 +93,7 @@ def _arrow_cells(table: Any, schema: AttributeSchema) -> Any:
 def _column_names(table: Any, is_arrow: bool) -> list[str]:
     if isinstance(table, dict):
         raise ValueError(
-            f"this is a mapping with the keys {list(table)}; give one split of it, such as dataset['train']"
+            f"the table is a mapping with the keys {list(table)}; pass one split of it, such as dataset['train']"
         )
     if is_arrow and not hasattr(table, "__len__"):
         raise ValueError(f"{type(table).__name__} has no random access: load the dataset without streaming=True")
@@ -101,7 +103,7 @@ def _column_names(table: Any, is_arrow: bool) -> list[str]:
 
 
 def _labels(table: Any, label: str, is_arrow: bool) -> tuple[list[str], Sequence[str]]:
-    """The labels as text, and the names of all classes if the table knows them."""
+    """The labels as text, and the names of all classes if the column is a `ClassLabel`."""
     names = getattr(table.features[label], "names", None) if is_arrow else None
     if names is None:
         return [str(cell) for cell in table[label]], ()
@@ -117,6 +119,6 @@ def _indices(texts: Sequence[str], class_names: Sequence[Any], label: str) -> Te
     indices = [find_value(text, names) for text in texts]
     refuse(
         f"rows of column {label!r} have a label that is not among class_names {names}",
-        [f"row {row} ({texts[row]!r})" for row, index in enumerate(indices) if index is None],
+        [f"row {row} ({quote(texts[row])})" for row, index in enumerate(indices) if index is None],
     )
     return torch.tensor(indices, dtype=torch.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 def write_trained_cases(path: Path, frame: pd.DataFrame, columns: CaseColumns, root: str | Path) -> None:
     """Write the identities of the cases that a model was trained on, as hashes.
 
-    With a key column, a case is its key. Otherwise it is the content of its image files, in the order of the columns. A case
-    without any image is the text of all its other cells. An image that was deleted, which a token cache allows, is its path.
+    With a key column, a case is identified by its key. Without one, or where the key is empty, it is identified by the content
+    of its image files, in the order of the columns. A case without any image is identified by the text of its other cells, and
+    an image that was deleted, which a token cache allows, by its path.
 
     Args:
         path: The file to write.
@@ -30,16 +31,20 @@ def write_trained_cases(path: Path, frame: pd.DataFrame, columns: CaseColumns, r
         columns: The use of the columns.
         root: Folder that relative image paths start from.
     """
-    others = [name for name in frame.columns if name not in columns.images]
-    core = [name for name in _core(columns) if name in others]
+    others = [name for name in frame.columns if name not in (*columns.images, columns.split)]
+    uses = (*(columns.attributes or ()), columns.label, columns.group)
+    core = [name for name in others if name in uses]
+    images = _hash_images(frame, columns, root)
+    # Of a case with a key also its content: a later table may leave the key empty.
+    keys = [_hash("key", key) for key in _keys(frame, columns.key) if key is not None]
     write_json(
         path,
         {
             "key": columns.key,
             "columns": others,
             "core": core,
-            "cases": sorted(set(_identities(frame, columns, root, others))),
-            "cores": sorted(set(_identities(frame, columns, root, core))),
+            "cases": sorted({*keys, *_contents(frame, images, others)}),
+            "cores": sorted({*keys, *_contents(frame, images, core)}),
         },
     )
 
@@ -53,45 +58,53 @@ def find_trained_cases(path: Path, frame: pd.DataFrame, columns: CaseColumns, ro
     Raises:
         ValueError: If the table lacks the run's key column.
     """
-    trained = read_json(path, "copy the run again, or train anew")
+    trained = read_json(
+        path, "copy the run again, or train it again", keys=("key", "columns", "core", "cases", "cores")
+    )
     if (key := trained["key"]) is not None and key not in frame.columns:
         raise ValueError(f"the run identifies its cases by the column {key!r}, which the table does not have; add it")
     has_all = all(name in frame.columns for name in trained["columns"])
     names = trained["columns"] if has_all else [name for name in trained["core"] if name in frame.columns]
     known = set(trained["cases"] if has_all else trained["cores"])
-    uses = CaseColumns(images=columns.images, label=columns.label, attributes=columns.attributes, key=key)
-    return [identity in known for identity in _identities(frame, uses, root, names)]
+    keys = _keys(frame, key)
+    contents = _contents(frame, _hash_images(frame, columns, root), names)
+    return [
+        (content if key is None else _hash("key", key)) in known for key, content in zip(keys, contents, strict=True)
+    ]
 
 
-def _core(columns: CaseColumns) -> Iterable[str]:
-    return dict.fromkeys((*(columns.attributes or ()), columns.label, *([columns.group] if columns.group else [])))
+def _keys(frame: pd.DataFrame, column: str | None) -> list[str | None]:
+    """The key of each row; None where it is empty."""
+    if column is None:
+        return [None] * len(frame)
+    return [None if is_unmentioned(cell) else as_text(cell) for cell in frame[column]]
 
 
-def _identities(frame: pd.DataFrame, columns: CaseColumns, root: str | Path, others: Sequence[str]) -> list[str]:
-    if columns.key is not None:
-        return [_hash("key", as_text(cell)) for cell in frame[columns.key]]
+def _hash_images(frame: pd.DataFrame, columns: CaseColumns, root: str | Path) -> list[str | None]:
+    """The content of each row's images, as one hash; None for a row without any."""
     paths = image_paths(frame, tuple(columns.images), root)
-    files = _hash_files(path for column in paths.values() for path in column if path is not None)
-    cells = [[_cell(cell) for cell in frame[name]] for name in others]
-    identities = []
-    for row, images in enumerate(zip(*paths.values(), strict=True)):
-        if any(path is not None for path in images):
-            identities.append(_hash("images", *("" if path is None else files[path] for path in images)))
-        else:
-            identities.append(
-                _hash("cells", *(f"{name}={column[row]}" for name, column in zip(others, cells, strict=True)))
-            )
-    return identities
+    distinct = list(dict.fromkeys(path for column in paths.values() for path in column if path is not None))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        files = dict(zip(distinct, pool.map(_hash_file, distinct), strict=True))
+    return [
+        None
+        if all(path is None for path in row)
+        else _hash("images", *("" if path is None else files[path] for path in row))
+        for row in zip(*paths.values(), strict=True)
+    ]
+
+
+def _contents(frame: pd.DataFrame, images: Sequence[str | None], names: Sequence[str]) -> list[str]:
+    """The identity of each row by content: its images, or its cells in these columns if it has none."""
+    cells = [[f"{name}={_cell(cell)}" for cell in frame[name]] for name in names]
+    return [
+        image if image is not None else _hash("cells", *(column[row] for column in cells))
+        for row, image in enumerate(images)
+    ]
 
 
 def _cell(cell: Any) -> str:
     return "" if is_unmentioned(cell) else as_text(cell).casefold()
-
-
-def _hash_files(paths: Iterable[Path]) -> Mapping[Path, str]:
-    distinct = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(distinct, pool.map(_hash_file, distinct), strict=True))
 
 
 def _hash_file(path: Path) -> str:

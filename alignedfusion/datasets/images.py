@@ -1,4 +1,4 @@
-"""Image files of any kind as 8-bit RGB, and errors that name the file."""
+"""Image files of any kind as 8-bit RGB, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -115,12 +115,12 @@ def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def image_modalities(columns: Sequence[str]) -> tuple[str, ...]:
-    """Names of the images of a case: one column alone is the modality "image", several go by their names."""
+    """The modalities of image columns: one column is the modality "image", several are named after their columns."""
     return ("image",) if len(columns) == 1 else tuple(columns)
 
 
 def image_paths(frame: pd.DataFrame, columns: Sequence[str], root: str | Path) -> dict[str, list[Path | None]]:
-    """The image paths of a table by modality; None where a cell is empty: the case lacks the image."""
+    """The image paths of a table by modality; None for an empty cell, which means that the case lacks the image."""
     return {
         modality: [
             None if is_empty else Path(root) / str(cell)
@@ -134,7 +134,7 @@ def token_width(paths: Mapping[str, Sequence[Path | None]]) -> int | None:
     """The width F of precomputed tokens; None if the files are images.
 
     Raises:
-        ValueError: If some are tokens and some are not, or their widths differ.
+        ValueError: If only some of the files are tokens, or their widths differ.
     """
     files = {path for column in paths.values() for path in column if path is not None}
     tokens = {path for path in files if path.suffix == ".npy"}
@@ -149,7 +149,7 @@ def token_width(paths: Mapping[str, Sequence[Path | None]]) -> int | None:
 
 
 def read_ahead(read: Callable[[In], Out], items: Iterable[In], size: int) -> Iterator[list[Out]]:
-    """What `read` gives for each item, in order and `size` at a time; threads read the next ones while some are used."""
+    """Yield the results of `read` in order, `size` at a time; threads read the next items in the meantime."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = pool.map(read, items)
         while step := list(itertools.islice(results, size)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,15 @@ import numpy as np
 import torch
 
 from alignedfusion.attributes import AttributeSchema, ColumnOptions
-from alignedfusion.attributes.cells import find_value
+from alignedfusion.attributes.cells import find_value, fold, quote
 from alignedfusion.datasets.cases import Cases, Shapes, Transforms, make_cases
-from alignedfusion.datasets.columns import CaseColumns, merge_options, read_column_options, sidecar_of
+from alignedfusion.datasets.columns import (
+    CaseColumns,
+    merge_options,
+    read_column_options,
+    sidecar_of,
+    usable_attributes,
+)
 from alignedfusion.datasets.images import check_images, image_modalities, image_paths
 from alignedfusion.datasets.reading import MAX_UNREAD, read_cells
 from alignedfusion.datasets.splits import check_groups, draw_splits, read_splits, refuse
@@ -256,33 +262,17 @@ class Manifest:
             refuse(f"images have no tokens that can be used; `{command}` computes them", self.tokens.faults(paths))
 
 
-def usable_attributes(
-    frame: pd.DataFrame, columns: Iterable[str], *, options: Mapping[str, ColumnOptions] | None = None
-) -> tuple[list[str], dict[str, str]]:
-    """The columns that can be attributes, and for each of the others the reason why not.
-
-    Args:
-        frame: The training rows.
-        columns: The columns to try.
-        options: Options of some of the columns.
-    """
-    usable, reasons = [], {}
-    for column in columns:
-        try:
-            known = {column: options[column]} if options and column in options else None
-            AttributeSchema.from_table(frame, [column], options=known)
-            usable.append(column)
-        except ValueError as error:
-            reasons[column] = str(error)
-    return usable, reasons
-
-
 def _class_names(labels: pd.Series, splits: np.ndarray) -> tuple[str, ...]:
     texts = labels.astype(str)
     is_training = splits == "train"
     names = tuple(sorted(texts[is_training].unique()))
+    folded = [fold(name) for name in names]
+    if alike := [name for name, text in zip(names, folded, strict=True) if folded.count(text) > 1]:
+        raise ValueError(f"the labels {alike[:5]} differ in case and spaces only; spell each class in one way")
     others = texts[~is_training & ~texts.isin(names)].drop_duplicates()
-    refuse("labels are seen only outside the training rows", [f"{name!r} (row {row})" for row, name in others.items()])
+    refuse(
+        "labels are seen only outside the training rows", [f"{quote(name)} (row {row})" for row, name in others.items()]
+    )
     if len(names) < 2:
-        raise ValueError(f"the training rows have one label only, {list(names)}: there is nothing to learn")
+        raise ValueError(f"the training rows have one label only, {quote(names[0])}: there is nothing to learn")
     return names

@@ -1,4 +1,4 @@
-"""Missing attributes in experiments: dropped reproducibly, completely at random or depending on values."""
+"""Missing attributes in experiments, drawn reproducibly: at random (MCAR, MAR) or not at random (MNAR)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ DENIALS = frozenset({"absent", "no", "none", "false", "negative", "denied"})
 
 
 Mechanism = Callable[[Tensor, float, AttributeSchema], Tensor]
-"""From codes (B, A) and a rate to each cell's probability (B, A) of going missing. It must not fall as the rate grows."""
+"""Function from codes (B, A), a rate and a schema to the probability (B, A) that a cell goes missing. A higher rate must not
+lower a probability."""
 
 
 def mcar(codes: Tensor, rate: float, schema: AttributeSchema) -> Tensor:
-    """Every cell alike: missing completely at random."""
+    """Missing completely at random: every cell has the same probability."""
     return torch.full(codes.shape, rate, dtype=torch.float64, device=codes.device)
 
 
 def mar(driver: str) -> Mechanism:
-    """What is missing depends on another value: nothing at the first value of `driver`, up to twice the rate at its last.
+    """Missing at random: the probability of a cell depends on the value of another attribute, `driver`.
 
-    The driver itself is always kept; where it is unmentioned, the other cells go missing at the rate.
+    It grows from zero at the first value of `driver` to twice the rate at its last. The driver itself is always kept. Where it
+    is unmentioned, the other cells go missing at the rate.
     """
 
     def mechanism(codes: Tensor, rate: float, schema: AttributeSchema) -> Tensor:
@@ -45,15 +47,16 @@ def mar(driver: str) -> Mechanism:
 def mnar(
     *, denials: float | Mapping[str, float], others: float | Mapping[str, float], names: Collection[str] = DENIALS
 ) -> Mechanism:
-    """What is missing depends on the value itself, as in real reports.
+    """Missing not at random: the probability of a cell depends on its own value, as in real reports.
 
-    `mnar(denials=0, others=1)` keeps every denial and is silent elsewhere; `mnar(denials=1, others=0)`
-    omits only what was looked for and not found. In chest X-ray reports, a finding that is not there goes unmentioned in
-    24 % (pleural effusion), 30 % (pneumothorax) and 100 % (cardiomegaly) of the cases, and one that is there hardly ever.
+    `mnar(denials=0, others=1)` keeps every denial and drops other values. `mnar(denials=1, others=0)` drops denials only. In
+    chest X-ray reports, an absent finding is left out in 24 % (pleural effusion), 30 % (pneumothorax) and 100 %
+    (cardiomegaly) of the cases, and a present one hardly ever.
 
     Args:
-        denials: Factor on the rate for cells that deny, one for all attributes or one each; an attribute without one is kept.
-        others: The same for all other cells.
+        denials: Factor on the rate for cells that deny, one for all attributes or a mapping by attribute; attributes without
+            a factor are kept.
+        others: Factor on the rate for all other cells, likewise.
         names: The values that deny, in lower case.
     """
 
@@ -64,7 +67,9 @@ def mnar(
         columns = []
         for name, attribute, column in zip(schema.names, schema, codes.unbind(1), strict=True):
             factor = [_factor(denials if label.lower() in names else others, name) for label in attribute.values]
-            table = torch.tensor([*factor, 0.0], dtype=torch.float64, device=codes.device)  # the last for UNKNOWN = -1
+            table = torch.tensor(
+                [*factor, 0.0], dtype=torch.float64, device=codes.device
+            )  # the last entry is for UNKNOWN = -1
             columns.append((rate * table[column]).clamp(max=1.0))
         return torch.stack(columns, dim=1)
 
@@ -80,18 +85,18 @@ def drop_attributes(
     cases: Iterable[object] | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Let attributes go missing, the same cells whoever asks.
+    """Set cells to `UNKNOWN`, reproducibly.
 
-    The draw of a cell depends on seed, case and attribute name alone: it stays the same over epochs, methods, row orders
-    and column orders, and what is missing at a low rate is missing at every higher one.
+    The draw of a cell depends only on the seed, the case and the name of the attribute. It is the same for all epochs, methods
+    and orders of rows and columns, and a cell that is missing at one rate is missing at every higher rate.
 
     Args:
         codes: (B, A), one column per attribute of `schema`.
-        rate: Share of cells that goes missing, 0 to 1; or a share per attribute, those not named being kept.
-        schema: Names the columns.
-        mechanism: What the probability of a cell depends on; with a rate per attribute, only on that.
-        cases: A name or number per row; its position by default.
-        seed: Another seed, other cells.
+        rate: Share of cells to drop, 0 to 1; or a mapping of shares by attribute, in which absent attributes are kept.
+        schema: The attributes.
+        mechanism: The mechanism of missingness; a rate per attribute takes `mcar` only.
+        cases: A name or number per row; the position of the row by default.
+        seed: Seed of the draw.
 
     Returns:
         (B, A) codes, `UNKNOWN` where dropped.
@@ -118,8 +123,8 @@ class Scenario:
         train: Rate in the training cases.
         valid: Rate in the validation cases.
         test: Rate in the test cases.
-        mechanism: What the probability of a cell depends on.
-        seed: Another seed, other cells.
+        mechanism: The mechanism of missingness.
+        seed: Seed of the draw.
     """
 
     train: float = 0.0
@@ -129,7 +134,7 @@ class Scenario:
     seed: int = 0
 
     def apply(self, split: str, codes: Tensor, schema: AttributeSchema, cases: Iterable[object]) -> Tensor:
-        """The codes (B, A) of the split "train", "valid" or "test" with what this scenario lets go missing."""
+        """The codes (B, A) of the split "train", "valid" or "test" after dropping cells at its rate."""
         rates = {"train": self.train, "valid": self.valid, "test": self.test}
         if split not in rates:
             raise ValueError(f"split must be one of {sorted(rates)}, got {split!r}")
@@ -143,7 +148,7 @@ def _probability(
         check_probability("rate", rate)
         return mechanism(codes, rate, schema)
     if mechanism is not mcar:
-        raise ValueError("a rate per attribute takes no mechanism beside it; give one rate for all")
+        raise ValueError("a rate per attribute takes no mechanism; give one rate for all attributes")
     shares = torch.zeros(len(schema), dtype=torch.float64, device=codes.device)
     for name, share in rate.items():
         check_probability(f"rate[{name!r}]", share)
@@ -166,7 +171,7 @@ def _key(text: str) -> int:
 
 
 def _mix(keys: np.ndarray) -> np.ndarray:
-    # The finaliser of SplitMix64: after it, keys that differ in one bit have nothing in common.
+    # The finaliser of SplitMix64: keys that differ in one bit become uncorrelated.
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return keys ^ (keys >> np.uint64(31))

@@ -32,7 +32,8 @@ ATTRIBUTES = (
     "bleed",
     "elevation",
 )
-"""What a clinician records. Not `biopsed`: every cancer of the set is biopsy-proven, so it follows from the diagnosis."""
+"""The attributes that a clinician records. `biopsed` is not among them: all cancers are biopsy-proven, so it follows from the
+diagnosis."""
 
 OPTIONS = {
     "age": ColumnOptions(units="years"),
@@ -47,12 +48,12 @@ MALIGNANT = ("BCC", "MEL", "SCC")
 def load(root: str | Path, *, task: str = "diagnosis", only_with_image: bool = False, seed: int = 0) -> Manifest:
     """Read the public layout: `metadata.csv` and `images/`.
 
-    An empty cell and `UNK` mean "not recorded", `False` is a recorded negative. Rows are divided by patient.
+    An empty cell and `UNK` mean "not recorded"; `False` is a recorded negative. Rows are split by patient.
 
     Args:
         root: The folder.
         task: "diagnosis" has the six classes; "malignancy" has two, benign and malignant.
-        only_with_image: Leave out rows whose image is not there, instead of refusing.
+        only_with_image: Leave out rows without an image file instead of raising an error.
         seed: Seed of the drawn splits.
     """
     if task not in ("diagnosis", "malignancy"):

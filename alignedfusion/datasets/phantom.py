@@ -1,9 +1,8 @@
-"""The built-in data: procedurally drawn lesions with a report, any number of them, nothing to download.
+"""Built-in synthetic data: drawn skin lesions with reports, in any number and without a download.
 
-Four classes differ in nine attributes. Border, colour, pattern and size can be seen in the picture, more or less; growth,
-itching, family history, age and site stand in the report alone; an off-centre dark patch and a pale crust stand in no report.
-A hidden activity of each lesion ties border, growth, itching and pattern together, so that a missing one can be guessed from
-the rest.
+Four classes differ in nine attributes. Border, colour, pattern and size are visible in the image, with noise. Growth, itching,
+family history, age and site are in the report only. An off-centre dark patch and a pale crust are in the image only. A latent
+activity of each lesion correlates border, growth, itching and pattern, so that a missing one can be predicted from the others.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _ITCHING = np.array([-1.8, 1.2, 0.0, -0.2])
 _HISTORY = np.array([-1.5, -1.5, -0.8, 0.8])
 _AGE = np.array([34.0, 62.0, 64.0, 50.0])
 _SITE = np.array([[0.20, 0.50, 0.30], [0.30, 0.55, 0.15], [0.75, 0.15, 0.10], [0.15, 0.35, 0.50]])
-# What no report mentions: probabilities of the dark patch and of the pale crust.
+# Probabilities of the dark patch and of the pale crust, which no report mentions.
 _PATCH = np.array([0.08, 0.15, 0.25, 0.80])
 _CRUST = np.array([0.04, 0.40, 0.70, 0.12])
 
@@ -58,7 +57,7 @@ class Phantom(NamedTuple):
     Attributes:
         images: uint8 (n, size, size, 3).
         rows: One mapping of attribute values per case; `SCHEMA` encodes them.
-        codes: int64 (n, A), the same as codes, with the missing share dropped.
+        codes: int64 (n, A), the codes of `rows` after dropping the missing share.
         labels: int64 (n,), indices into `CLASS_NAMES`.
     """
 
@@ -68,7 +67,7 @@ class Phantom(NamedTuple):
     labels: Tensor
 
     def cases(self, *, mean: Sequence[float], std: Sequence[float]) -> TensorCases:
-        """A dataset of the cases, pixels scaled to 0 to 1 and then by a backbone's mean and deviation per channel."""
+        """A dataset of the cases, with pixels scaled to 0 to 1 and normalised by a backbone's mean and std per channel."""
         pixels = torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 255  # (n, 3, size, size)
         scaled = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
         return TensorCases(scaled, self.codes, self.labels)
@@ -78,10 +77,10 @@ def make(n: int, *, seed: int = 0, image_size: int = 64, missing: float = 0.0) -
     """Draw `n` cases.
 
     Args:
-        n: How many.
-        seed: Equal seeds draw equal cases; the first cases of a longer draw are those of a shorter one.
-        image_size: Side of the pictures in pixels.
-        missing: Share of the attribute cells that the reports leave out.
+        n: Number of cases.
+        seed: Seed of the draw. The first cases do not depend on `n`.
+        image_size: Side of the images in pixels.
+        missing: Share of the attribute cells that are unmentioned.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -131,7 +130,7 @@ def _draw_image(
     x, y = x - rng.uniform(-0.2, 0.2), y - rng.uniform(-0.2, 0.2)
     angle, distance = np.arctan2(y, x), np.hypot(x, y)
 
-    # The distance to the camera varies, so the picture tells the size only roughly.
+    # The distance to the camera varies, so the image shows the size only roughly.
     radius = size / 12.0 * rng.uniform(0.8, 1.2)
     lobes = int(rng.integers(5, 9)) if irregular else int(rng.integers(2, 4))
     depth = rng.uniform(0.12, 0.22) if irregular else rng.uniform(0.0, 0.08)

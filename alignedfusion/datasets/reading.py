@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes.cells import quote
 from alignedfusion.attributes.schema import Reading
 
 MAX_UNREAD = 0.5
@@ -74,9 +75,8 @@ def name_unread(is_unread: Tensor, schema: AttributeSchema) -> list[str | None]:
 def _examples(cells: list[tuple[Any, Any]]) -> str:
     first: dict[str, Any] = {}
     for row, cell in cells:
-        text = str(cell)
-        first.setdefault(text if len(text) <= 20 else "a longer text", row)  # free text is not quoted
-    return ", ".join(f"{text!r} (row {row})" for text, row in list(first.items())[:3])
+        first.setdefault(quote(cell), row)
+    return ", ".join(f"{text} (row {row})" for text, row in list(first.items())[:3])
 
 
 def _readable(attribute: Any) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alignedfusion.attributes.cells import quote
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -27,7 +29,7 @@ def read_splits(frame: pd.DataFrame, column: str) -> np.ndarray:
     names = [str(cell).strip().lower() for cell in frame[column]]
     refuse(
         f"rows of column {column!r} name neither train, valid nor test",
-        [f"row {row} ({frame[column].iloc[row]!r})" for row, name in enumerate(names) if name not in _SPELLINGS],
+        [f"row {row} ({quote(frame[column].iloc[row])})" for row, name in enumerate(names) if name not in _SPELLINGS],
     )
     splits = np.array([_SPELLINGS[name] for name in names], dtype=object)
     if absent := [split for split in SPLITS if split not in splits]:
@@ -54,8 +56,8 @@ def draw_splits(labels: np.ndarray, groups: pd.Series | None, seed: int) -> np.n
     for name, size in sizes.items():
         if size < 5:
             raise ValueError(
-                f"class {name!r} has {size} {'cases' if groups is None else 'patients'}, too few to draw training, validation "
-                f"and test rows (5 at least); leave it out, join it with another, or give a split column"
+                f"class {quote(name)} has {size} {'cases' if groups is None else 'patients'}, too few to draw training, "
+                f"validation and test rows (5 at least); leave it out, join it with another, or give a split column"
             )
     splits = np.full(len(labels), "train", dtype=object)
     for split in ("test", "valid"):

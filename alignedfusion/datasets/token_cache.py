@@ -1,8 +1,8 @@
-"""Image tokens of a frozen backbone, computed once and read in training: a folder with one file of rows, one row per image.
+"""Image tokens of a frozen backbone, computed once and read in training from a folder with one row per image.
 
-`tokens.bin` holds the rows, `index.jsonl` says of which image each row is, `settings.json` how they were computed. A row
-counts once its line in the index is complete, and the line is written after the row is on disk: whatever stops the writing,
-the same call goes on behind the last complete line.
+`tokens.bin` holds the rows, `index.jsonl` maps rows to images, and `settings.json` describes how the tokens were computed. A
+row counts once its line in the index is complete. The line is written after the row is on disk, so an interrupted job
+continues after the last complete line.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignedfusion.tables.files import read_json
+
 DATA = "tokens.bin"
 INDEX = "index.jsonl"
 SETTINGS = "settings.json"
 FORMAT = 1
+_FIX = "copy the folder again, or delete it and compute the tokens again"
+_KEYS = ("backbone", "weights", "weights_sha256", "image_size", "preprocessing", "dtype", "shape")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """The rows alone. It holds no open file, so that worker processes and threads can share it, forked or spawned.
+    """The file of rows. It holds no open file, so worker processes and threads can share it, forked or spawned.
 
     Attributes:
         path: The file.
-        shape: Tokens N and features F of an image.
-        dtype: Of the numbers in the file, and of what `read` returns.
+        shape: Number of tokens N and of features F per image.
+        dtype: Type of the numbers in the file and of the tensors that `read` returns.
     """
 
     path: Path
@@ -45,14 +49,14 @@ class TokenFile:
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
     def read(self, rows: Sequence[int]) -> Tensor:
-        """The tokens of some rows (n, N, F), in any order; zeros for a row of -1.
+        """Read the tokens of some rows (n, N, F), in any order; a row of -1 gives zeros.
 
-        Rows are read, not mapped: pages of a memory map count as this process's memory once touched, and an epoch touches
-        them all. What was read stays in the system's page cache, which gives way to others. Opening the file takes
-        microseconds, and is done once per batch.
+        The file is read and not mapped into memory, because mapped pages count as memory of this process once touched, and an
+        epoch touches all of them. Pages that were read stay in the system's page cache, which other processes can reclaim.
+        Opening the file takes microseconds and happens once per batch.
 
         Raises:
-            ValueError: If the file ends before a row does.
+            ValueError: If the file ends before a row does, or a row is not finite.
         """
         tokens = torch.zeros(len(rows), *self.shape, dtype=self.dtype)
         buffers = tokens.view(torch.uint8).flatten(1).numpy()
@@ -64,11 +68,15 @@ class TokenFile:
                         raise ValueError(
                             f"{str(self.path)!r} ends within row {row}; copy it again, or delete the folder"
                         )
+        is_finite = tokens.isfinite().flatten(1).all(1)
+        if not is_finite.all():
+            row = rows[int((~is_finite).nonzero()[0])]
+            raise ValueError(f"row {row} of {str(self.path)!r} is not finite; copy it again, or delete the folder")
         return tokens
 
 
 class TokenCache:
-    """A folder of tokens that `token_writer.write` (the command `alignedfusion tokens`) made.
+    """A folder of tokens written by `token_writer.write`, the command `alignedfusion tokens`.
 
     Args:
         folder: The folder.
@@ -79,27 +87,30 @@ class TokenCache:
         file: The rows.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If its format is another, or its data are fewer than its index says.
+        FileNotFoundError: If the folder does not exist or holds no tokens.
+        ValueError: If the folder has another format, is damaged, or has fewer rows than its index.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not (self.folder / SETTINGS).is_file():
             raise FileNotFoundError(f"no tokens in {str(folder)!r}: `alignedfusion tokens` computes them")
-        self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS).read_text("utf-8"))
-        if self.settings.get("format") != FORMAT:
-            raise ValueError(f"{str(folder)!r} has format {self.settings.get('format')}, this release reads {FORMAT}")
+        self.settings = _read_settings(self.folder)
         num_tokens, num_features = self.settings["shape"]
         self.file = TokenFile(self.folder / DATA, (num_tokens, num_features), DTYPES[self.settings["dtype"]])
         lines = complete_lines(self.folder / INDEX)
-        there, needed = _size(self.file.path), len(lines) * self.file.row_bytes
-        if there < needed:
+        size, needed = _size(self.file.path), len(lines) * self.file.row_bytes
+        if size < needed:
             raise ValueError(
-                f"{str(self.file.path)!r} has {there} bytes, and its index needs {needed}; copy the folder again, or delete it"
+                f"{str(self.file.path)!r} has {size} bytes, and its index needs {needed}; copy the folder again, or delete it"
             )
-        # Of an image computed again, the last row counts.
-        self._rows = {path: (row, size, changed) for row, (path, size, changed) in enumerate(map(json.loads, lines))}
+        # If an image was computed again, its last row counts.
+        try:
+            self._rows = {
+                path: (row, size, changed) for row, (path, size, changed) in enumerate(map(json.loads, lines))
+            }
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{str(self.folder / INDEX)!r} is damaged ({error}): {_FIX}") from error
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -109,14 +120,14 @@ class TokenCache:
         return torch.tensor([-1 if path is None else self._rows[key(path)][0] for path in paths], dtype=torch.int64)
 
     def faults(self, paths: Iterable[str | Path]) -> list[str]:
-        """What is wrong with the images whose tokens cannot be used, one sentence each.
+        """Describe the images whose tokens cannot be used, one sentence each.
 
-        An image that is no longer there is no fault: its tokens are.
+        A deleted image is not an error: its stored tokens are still used.
         """
         return [fault for fault in map(self._fault, dict.fromkeys(map(key, paths))) if fault]
 
     def command(self, images: Sequence[str], root: Path) -> str:
-        """The command that adds images of a table to this folder."""
+        """The command that adds the images of a table to this folder."""
         settings = self.settings
         words = ["alignedfusion", "tokens", "TABLE", "--image", *images, "--image-root", str(root)]
         for option, value in (
@@ -143,13 +154,28 @@ class TokenCache:
 
 
 def key(path: str | Path) -> str:
-    """The name under which an image stands in the index."""
+    """The name of an image in the index."""
     return os.path.abspath(path)
 
 
 def complete_lines(index: Path) -> list[bytes]:
-    """The lines of an index, without one that was begun and not ended."""
+    """The complete lines of an index; an unfinished last line is left out."""
     return index.read_bytes().split(b"\n")[:-1] if index.is_file() else []
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """The checked settings of a folder."""
+    settings: dict[str, Any] = read_json(folder / SETTINGS, _FIX, keys=("format",))
+    if settings["format"] != FORMAT:
+        raise ValueError(f"{str(folder)!r} has format {settings['format']}, this release reads {FORMAT}")
+    if absent := [name for name in _KEYS if name not in settings]:
+        raise ValueError(f"{str(folder / SETTINGS)!r} has no {absent}: {_FIX}")
+    if settings["dtype"] not in DTYPES:
+        raise ValueError(f"the tokens in {str(folder)!r} have the dtype {settings['dtype']!r}: {_FIX}")
+    shape = settings["shape"]
+    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"the tokens in {str(folder)!r} have the shape {shape}, not two positive numbers: {_FIX}")
+    return settings
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Models for others: predictions of saved models, exports, model cards and model hubs."""
+"""Use of trained models: predictions, exports, model cards and uploads to a model hub."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The sections of a model card, each a piece of Markdown; empty where nothing is known."""
+"""The sections of a model card in Markdown; a section is empty if its content is unknown."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from alignedfusion.modules.classifier import AlignedFusionClassifier
 
 LOAD = "model = AlignedFusionClassifier.from_pretrained"
-FOLDER = '"."'  # the card's own
+FOLDER = '"."'  # the folder of the card
 _SPLITS = {"train": "training", "valid": "validation", "test": "test"}
-_SHOWN = 12  # values of an attribute; config.json has the rest
+_SHOWN = 12  # number of values shown per attribute; config.json has all of them
 
 
 def title(model: AlignedFusionClassifier, settings: Mapping[str, Any]) -> str:
@@ -33,45 +33,46 @@ def title(model: AlignedFusionClassifier, settings: Mapping[str, Any]) -> str:
 
 
 def what_it_is(model: AlignedFusionClassifier, settings: Mapping[str, Any]) -> str:
-    """The classes, what they are told from, and what the model is made of."""
+    """The classes, the inputs and the parts of the model."""
     count = len(model.schema)
     images = model.image_modalities
     reads = ["an image"] if len(images) == 1 else [f"{len(images)} images ({names(images)})"] if images else []
     if REPORT in model.modalities:
         reads.append(f"{count} attribute{'s' * (count != 1)} of a report, any of which may be unmentioned")
-    guesses = "; it also says what an unmentioned attribute probably is" if model.reconstructor is not None else ""
+    guesses = ". It also predicts the values of unmentioned attributes" if model.reconstructor is not None else ""
     lines = [f"- Images: {text}." for text in dict.fromkeys(map(_describe, model.visuals.values()))]
     lines.append(f"- Fusion: `{type(model.fusion).__name__}`, tokens of width {model.tokenizer.dim}.")
     lines.append(f"- Parameters: {sum(p.numel() for p in model.parameters()):,}.")
     if (trained := settings.get("training")) is not None:
-        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in trained.items())
-        lines.append(f"- Training: {told}.")
+        values = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in trained.items())
+        lines.append(f"- Training: {values}.")
     has_backbone = any(getattr(visual, "backbone", None) is not None for visual in model.visuals.values())
     if has_backbone and (start := settings.get("model", {}).get("backbone", {}).get("pretrained")) is not None:
         known = {"True": "timm's pretrained weights", "False": "random weights"}
-        lines.append(f"- The backbone started from {known.get(start, 'weights of a file')}.")
+        lines.append(f"- The backbone started from {known.get(start, 'the weights in a local file')}.")
     return (
-        f"Tells {model.num_classes} classes apart ({names(model.class_names)}) from {' and '.join(reads)}{guesses}. Made with "
-        f"alignedfusion, which fuses medical images with what a report says about them.\n\n" + "\n".join(lines)
+        f"Classifies a case into {model.num_classes} classes ({names(model.class_names)}) from {' and '.join(reads)}{guesses}. "
+        f"Made with alignedfusion, which fuses medical images with the attributes that a report mentions.\n\n"
+        + "\n".join(lines)
     )
 
 
 def intended_use() -> str:
-    """What it is for, and what not."""
+    """Intended and out-of-scope uses."""
     return (
         "## Intended use\n\n"
-        "Research, on cases like those it was trained on: the same kind of images, made and prepared the same way, and reports "
-        "whose attributes mean the same.\n\n"
+        "Research on cases like the training cases: images of the same kind, acquired and prepared in the same way, and "
+        "reports whose attributes have the same meaning.\n\n"
         "Out of scope:\n\n"
         "- Diagnosis, triage or treatment of a patient: this is not a medical device.\n"
-        "- Other populations, scanners or ways of reporting, unless it was tested there first.\n"
-        "- Cases of no class named above: it always answers with one of them.\n"
-        "- Finding out what a report left out, as a fact: a reconstructed attribute is a guess from the rest of the case."
+        "- Other populations, scanners or reporting styles, unless the model was tested on them first.\n"
+        "- Cases of a class that is not listed above: the model always predicts one of the listed classes.\n"
+        "- Reconstructed attributes as facts: they are estimates from the rest of the case."
     )
 
 
 def how_to_use(model: AlignedFusionClassifier) -> str:
-    """Code that runs beside the weights, on an image of noise."""
+    """Code that runs in the folder of the weights, with random noise as the image."""
     visuals = dict.fromkeys(model.visuals.values())
     own = [f"visual={type(visual).__name__}(...)" for visual in visuals if type(visual) is not VisualTokenizer]
     own += [] if not describe_fusion(model.fusion).get("own") else [f"fusion={type(model.fusion).__name__}(...)"]
@@ -81,7 +82,7 @@ def how_to_use(model: AlignedFusionClassifier) -> str:
         "from alignedfusion import AlignedFusionClassifier",
         "",
         f"{LOAD}({', '.join([FOLDER, *own])})",
-        f"codes = model.schema.encode([{example!r}])  # what the report says; the rest is unmentioned",
+        f"codes = model.schema.encode([{example!r}])  # attributes in the report; all others are unmentioned",
         f"image = {_image(model)}",
         "with torch.inference_mode():",
         "    output = model(image, codes)",
@@ -89,14 +90,16 @@ def how_to_use(model: AlignedFusionClassifier) -> str:
     ]
     if model.reconstructor is not None:
         lines.append("output.reconstruction  # logits over the values of each attribute, mentioned or not")
-    note = "\n\nIt was built with modules of its owner's, of which only the weights are here: pass modules like them."
+    note = (
+        "\n\nThe model has modules of its owner, of which only the weights are here: pass modules of the same classes."
+    )
     code = "\n".join(lines)
     fence = "```" if "```" not in code else "~~~"
     return f"## How to use\n\n{fence}python\n{code}\n{fence}" + (note if own else "")
 
 
 def attributes(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> str:
-    """The schema as a table."""
+    """The attributes of the schema as a table."""
     mentioned = report.get("training_data", {}).get("mentioned")
     rows = []
     for attribute in model.schema:
@@ -104,21 +107,24 @@ def attributes(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> str
         rows.append(row if mentioned is None else [*row, f"{100 * mentioned[attribute.name]:.0f} %"])
     head = ["attribute", "values", "unit", *(["training cases that mention it"] if mentioned is not None else [])]
     return (
-        "## Attributes\n\nAn empty cell, or `UN`, means that the report does not say. It never means absent: an absence that "
-        f"was reported is a value of its own.\n\n{table(head, rows)}"
+        "## Attributes\n\nAn empty cell, or `UN`, means that the report does not mention the attribute. It never means absent: "
+        f"a reported absence is a value of its own.\n\n{table(head, rows)}"
     )
 
 
 def training_data(report: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """How many cases of which classes it learned from, and was tested on."""
+    """The number of cases per split and class."""
     cases = report.get("cases", {})
     if "train" not in cases:
         return ""
     data = report.get("training_data", {})
     source = f" of the table {code(data['source'])}" if data.get("source") else ""
     label = f", labelled by the column {code(settings['label'])}" if settings.get("label") else ""
-    told = ", ".join(f"{cases[split]:,} {name}" for split, name in _SPLITS.items() if split in cases)
-    text = f"## Training data\n\n{told} cases{source}{label}. Validation cases calibrated the model; test cases only tested it."
+    counts = ", ".join(f"{cases[split]:,} {name}" for split, name in _SPLITS.items() if split in cases)
+    text = (
+        f"## Training data\n\n{counts} cases{source}{label}. The validation cases were used to calibrate the model, the test "
+        f"cases only to test it."
+    )
     if (classes := data.get("classes")) is None:
         return text
     rows = [[name, *(str(classes[split][name]) for split in _SPLITS)] for name in classes["train"]]
@@ -126,82 +132,85 @@ def training_data(report: Mapping[str, Any], settings: Mapping[str, Any]) -> str
 
 
 def results(report: Mapping[str, Any]) -> str:
-    """How good it is when attributes are missing."""
+    """The metrics at each share of missing attributes."""
     if not (rows := report.get("missing")):
         return ""
     shares = ("accuracy", "balanced_accuracy", "calibration_error")
     cells = [[_whole(row["missing"]), *(_share(row[name]) for name in shares), _auc(row["macro_auc"])] for row in rows]
     head = ["attributes missing", "accuracy", "balanced accuracy", "expected calibration error", "macro AUC"]
-    notes = ["A share of the attributes that test reports mention was removed at random; means over the draws."]
+    notes = [
+        "A share of the attributes that the test reports mention was removed at random; metrics are means over the draws."
+    ]
     if (n := report.get("cases", {}).get("test")) is not None:
         error = math.sqrt(rows[0]["accuracy"] * (1 - rows[0]["accuracy"]) / n)
-        notes.insert(0, f"{n:,} test cases: one standard error of the first accuracy is {100 * error:.1f} points.")
+        notes.insert(0, f"{n:,} test cases. The standard error of the first accuracy is {100 * error:.1f} points.")
     if (chance := report.get("most_frequent_class")) is not None:
         notes.append(f"Chance level: the most frequent class is {_share(chance)} of the test cases.")
     return f"## Metrics by missing attributes\n\n{' '.join(notes)}\n\n{table(head, cells)}"
 
 
 def calibration(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> str:
-    """How far its probabilities can be believed, and what the answer is a sum of."""
+    """The calibration error of the probabilities, and the weights of the branches."""
     lines = []
     if rows := report.get("missing"):
         first, last = rows[0], rows[-1]
         lines.append(
-            f"On the test cases above, the probability of the class that is named differs from the share of right answers by "
+            f"On the test cases above, the probability of the predicted class differs from the share of correct predictions by "
             f"{_share(first['calibration_error'])} (expected calibration error) with {_whole(first['missing'])} of the "
-            f"attributes missing, and by {_share(last['calibration_error'])} with {_whole(last['missing'])}. On other cases, "
-            f"measure it anew."
+            f"attributes missing, and by {_share(last['calibration_error'])} with {_whole(last['missing'])}. Measure it again "
+            f"on your own cases."
         )
     if len(model.branches) > 1:
         weights = ", ".join(
-            f"{part} {weight:.2f}" for part, weight in zip(model.branches, model.branch_weights.tolist(), strict=True)
+            f"{branch} {weight:.2f}"
+            for branch, weight in zip(model.branches, model.branch_weights.tolist(), strict=True)
         )
         is_fitted = not model.branch_weights.cpu().allclose(model.initial_branch_weights(), rtol=1e-3)
-        how = (
+        source = (
             "fitted to validation cases" if is_fitted and rows else "fitted" if is_fitted else "not fitted to any cases"
         )
         lines.append(
-            f"The logits are the log prior plus the contribution of each branch times its weight ({how}): {weights}."
+            f"The logits are the log prior plus the contribution of each branch times its weight ({source}): {weights}."
         )
     return "## Calibration\n\n" + "\n\n".join(lines) if lines else ""
 
 
 def limits() -> str:
-    """What must not be read into an answer."""
+    """Limitations of the model and of its metrics."""
     lines = [
         "Not a medical device; not validated for clinical use.",
-        "`UN` (unmentioned) is all that is known of an empty cell. Reports leave out by habit, negatives above all: figures "
-        "for attributes that are missing at random need not hold for attributes that are missing for a reason.",
-        "A value that was not among the training cases cannot be encoded; it counts as an error or as unmentioned.",
-        "An attribute that is written down after the diagnosis, or follows from it, makes figures better than they will be.",
+        "An empty cell (`UN`) does not show why the attribute is unmentioned. Reports often leave out negative findings, so "
+        "metrics for attributes missing at random need not hold for attributes that are missing for a reason.",
+        "A value that the training cases did not have cannot be encoded; it is an error or counts as unmentioned.",
+        "An attribute that is recorded after the diagnosis, or follows from it, makes these metrics too optimistic.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def versions() -> str:
-    """What it was saved with."""
-    found = [f"alignedfusion {__version__}", f"Python {platform.python_version()}"]
+    """Versions of the packages that saved the model."""
+    packages = [f"alignedfusion {__version__}", f"Python {platform.python_version()}"]
     for package in ("torch", "timm", "transformers"):
         try:
-            found.append(f"{package} {version(package)}")
+            packages.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return f"## Versions\n\n{', '.join(found)}"
+    return f"## Versions\n\n{', '.join(packages)}"
 
 
 def _describe(visual: nn.Module) -> str:
     if type(visual) is not VisualTokenizer:
-        return f"read by `{type(visual).__name__}`, a module of the owner's"
+        return f"encoded by `{type(visual).__name__}`, a module of the owner"
     if visual.preprocessing is None:
-        return f"tokens of width {visual.num_features}, computed before"
+        return f"precomputed tokens of width {visual.num_features}"
     size = " x ".join(map(str, visual.preprocessing["input_size"]))
-    return f"read by `{visual.backbone_name}`{' (frozen)' if visual.frozen else ''}, input {size}"
+    return f"encoded by `{visual.backbone_name}`{' (frozen)' if visual.frozen else ''}, input {size}"
 
 
 def _image(model: AlignedFusionClassifier) -> str:
-    """Code of one case's image or images: noise, and in a comment what stands there in use."""
+    """Code of the image or images of one case: noise, and a comment with the code for a real image."""
     if not model.image_modalities:
-        return "None  # this model reads reports alone"
+        return "None  # this model uses reports only"
     code, comments = zip(*(_noise(visual, f"model.visuals[{m!r}]") for m, visual in model.visuals.items()), strict=True)
     if len(code) == 1:
         return f"{code[0]}  # {comments[0]}"
@@ -211,19 +220,19 @@ def _image(model: AlignedFusionClassifier) -> str:
 
 def _noise(visual: Any, where: str) -> tuple[str, str]:
     if type(visual) is not VisualTokenizer:
-        return "torch.rand(...)", f"whatever its {type(visual).__name__} takes"
+        return "torch.rand(...)", f"the input of {type(visual).__name__}"
     if visual.preprocessing is None:
-        return f"torch.rand(1, 49, {visual.num_features})", "in use: the tokens (1, N, F) of an image"
+        return f"torch.rand(1, 49, {visual.num_features})", "for a real image: its tokens (1, N, F)"
     channels, height, width = visual.preprocessing["input_size"]
     mode = "L" if channels == 1 else "RGB"
     return (
         f"torch.rand(1, {channels}, {height}, {width})",
-        f'in use: {where}.transform()(Image.open("case.png").convert("{mode}"))[None]',
+        f'for a real image: {where}.transform()(Image.open("case.png").convert("{mode}"))[None]',
     )
 
 
 def _example(attribute: Attribute) -> tuple[str, str | float]:
-    """A value of an attribute, as a report's table holds it."""
+    """The name of an attribute and one of its values, as in a table of reports."""
     if attribute.kind == "categorical":
         return attribute.name, attribute.values[0]
     return attribute.name, attribute.edges[0] if attribute.edges else 1.0
@@ -256,7 +265,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Text on one line, with all characters that are special in Markdown escaped."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "&#92;")
     for sign in "|`*_[]#~":
         text = text.replace(sign, f"\\{sign}")
@@ -268,6 +277,6 @@ def code(text: str) -> str:
     return f"`{' '.join(text.split()).replace('`', chr(39))}`"
 
 
-def names(each: Iterable[str]) -> str:
-    """A list of names, each as it is."""
-    return ", ".join(plain(name) for name in each)
+def names(items: Iterable[str]) -> str:
+    """Names separated by commas, escaped by `plain`."""
+    return ", ".join(plain(name) for name in items)

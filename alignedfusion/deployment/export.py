@@ -1,4 +1,4 @@
-"""Models for other runtimes: torch.export programs, and ONNX files that say themselves what goes in and what comes out."""
+"""Models for other runtimes: torch.export programs, and ONNX files whose metadata describe their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from alignedfusion.modules.tokenizers import VisualTokenizer
 
 
 class Answer(nn.Module):
-    """A classifier as other runtimes see it: plain dictionaries of tensors go in and come out, and nothing is optional.
+    """A classifier with the signature that other runtimes need: dictionaries of tensors, and no optional arguments.
 
     Args:
         model: The classifier.
@@ -42,7 +42,7 @@ class Answer(nn.Module):
         is_present: dict[str, Tensor],
         is_valid: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Everything the classifier says but its loss, and the probabilities (B, C) beside the logits.
+        """All fields of the classifier's output except the loss, and the probabilities (B, C).
 
         Args:
             image: Images (B, channels, H, W) or tokens (B, N, F) for each image modality.
@@ -50,8 +50,8 @@ class Answer(nn.Module):
             is_present: (B,) for each image modality.
             is_valid: (B, N) for image modalities with padded tokens; may be empty.
         """
-        # A check that raises does not survive tracing. An index far beyond any table does: the lookup of the token fails,
-        # where a code that is only slightly wrong would have found the token of another attribute.
+        # Tracing drops a check that raises. An index far out of range survives it and makes the lookup of the token fail,
+        # while a code that is only slightly out of range would find the token of another attribute.
         is_right = (codes >= UNKNOWN) & (codes < self.limits)
         codes = codes.masked_fill(~is_right, 2**40)
 
@@ -63,21 +63,21 @@ class Answer(nn.Module):
 def export(
     model: AlignedFusionClassifier, *, image: Images | None = None, has_padding: bool = False
 ) -> ExportedProgram:
-    """Trace a model with `torch.export`, for any number of cases at a time.
+    """Trace a model with `torch.export`, with a dynamic batch size.
 
-    The program's module is called as `module(image, codes, is_present, is_valid)`: mappings by image modality (see
-    `Answer.forward`), all of them always given. `torch.export.load` needs torch alone, not this library. A code out of range
-    is an IndexError.
+    The module of the program is called as `module(image, codes, is_present, is_valid)`. The arguments other than `codes` are
+    mappings by image modality (see `Answer.forward`), and none of them is optional. `torch.export.load` needs only torch, not
+    this library. A code out of range raises an IndexError.
 
     Args:
-        model: In evaluation mode.
-        image: An example, two cases or more, if the shape of images does not follow from the model: with a visual module of
-            your own, or to give a model with a backbone precomputed tokens. The number of tokens is free, the size of images
-            is not.
-        has_padding: Take `is_valid` for every image modality; without it there is no padding.
+        model: The model, in evaluation mode.
+        image: Example images of two or more cases. Needed if the model does not determine their shape: with a visual module of
+            your own, or for precomputed tokens as the input of a model with a backbone. The number of tokens is dynamic, the
+            size of images is not.
+        has_padding: Whether every image modality has an input `is_valid`. Without it, tokens must not be padded.
 
     Raises:
-        ValueError: For a model in training mode, an example that is needed and not given, or padding of images.
+        ValueError: For a model in training mode, a needed example that is missing, or padding of images.
     """
     return _trace(model, *_inputs(model, image, has_padding))
 
@@ -90,30 +90,32 @@ def to_onnx(
     has_padding: bool = False,
     quantize: bool = False,
 ) -> None:
-    """Write a model as one ONNX file, for any number of cases at a time.
+    """Write a model as one ONNX file, with a dynamic batch size.
 
     Inputs, for each image modality m: `m`, images (B, channels, H, W) or tokens (B, N, F); `is_present_m`, bool (B,); with
-    padding `is_valid_m`, bool (B, N). And `codes`, int64 (B, A). Outputs: `logits`, `probabilities` (B, C), and what else
-    the classifier says: `reconstruction`, `intermediate`, `contributions`. A code out of range fails on the CPU; other
-    runtimes may not look.
+    padding `is_valid_m`, bool (B, N). And `codes`, int64 (B, A). Outputs: `logits` and `probabilities` (B, C), and the other
+    fields of the classifier's output: `reconstruction`, `intermediate`, `contributions`. A code out of range is an error on
+    the CPU; other execution providers may not check it.
 
-    The file's metadata say the rest in JSON, see `metadata`.
+    The metadata of the file describe the inputs and outputs in JSON, see `metadata`.
 
     Args:
-        model: As for `export`, like the rest.
-        path: Where to write.
-        image: See there.
-        has_padding: See there.
-        quantize: Multiply matrices in 8-bit integers, on CPUs: weights are rounded here, activations as they come. A vision
-            transformer takes about half the time; convolutions gain nothing. Try your test cases before you rely on it.
+        model: The model, in evaluation mode.
+        path: File to write.
+        image: Example images of two or more cases, if the model does not determine their shape, as in `export`.
+        has_padding: Whether every image modality has an input `is_valid`.
+        quantize: Whether to multiply matrices in 8-bit integers, for CPUs: weights are rounded here, activations at run time.
+            A vision transformer takes about half the time; convolutions are not faster. Test its accuracy on your own cases.
 
     Raises:
-        ValueError: See `export`; also for a modality called "codes".
+        ValueError: As in `export`, and for a modality with the name "codes".
     """
-    import onnxscript  # noqa: F401  # if it is not there, let it be known before the model is traced
+    import onnxscript  # noqa: F401  # imported here, so that a missing package is reported before tracing
 
     if "codes" in model.image_modalities:
-        raise ValueError("an image modality is called 'codes', like the input of attributes: give it another name")
+        raise ValueError(
+            "an image modality is called 'codes', as is the input of attribute codes: give it another name"
+        )
     arguments, shapes = _inputs(model, image, has_padding)
     program = _trace(model, arguments, shapes)
     images, _, is_present, is_valid = arguments
@@ -132,7 +134,7 @@ def to_onnx(
                 shapes[1],
                 *shapes[2].values(),
                 *shapes[3].values(),
-            ],  # for their names
+            ],  # gives the dynamic axes their names
             dynamo=True,
             verbose=False,
         )
@@ -142,7 +144,7 @@ def to_onnx(
             from onnxruntime.quantization import quantize_dynamic  # type: ignore[import-untyped]
 
             proto = onnx.model_proto
-            del proto.graph.value_info[:]  # shapes within: torch 2.8 has some of them wrong, and they are inferred anew
+            del proto.graph.value_info[:]  # inner shapes: some are wrong in torch 2.8, and ONNX infers them again
             quantize_dynamic(proto, path, per_channel=True, op_types_to_quantize=["MatMul"])
         else:
             onnx.save(path)
@@ -150,7 +152,7 @@ def to_onnx(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what exporters say of their own work: axes that share a name, constants not folded."""
+    """Suppress the exporters' warnings about their own work: axes that share a name, constants that are not folded."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -162,14 +164,14 @@ def _quiet() -> Iterator[None]:
 
 
 def metadata(model: AlignedFusionClassifier) -> dict[str, Any]:
-    """What one must know to use a model without this library; plain JSON types.
+    """The description of a model that is needed to use it without this library, in plain JSON types.
 
-    - `attributes`, in the order of the columns of codes, each with its name, kind and values. A cell's code is the index of
-      its value, and of a number (kind "numeric") how many of `edges` are at or below it.
-    - `unknown`, the code of what is not mentioned.
-    - `class_names`, in the order of the logits.
-    - `branches`, in the order of the contributions.
-    - `preprocessing`, for each image modality how an image becomes its input; None for tokens.
+    - `attributes`: the name, kind and values of each attribute, in the order of the columns of `codes`. The code of a cell is
+      the index of its value; the code of a number (kind "numeric") is the number of `edges` at or below it.
+    - `unknown`: the code of an unmentioned attribute.
+    - `class_names`: the names of the classes, in the order of the logits.
+    - `branches`: the names of the branches, in the order of the contributions.
+    - `preprocessing`: the preprocessing of the images of each modality; None for tokens.
     """
     return {
         "library": "alignedfusion",
@@ -189,13 +191,13 @@ def _trace(model: AlignedFusionClassifier, arguments: Any, shapes: Any) -> Expor
         raise ValueError("the model is in training mode, where it hides attributes at random: call model.eval() first")
     answer = Answer(model).eval()
     with torch.no_grad(), _quiet():
-        answer(*arguments)  # an example that does not fit is refused in the model's own words
-        # Strict, for the other way of tracing takes len(tensor) for a constant, in modules of your own as well.
+        answer(*arguments)  # the model refuses a wrong example with its own error
+        # Strict: non-strict tracing takes len(tensor) for a constant, also in modules of a user's own.
         return torch.export.export(answer, arguments, dynamic_shapes=shapes, strict=True)
 
 
 def _inputs(model: AlignedFusionClassifier, image: Images | None, has_padding: bool) -> tuple[Any, Any]:
-    """Examples of what `Answer.forward` takes, and which of their sizes are free."""
+    """Example arguments of `Answer.forward`, and their dynamic sizes."""
     images = _examples(model) if image is None else image
     if isinstance(images, Tensor):
         images = {model.image_modalities[0]: images}
@@ -217,7 +219,7 @@ def _inputs(model: AlignedFusionClassifier, image: Images | None, has_padding: b
         {m: ones(tokens.shape[:2]) for m, tokens in padded.items()},
     )
     batch = Dim("batch")
-    # By number: a modality's name need not be an identifier.
+    # Axes are named by number, because the name of a modality need not be an identifier.
     sizes = {m: {0: batch, 1: Dim(f"tokens_{i}")} if are_tokens[m] else {0: batch} for i, m in enumerate(images)}
     return arguments, (sizes, {0: batch}, {m: {0: batch} for m in images}, {m: sizes[m] for m in padded})
 
@@ -226,8 +228,8 @@ def _examples(model: AlignedFusionClassifier) -> dict[str, Tensor]:
     examples = {}
     for m, visual in model.visuals.items():
         if not isinstance(visual, VisualTokenizer):
-            raise ValueError(f"image must hold an example: what {type(visual).__name__} takes for {m!r} is not known")
-        # Five tokens: a number that no other size is likely to share.
+            raise ValueError(f"pass an example as image: the input of {type(visual).__name__} for {m!r} is not known")
+        # Five tokens: no other size is likely to be the same.
         shape = (5, visual.num_features) if visual.preprocessing is None else visual.preprocessing["input_size"]
         examples[m] = torch.zeros(2, *shape, device=model.log_prior.device)
     return examples

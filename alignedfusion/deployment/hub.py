@@ -1,4 +1,4 @@
-"""Models on a model hub: pushed there with their card. `AlignedFusionClassifier.from_pretrained` loads them from there."""
+"""Uploads of models and their cards to a model hub. `AlignedFusionClassifier.from_pretrained` downloads them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from alignedfusion.modules.classifier import AlignedFusionClassifier
 
-# Not huggingface_hub's ModelHubMixin: it must be imported to define a model, it deletes config.json before it saves, so that a
-# failing write would cost the previous checkpoint, and it writes a README.md of its own over the one that is there.
+# Not huggingface_hub's ModelHubMixin. Defining a model would import it; it deletes config.json before saving, so that a failing
+# write would destroy the previous checkpoint; and it overwrites an existing README.md.
 
 
 def push_to_hub(
@@ -32,17 +32,17 @@ def push_to_hub(
     commit_message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload weights, settings and card to a repository of a model hub, as one commit. Nothing else leaves this machine.
+    """Upload weights, settings and card to a repository of a model hub, as one commit. Nothing else is uploaded.
 
-    The card is the README.md beside the weights that this model was loaded from or saved to, if they are still the same,
-    so that the figures of a run are uploaded too; otherwise a new one without figures. An edited README.md in the
-    repository is kept.
+    The card is the README.md of the folder that this model was loaded from or saved to, if the weights there are still the
+    same. It has the metrics of a run. Otherwise a new card without metrics is written. An edited README.md in the repository is
+    kept.
 
     Args:
         model: The model.
-        name: The repository, "owner/model"; it is created if it does not exist.
-        private: Whether a new repository is visible to its owners only.
-        commit_message: The title of the commit.
+        name: Name of the repository, "owner/model"; it is created if it does not exist.
+        private: Whether a new repository is visible only to its owners.
+        commit_message: Title of the commit.
         token: Access token; by default the one that `hf auth login` stored.
 
     Returns:
@@ -56,17 +56,17 @@ def push_to_hub(
     api = HfApi(token=token)
     saved_in = model.saved_in
     with tempfile.TemporaryDirectory() as scratch:
-        # Saved first: a model that cannot be saved must leave no empty repository behind.
+        # The model is saved first: if that fails, no empty repository is created.
         model.save_pretrained(scratch)
         model.saved_in = saved_in
         if not is_reachable():
             raise ConnectionError(f"{endpoint()} cannot be reached; nothing was uploaded")
         name = api.create_repo(name, private=private, exist_ok=True).repo_id
-        ours = model_card.with_name(_card(model, Path(scratch)), name)
-        if _may_replace(_remote_card(api, name, token), ours, name):
-            (Path(scratch) / CARD).write_text(ours, encoding="utf-8")
+        card = model_card.with_name(_card(model, Path(scratch)), name)
+        if _may_replace(_remote_card(api, name, token), card, name):
+            (Path(scratch) / CARD).write_text(card, encoding="utf-8")
         files = sorted(Path(scratch).iterdir())
-        # One commit for all files: upload_folder may make several, so that weights would meet another model's settings.
+        # One commit for all files. upload_folder may make several, which would mix weights and settings of two models.
         commit = api.create_commit(
             name,
             [CommitOperationAdd(file.name, str(file)) for file in files],
@@ -76,7 +76,7 @@ def push_to_hub(
 
 
 def _card(model: AlignedFusionClassifier, saved: Path) -> str:
-    """The card beside the weights that the model was loaded from or saved to, if they are the same; otherwise a new one."""
+    """The card in the folder that the model was loaded from or saved to, if its weights are the same; otherwise a new one."""
     folder = model.saved_in
     if folder is not None and (folder / CARD).is_file() and _same_weights(folder, saved):
         return (folder / CARD).read_text(encoding="utf-8")
@@ -99,17 +99,17 @@ def _same_weights(folder: Path, saved: Path) -> bool:
 def _remote_card(api: HfApi, name: str, token: str | None) -> str | None:
     if not api.file_exists(name, CARD):
         return None
-    with tempfile.TemporaryDirectory() as scratch:  # not the shared cache, which may hold an older one
+    with tempfile.TemporaryDirectory() as scratch:  # the shared cache may have an older card
         return (download(name, files=(CARD,), token=token, cache_dir=scratch) / CARD).read_text(encoding="utf-8")
 
 
-def _may_replace(theirs: str | None, ours: str, name: str) -> bool:
-    if theirs is None or model_card.is_generated(theirs):
+def _may_replace(remote: str | None, local: str, name: str) -> bool:
+    if remote is None or model_card.is_generated(remote):
         return True
-    if theirs != ours and not model_card.is_generated(ours):
+    if remote != local and not model_card.is_generated(local):
         warnings.warn(
-            f"{CARD} in {name!r} was edited there and is kept, so yours was not uploaded; edit it there, or delete it there "
-            f"and push again",
+            f"{CARD} in {name!r} was edited there and is kept, so yours was not uploaded; edit it in the repository, or delete "
+            f"it there and push again",
             stacklevel=3,
         )
     return False

@@ -1,4 +1,4 @@
-"""The card of a saved model, README.md beside its weights: what is known about it, and nothing that is not."""
+"""The model card, written as README.md beside the weights; sections whose content is unknown are left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alignedfusion.datasets.manifest import Manifest
     from alignedfusion.modules.classifier import AlignedFusionClassifier
 
-# By the digest of what stands above it, a card that somebody edited is told from one as it was written.
+# The last line has a digest of the text above it, which shows whether somebody edited the card.
 _SEAL = re.compile(
     r"(.*)<!-- Written by alignedfusion; once edited it is never overwritten\. ([0-9a-f]{64}) -->\n", re.DOTALL
 )
@@ -41,16 +41,16 @@ def write(
     report: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the card of a model into its folder; one that is there and was written or edited by somebody stays as it is.
+    """Write the card of a model into its folder. A card that somebody wrote or edited is kept.
 
     Args:
         model: The model.
-        folder: Where it is saved.
-        report: What was measured, as a run's `metrics.json` holds it; figures that are not there are left out.
-        settings: How it was trained, as a run's `settings.json` holds it.
+        folder: Folder of the saved model.
+        report: Content of a run's `metrics.json`; metrics that it lacks are left out of the card.
+        settings: Content of a run's `settings.json`.
 
     Returns:
-        The card's path.
+        Path of the card.
     """
     path = Path(folder) / CARD
     if not path.is_file() or is_generated(path.read_text(encoding="utf-8")):
@@ -64,7 +64,7 @@ def render(
     report: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> str:
-    """The text of a card: YAML that a model hub reads, then Markdown. Arguments as in `write`."""
+    """The text of a card: YAML for model hubs, then Markdown. Arguments as in `write`."""
     report, settings = report or {}, settings or {}
     title = sections.title(model, settings)
     head = ModelCardData(
@@ -87,31 +87,31 @@ def render(
         sections.versions(),
     ]
     front = head.to_yaml(line_break="\n") + "\n"
-    licence = "# The licence is for the model's owner to name: add a line such as `license: apache-2.0`.\n"
+    licence = "# The owner of the model chooses its licence: add a line such as `license: apache-2.0`.\n"
     return _seal(f"---\n{front}{licence}---\n\n" + "\n\n".join(part for part in body if part) + "\n\n")
 
 
 def is_generated(text: str) -> bool:
-    """Whether a card is still as it was written here, to the letter."""
-    found = _SEAL.fullmatch(text)
-    return found is not None and _digest(found[1]) == found[2]
+    """Whether this library wrote a card and nobody edited it."""
+    match = _SEAL.fullmatch(text)
+    return match is not None and _digest(match[1]) == match[2]
 
 
 def with_name(text: str, name: str) -> str:
-    """A card whose code loads the model by this name; one that somebody edited stays as it is."""
-    found = _SEAL.fullmatch(text)
-    if found is None or not is_generated(text):
+    """The card with code that loads the model by this name; an edited card is returned unchanged."""
+    match = _SEAL.fullmatch(text)
+    if match is None or not is_generated(text):
         return text
     line = f"{sections.LOAD}({json.dumps(name)}"
-    return _seal(re.sub(rf'^{re.escape(sections.LOAD)}\("[^"\n]*"', lambda _: line, found[1], flags=re.MULTILINE))
+    return _seal(re.sub(rf'^{re.escape(sections.LOAD)}\("[^"\n]*"', lambda _: line, match[1], flags=re.MULTILINE))
 
 
 def training_data(manifest: Manifest, schema: AttributeSchema) -> dict[str, Any]:
-    """What a card says about a table of cases: numbers only, no case of it.
+    """Counts of a table of cases for the card, without any single case.
 
     Returns:
-        `source`, the name of its file if it came from one; `classes`, cases per split and class; `mentioned`, the share of
-        training cases that mention each attribute.
+        A mapping with `source`, the name of the table's file if there is one; `classes`, the number of cases per split and
+        class; `mentioned`, the share of training cases that mention each attribute.
     """
     is_mentioned = schema.encode(manifest.rows("train"), unseen="unknown") != UNKNOWN  # (n, A)
     counts = {}
@@ -126,9 +126,9 @@ def training_data(manifest: Manifest, schema: AttributeSchema) -> dict[str, Any]
 
 
 def _eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
-    """The metrics at each missing rate, as a model hub lists them."""
+    """The metrics at each missing rate, in the format of model hubs."""
     source = report.get("training_data", {}).get("source") or "a table of cases"
-    dataset = re.sub(r"[^\w.-]+", "-", source, flags=re.ASCII).strip("-.") or "table"  # hubs take no other letters
+    dataset = re.sub(r"[^\w.-]+", "-", source, flags=re.ASCII).strip("-.") or "table"  # hubs allow no other characters
     return [
         EvalResult(
             task_type="image-classification",

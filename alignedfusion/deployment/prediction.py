@@ -1,4 +1,4 @@
-"""What a saved model says of one case, or of every row of a table."""
+"""Predictions of a saved model for one case, or for every row of a table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STEP = 64
-"""Cases that the model sees at a time, within a larger batch."""
+"""Cases per forward pass of the model, within a larger batch."""
 
 
 def predict_case(
@@ -37,12 +37,13 @@ def predict_case(
     """Predict one case.
 
     Args:
-        folder: A saved model.
-        images: One path per image of the model, in its order.
-        attributes: What the report mentions; the rest is unmentioned.
+        folder: Folder of a saved model.
+        images: One path for each image modality of the model, in its order.
+        attributes: Values of the mentioned attributes by name; all others are unmentioned.
 
     Returns:
-        A mapping with `classes`, probability by class name, and `attributes`, probability by value for each unmentioned one.
+        A mapping with `classes`, the probability of each class, and `attributes`, the probability of each value of each
+        unmentioned attribute.
     """
     model = AlignedFusionClassifier.from_pretrained(folder)
     if len(images) != len(model.image_modalities):
@@ -60,22 +61,22 @@ def predict_case(
 
 
 class PredictBatch:
-    """Adds to a batch of a table what a model says of each row: a map for engines that spread a million rows over machines.
+    """Adds a model's predictions to a batch of rows. Engines that process tables on many machines can map it over a data set.
 
-    For Ray Data: `dataset.map_batches(PredictBatch, fn_constructor_args=("runs/first",), batch_format="pandas",
-    batch_size=256, concurrency=8)`, with `num_gpus=1` where there are GPUs. Anything else that maps a function over DataFrames
-    takes an instance.
+    With Ray Data: `dataset.map_batches(PredictBatch, fn_constructor_args=("runs/first",), batch_format="pandas",
+    batch_size=256, concurrency=8)`, and `num_gpus=1` on machines with GPUs. For any other engine that maps a function over
+    DataFrames, pass an instance as the function.
 
     Args:
-        folder: A saved model, or the name of its repository on a model hub.
-        images: The columns of its images, in its order; None if they are called as its modalities are.
+        folder: Folder of a saved model, or the name of its repository on a model hub.
+        images: Image columns, one for each image modality of the model, in its order; None if they have the modalities' names.
         root: Folder that relative image paths start from.
 
     Attributes:
-        columns: What a batch gets: `predicted`, `p(CLASS)` for each class, and, if the model reconstructs, for each attribute
-            `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of a cell that is not mentioned, and its
-            probability; both empty where it is. Then `unreadable`, the attributes whose cells could not be read and count as
-            unmentioned, separated by semicolons.
+        columns: Names of the added columns: `predicted`, `p(CLASS)` for each class, and, if the model reconstructs, for each
+            attribute `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of an unmentioned cell, and its
+            probability; both are empty where the cell is mentioned. Last `unreadable`, the attributes whose cells could not be
+            read and count as unmentioned, separated by semicolons.
     """
 
     def __init__(self, folder: str | Path, *, images: Sequence[str] | None = None, root: str | Path = ".") -> None:
@@ -87,12 +88,15 @@ class PredictBatch:
                 f"this model takes one image each of {list(self.model.image_modalities)}; got the columns {self.images}"
             )
         filled = self.model.schema.names if self.model.reconstructor is not None else ()
-        self.columns = [
+        names = (
             "predicted",
             *(f"p({name})" for name in self.model.class_names),
             *(column for name in filled for column in (f"filled({name})", f"p(filled({name}))")),
             "unreadable",
-        ]
+        )
+        self.columns: list[str] = []
+        for name in names:  # a class may be called "filled(age)" while an attribute is called "age"
+            self.columns.append(free_name(name, self.columns))
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
         """The batch with the new columns."""
@@ -118,10 +122,10 @@ class PredictBatch:
         if "reconstruction" in output:
             share, best_value = output["reconstruction"].softmax(-1).max(-1)  # (n, A) each
             for row, case, p, code in zip(rows, cases, share.tolist(), best_value.tolist(), strict=True):
-                for attribute, mentioned, each, value in zip(
+                for attribute, mentioned, probability, value in zip(
                     self.model.schema, case["codes"].tolist(), p, code, strict=True
                 ):
-                    row += [attribute.values[value], _rounded(each)] if mentioned == UNKNOWN else [None, None]
+                    row += [attribute.values[value], _rounded(probability)] if mentioned == UNKNOWN else [None, None]
         return rows
 
 
@@ -137,25 +141,26 @@ def predict_table(
     max_unread: float = MAX_UNREAD,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Predict every row of a table, and write it with the columns of `PredictBatch`.
+    """Predict every row of a table, and write the table with the added columns of `PredictBatch`.
 
-    Finished rows are kept beside the output, and the same call continues after an interruption. A cell that the model cannot
+    Finished rows are stored beside the output, and the same call continues after an interruption. A cell that the model cannot
     read counts as unmentioned; such cells are logged, and named in the column `unreadable`.
 
     Args:
-        folder: A saved model, or the name of its repository on a model hub.
-        frame: One row per case.
-        output: The table to write, .csv or .parquet.
-        images: See `PredictBatch`, as for the next.
-        root: See there.
-        batch_size: Rows at a time.
+        folder: Folder of a saved model, or the name of its repository on a model hub.
+        frame: Table with one row per case.
+        output: Table to write, .csv or .parquet.
+        images: Image columns, one for each image modality of the model, in its order; None if they have the modalities' names.
+        root: Folder that relative image paths start from.
+        batch_size: Rows per batch.
         max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
-        on_ray: Predict on a Ray cluster instead, see `cluster.map_on_ray`; all machines need the images and the model.
-        progress: Show a progress bar.
+        on_ray: Whether to predict on a Ray cluster (see `tables.cluster.map_on_ray`), where every machine needs the images and
+            the model.
+        progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: For a column that is not there, or would be there twice, images that cannot be read, or an output that was
-            begun with another model or table.
+        ValueError: For a missing column, a column that has the name of an added one, images that cannot be read, or an
+            interrupted output of another model or table.
     """
     import pandas as pd
     from tqdm.auto import tqdm
@@ -195,15 +200,17 @@ def predict_table(
                 bar.update(len(batch))
 
         rows = read_journal(journal.path)[1]
-        said = pd.DataFrame([rows[i]["cells"] for i in range(len(frame))], columns=predictor.columns, index=frame.index)
-        table = pd.concat([frame, said], axis=1)
+        added = pd.DataFrame(
+            [rows[i]["cells"] for i in range(len(frame))], columns=predictor.columns, index=frame.index
+        )
+        table = pd.concat([frame, added], axis=1)
         write_table(table, output)
         journal.path.unlink()
     return table
 
 
 def _lines(batch: pd.DataFrame, columns: Sequence[str], number: str) -> list[dict[str, Any]]:
-    """Predicted rows as a journal keeps them."""
+    """Predicted rows in the format of the journal."""
     cells = batch[columns].astype(object)
     cells = cells.where(cells.notna(), None)
     return [

@@ -1,4 +1,4 @@
-"""Boxes and scores of one image as checked arrays, and how far boxes overlap."""
+"""Checked arrays of boxes, scores and labels of one image, and the overlap of boxes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 
 def overlaps(boxes: np.ndarray, truth: np.ndarray, box_offset: float, image: int) -> np.ndarray:
-    """Intersection over union (n, m) of boxes (n, 2 d) and (m, 2 d)."""
+    """Return the intersection over union (n, m) of boxes (n, 2 d) and (m, 2 d)."""
     if not len(boxes) or not len(truth):
         return np.zeros((len(boxes), len(truth)))
     if boxes.shape[1] != truth.shape[1]:
         raise ValueError(
-            f"image {image}: its detections have {boxes.shape[1]} numbers a box, its lesions {truth.shape[1]}"
+            f"image {image}: boxes of detections have {boxes.shape[1]} numbers, boxes of lesions {truth.shape[1]}"
         )
     half = boxes.shape[1] // 2
     low = np.maximum(boxes[:, None, :half], truth[None, :, :half])
@@ -27,7 +27,7 @@ def overlaps(boxes: np.ndarray, truth: np.ndarray, box_offset: float, image: int
 
 
 def read_detections(found: Any, image: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (n, 4) or (n, 6) and scores (n,), from a mapping with "boxes" and "scores" or a pair of them."""
+    """Return boxes (n, 4) or (n, 6) and scores (n,), from a mapping with "boxes" and "scores" or a pair of them."""
     if isinstance(found, Mapping) and {"boxes", "scores"} <= set(found):
         boxes, scores = found["boxes"], found["scores"]
     elif isinstance(found, (tuple, list)) and len(found) == 2:
@@ -35,7 +35,7 @@ def read_detections(found: Any, image: int) -> tuple[np.ndarray, np.ndarray]:
     else:
         what = f"the keys {sorted(found)}" if isinstance(found, Mapping) else type(found).__name__
         raise ValueError(
-            f"image {image}: detections are a mapping with 'boxes' and 'scores', or a pair of them; got {what}"
+            f"image {image}: detections must be a mapping with 'boxes' and 'scores', or a pair of them; got {what}"
         )
     boxes, scores = read_boxes(boxes, image, "detection"), _as_array(scores, image, "scores")
     if scores.shape != (len(boxes),):
@@ -48,7 +48,7 @@ def read_detections(found: Any, image: int) -> tuple[np.ndarray, np.ndarray]:
 def read_labelled(
     found: Any, image: int, what: str, known: Collection[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes, scores (n,) and labels (n,) of a mapping; `what` is "detection" or "lesion", whose scores are ones."""
+    """Return boxes, scores (n,) and labels (n,) of a mapping; `what` is "detection" or "lesion", whose scores are ones."""
     if not isinstance(found, Mapping) or "labels" not in found:
         got = f"the keys {sorted(found)}" if isinstance(found, Mapping) else type(found).__name__
         raise ValueError(f"image {image}: a {what} needs a mapping with 'boxes' and 'labels', got {got}")
@@ -60,15 +60,15 @@ def read_labelled(
     if labels.shape != (len(boxes),):
         raise ValueError(f"image {image}: {len(boxes)} {what}s need labels ({len(boxes)},), got {labels.shape}")
     if unknown := sorted(set(labels.tolist()) - set(known)):
-        raise ValueError(f"image {image}: {what} label {unknown[0]:g} has no name; named are {sorted(known)}")
+        raise ValueError(f"image {image}: {what} label {unknown[0]:g} is not in names, which has {sorted(known)}")
     return boxes, scores, labels
 
 
 def read_boxes(boxes: Any, image: int, what: str) -> np.ndarray:
-    """Boxes (n, 4) or (n, 6), from a tensor, an array or a mapping with "boxes"; `image` and `what` stand in errors."""
+    """Return boxes (n, 4) or (n, 6) of a tensor, an array or a mapping with "boxes"; errors name `image` and `what`."""
     if isinstance(boxes, Mapping):
         if "boxes" not in boxes:
-            raise ValueError(f"image {image}: {what} boxes go by the key 'boxes', got the keys {sorted(boxes)}")
+            raise ValueError(f"image {image}: {what} boxes must be under the key 'boxes', got the keys {sorted(boxes)}")
         boxes = boxes["boxes"]
     array = _as_array(boxes, image, f"{what} boxes")
     if array.ndim in (1, 2) and len(array) == 0:
@@ -79,8 +79,8 @@ def read_boxes(boxes: Any, image: int, what: str) -> np.ndarray:
     is_wrong = ~np.isfinite(array).all(1) | ~(array[:, half:] >= array[:, :half]).all(1)
     if is_wrong.any():
         raise ValueError(
-            f"image {image}: {what} box {array[is_wrong][0].tolist()} is none: finite numbers are needed, and the "
-            f"second corner not before the first (x1 y1 x2 y2, not x y width height)"
+            f"image {image}: {what} box {array[is_wrong][0].tolist()} is invalid: it needs finite numbers, and a second "
+            f"corner that is not before the first (x1 y1 x2 y2, not x y width height)"
         )
     return array
 

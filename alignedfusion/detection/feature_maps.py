@@ -1,4 +1,4 @@
-"""Report attributes into the feature maps of any network: detector, segmenter or classifier."""
+"""Fusion of report attributes with the feature maps of any network: detector, segmenter or classifier."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from alignedfusion.modules.tokenizers import AttributeTokenizer
 
 READS = ("global", "pooled", "full")
 MAX_POSITIONS = 4096
-"""Positions that `read="full"` lets attend to each other: their scores take memory that grows with the square."""
+"""Largest number of positions for `read="full"`, whose memory can grow with their square."""
 POOLED = {2: 16, 3: 8}
-"""Side that `read="pooled"` pools each map to, by its number of spatial dimensions."""
+"""Side length of pooled maps with `read="pooled"`, by the number of spatial dimensions."""
 
 
 class FeatureMapOutput(NamedTuple):
-    """What `FeatureMapFusion` returns.
+    """Output of `FeatureMapFusion`.
 
     Attributes:
-        maps: As they came in: the same structure, shapes and types.
-        loss: Reconstruction loss of the attributes hidden in training; 0 with a gradient path if none is.
-        reconstruction: (B, A, V_max), as from `MaskedTokenReconstructor`.
-        intermediate: (B, 1, D).
+        maps: The fused maps, in the structure, shapes and types of the input.
+        loss: Reconstruction loss of the attributes hidden in training; 0 with a gradient path if none is hidden.
+        reconstruction: Logits (B, A, V_max) of `MaskedTokenReconstructor`.
+        intermediate: Intermediate token (B, 1, D).
     """
 
     maps: Any
@@ -44,19 +44,19 @@ class FeatureMapOutput(NamedTuple):
 
 
 class FeatureMapFusion(nn.Module):
-    """Lets feature maps and report attributes meet in an intermediate token (eq. 6-8), and writes what it says into the maps.
+    """Fuses feature maps and report attributes through an intermediate token (eq. 6-8) and writes the result into the maps.
 
-    Two rounds, so that each side hears of the other; then unmentioned attributes are reconstructed (eq. 10), and the
-    intermediate token together with the mean report token is the message that is added to every map. Its last layer starts at
-    zero: plugged into a trained network, the maps are at first what they were.
+    After two rounds both sides depend on each other. Then unmentioned attributes are reconstructed (eq. 10). The intermediate
+    token and the mean report token form the message that is added to every map. The last layer starts at zero, so that the
+    maps of a trained network are unchanged before training.
 
     Args:
         tokenizer: Turns codes into tokens; its width is D.
-        channels: Channels of each map, in their order. `for_model` finds them.
-        read: "global": the intermediate token attends to all positions of all maps, and each position decides by itself how
-            much of the message it takes; time and memory grow with the positions. "pooled": all positions, pooled to
-            16 x 16 (8 x 8 x 8), attend to each other. "full": all positions attend to each other, up to `max_positions`.
-        num_heads: Attention heads; must divide D. D / 64 by default.
+        channels: Channels of each map, in order. `for_model` finds them.
+        read: "global": the intermediate token attends to all positions of all maps, and a gate per position scales the
+            message; time and memory are linear in the number of positions. "pooled": all positions of maps pooled to
+            16 x 16 (8 x 8 x 8) attend to each other. "full": all positions attend to each other, up to `max_positions`.
+        num_heads: Attention heads; must divide D. Default: D / 64.
         hide_probability: Probability of hiding a mentioned attribute in training (eq. 9).
         dropout: Dropout probability inside the blocks.
         max_positions: Largest number of positions in all maps together, with `read="full"`.
@@ -82,7 +82,9 @@ class FeatureMapFusion(nn.Module):
         if read not in READS:
             raise ValueError(f"read must be one of {READS}, got {read!r}")
         if not channels or min(channels) < 1:
-            raise ValueError(f"channels must name the channels of one map or more, got {list(channels)}")
+            raise ValueError(
+                f"channels must hold a positive number for each map, one map or more; got {list(channels)}"
+            )
         if maps is not None and len(maps) != len(channels):
             raise ValueError(f"maps must have one index per entry of channels, got {list(maps)} and {list(channels)}")
         dim = tokenizer.dim
@@ -152,10 +154,10 @@ class FeatureMapFusion(nn.Module):
         places = self._places(leaves)
         levels = [leaves[i] for i in places]
         codes = self._rows(codes, levels[0])
-        seen, is_hidden = self.hiding(codes, is_hidden)
+        visible, is_hidden = self.hiding(codes, is_hidden)
 
         values = self.tokenizer.value_tokens()  # (V, D)
-        report = self.tokenizer(seen, values=values)  # (B, A, D)
+        report = self.tokenizer(visible, values=values)  # (B, A, D)
         if self.read == "global":
             normed = [NormedMap(level) for level in levels]
             fused, intermediate = self._exchange(normed, report)
@@ -163,14 +165,14 @@ class FeatureMapFusion(nn.Module):
             fused, intermediate, changes = self._attend(levels, report)
 
         rebuilt: Reconstruction = self.reconstructor(fused, values, self.tokenizer.schema)
-        filled = torch.where((seen == UNKNOWN)[..., None], rebuilt.tokens, fused)
+        filled = torch.where((visible == UNKNOWN)[..., None], rebuilt.tokens, fused)
         message = self.message(torch.cat([intermediate.squeeze(1), filled.mean(1)], dim=-1))  # (B, D)
 
         for i, (level, place) in enumerate(zip(levels, places, strict=True)):
             if self.read == "global":
-                leaves[place] = self.write[i](normed[i], message).unflatten(2, level.shape[2:])
+                leaves[place] = like(level, self.write[i](normed[i], message).unflatten(2, level.shape[2:]))
             else:
-                leaves[place] = level + self._spread(i, changes[i], message, level)
+                leaves[place] = like(level, level + self._spread(i, changes[i], message, level))
         loss = reconstruction_loss(rebuilt.logits, codes, is_hidden)
         return FeatureMapOutput(tree_unflatten(leaves, structure), loss, rebuilt.logits, intermediate)
 
@@ -188,8 +190,8 @@ class FeatureMapFusion(nn.Module):
         counts = [each.shape[1] for each in tokens]
         if self.read == "full" and sum(counts) > self.max_positions:
             raise ValueError(
-                f"read='full' would let {sum(counts)} positions attend to each other, more than max_positions="
-                f"{self.max_positions}; read='global' or 'pooled' does it in far less time and memory"
+                f"read='full' would compute attention between {sum(counts)} positions, more than max_positions="
+                f"{self.max_positions}; read='global' or 'pooled' needs far less time and memory"
             )
         image = torch.cat(tokens, dim=1)  # (B, sum of N, D)
         fused = self.fusion({"image": image, REPORT: report})
@@ -207,8 +209,8 @@ class FeatureMapFusion(nn.Module):
         return pool(tuple(size))(level)
 
     def _spread(self, level: int, change: Tensor, message: Tensor, features: Tensor) -> Tensor:
-        told = change.flatten(2).mT + message[:, None]  # (B, N, D)
-        plane: Tensor = self.outward[level](told).mT.unflatten(2, change.shape[2:])  # (B, C, *pooled)
+        update = change.flatten(2).mT + message[:, None]  # (B, N, D)
+        plane: Tensor = self.outward[level](update).mT.unflatten(2, change.shape[2:])  # (B, C, *pooled)
         if plane.shape[2:] != features.shape[2:]:
             mode = "bilinear" if features.ndim == 4 else "trilinear"
             plane = F.interpolate(plane, size=features.shape[2:], mode=mode, align_corners=False)
@@ -248,6 +250,13 @@ class FeatureMapFusion(nn.Module):
         """Settings that no child module shows."""
         chosen = "" if self.maps is None else f", maps={self.maps}"
         return f"channels={self.channels}, read={self.read!r}{chosen}"
+
+
+def like(level: Tensor, fused: Tensor) -> Tensor:
+    """Return the fused map in the memory layout of the map, so that later layers run the same kernels as before."""
+    layout = torch.channels_last if level.ndim == 4 else torch.channels_last_3d
+    is_last = level.is_contiguous(memory_format=layout) and not level.is_contiguous()
+    return fused.contiguous(memory_format=layout) if is_last else fused
 
 
 def zero_linear(width: int, out: int) -> nn.Linear:

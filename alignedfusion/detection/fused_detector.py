@@ -26,8 +26,9 @@ class FusedDetector(nn.Module):
     The detector is kept in `detector`, with the same code and the same keys in its `state_dict`; a hook fuses the maps that
     one of its submodules returns or takes. Module and fusion start in the detector's mode, training or evaluation.
 
-    Two methods can be overridden: `add_loss` for detectors with outputs of another kind, and `codes_of_rows` where the rows
-    of the maps are not the images of the call.
+    The fusion is not part of the inner detector: give optimizers, `DistributedDataParallel`, copies and checkpoints this
+    module. Two methods can be overridden: `add_loss` for detectors with outputs of another kind, and `codes_of_rows` where
+    the rows of the maps are not the images of the call.
 
     Args:
         detector: Any module.
@@ -36,7 +37,7 @@ class FusedDetector(nn.Module):
         side: "output" of the submodule, or its "input".
 
     Raises:
-        ValueError: If there is no such submodule, `side` is neither, or another `FusedDetector` has the detector already.
+        ValueError: If there is no such submodule, `side` is neither, or the detector is wrapped already.
     """
 
     def __init__(self, detector: nn.Module, fusion: FeatureMapFusion, *, at: str, side: str = "output") -> None:
@@ -110,7 +111,7 @@ class FusedDetector(nn.Module):
             codes: As in `forward`.
 
         Yields:
-            The call. After the detector ran, its `loss` is the reconstruction loss, whatever the detector returned.
+            The call. After the detector ran, its `loss` is the reconstruction loss, for outputs of every kind.
 
         Raises:
             RuntimeError: If no maps were fused until the end of the block, or the fusion was removed.

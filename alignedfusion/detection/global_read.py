@@ -1,8 +1,8 @@
-"""An intermediate token on dense maps: it reads all positions, and each position reads it, in time linear in their number.
+"""Attention between an intermediate token and all positions of dense maps, in both directions and in linear time.
 
-The positions are never projected one by one. A score q K x is (K^T q) x, and a weighted sum of V x is V times the weighted sum
-of x; so there is one dot product per head and position, and the layer norm in front of both enters by each position's mean
-and deviation.
+Positions are never projected one by one. A score q K x equals (K^T q) x, and a weighted sum of V x equals V times the weighted
+sum of x. So one dot product per head and position is enough, and the layer norm before both is applied through the mean and
+the deviation of each position.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 
 class NormedMap:
-    """A map whose positions are layer-normed over the channels without being written anew.
+    """A map with a layer norm over the channels of each position, which is applied without a copy of the map.
 
     Args:
         features: (B, C, *spatial).
 
     Attributes:
-        flat: The map as it is, (B, C, N).
+        flat: The map without the norm, (B, C, N).
     """
 
     def __init__(self, features: Tensor) -> None:
@@ -34,12 +34,12 @@ class NormedMap:
         self.scale = (variance + 1e-5).rsqrt()
 
     def product(self, vectors: Tensor) -> Tensor:
-        """Products (B, h, N) of vectors (B, h, C) with every normed position."""
+        """Return the products (B, h, N) of vectors (B, h, C) with the normed positions."""
         product = torch.bmm(vectors, self.flat.to(vectors.dtype))
         return (product - self.mean * vectors.sum(-1, keepdim=True)) * self.scale
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Sums (B, h, C) of the normed positions, weighted by (B, h, N)."""
+        """Return the sums (B, h, C) of the normed positions with weights (B, h, N)."""
         scaled = weights * self.scale
         return torch.bmm(scaled, self.flat.to(scaled.dtype).mT) - (scaled * self.mean).sum(-1, keepdim=True)
 
@@ -62,20 +62,20 @@ class GlobalRead(nn.Module):
         self.dropout = dropout
         self.norm = nn.LayerNorm(dim)
         self.query_key_value = nn.Linear(dim, 3 * dim)
-        self.levels = nn.ModuleList(nn.Linear(c, 2 * dim) for c in channels)  # key, value; the bias tells levels apart
+        self.levels = nn.ModuleList(nn.Linear(c, 2 * dim) for c in channels)  # keys and values; biases embed the level
         self.out = nn.Linear(dim, dim)
         self.norm_mlp = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, maps: Sequence[NormedMap], token: Tensor) -> Tensor:
-        """What the token has become.
+        """Update the token.
 
         Args:
             maps: The maps, with C channels and N positions each.
             token: (B, 1, D).
 
         Returns:
-            (B, 1, D).
+            The updated token (B, 1, D).
         """
         heads = self.num_heads
         query, key, value = self.query_key_value(self.norm(token)).unflatten(-1, (3, heads, -1))[:, 0].unbind(1)
@@ -103,15 +103,15 @@ class GlobalRead(nn.Module):
 
 
 class PointwiseWrite(nn.Module):
-    """Each position attends to itself and to a message: how much of the message it takes depends on what it is.
+    """Adds a message to each position, scaled by a gate: the position's attention to the message instead of to itself.
 
-    The change is a zero-initialised projection of the message times a gate per position and head.
+    The added term is a zero-initialised projection of the message, times one gate per position and head.
 
     Args:
         channels: Channels C of the map.
         dim: Width D of the message.
-        num_heads: Gates per position: kinds of places that a message can speak of.
-        width: Of queries and keys, per head.
+        num_heads: Gates per position.
+        width: Width of queries and keys per head.
     """
 
     def __init__(self, channels: int, dim: int, *, num_heads: int = 4, width: int = 8) -> None:
@@ -124,22 +124,22 @@ class PointwiseWrite(nn.Module):
         nn.init.zeros_(self.value.bias)
 
     def forward(self, features: NormedMap, message: Tensor) -> Tensor:
-        """The changed map (B, C, N), from a map and a message (B, D)."""
+        """Return the changed map (B, C, N) for a map and a message (B, D)."""
         heads = self.num_heads
         weight = self.query_key.weight.expand(len(message), -1, -1)  # (B, 2 h w, C)
         projected = features.product(weight) + self.query_key.bias[:, None]
         query, own = projected.unflatten(1, (2, heads, -1)).unbind(1)  # (B, h, w, N)
         other = self.key(message).unflatten(1, (heads, -1))[..., None]  # (B, h, w, 1)
 
-        # A softmax over two is a sigmoid of the difference of their scores.
+        # A softmax over two scores is the sigmoid of their difference.
         gate = ((query * (other - own)).sum(2) / math.sqrt(query.shape[2])).sigmoid()  # (B, h, N)
         value = self.value(message).unflatten(1, (heads, -1)).mT  # (B, C, h)
         flat = features.flat
-        with torch.autocast(flat.device.type, enabled=False):  # it would round a float32 map that passes through
+        with torch.autocast(flat.device.type, enabled=False):  # autocast would round a float32 map
             return torch.baddbmm(flat, value.to(flat.dtype), gate.to(flat.dtype))  # no second map in memory
 
 
 def _of_heads(level: nn.Module, heads: int, part: int) -> tuple[Tensor, Tensor]:
-    """Weight (h, d, C) and bias (h, d) of the key (0) or value (1) projection."""
+    """Return weight (h, d, C) and bias (h, d) of the key (0) or value (1) projection."""
     assert isinstance(level, nn.Linear)
     return level.weight.unflatten(0, (2, heads, -1))[part], level.bias.unflatten(0, (2, heads, -1))[part]

@@ -49,11 +49,6 @@ def find_maps(
     Raises:
         ValueError: If the submodule does not run or has no feature map, or there is no map of that index or name.
     """
-    if str(getattr(submodule(model, at), "output_fmt", "")).endswith("NHWC"):  # as timm names it
-        raise ValueError(
-            f"submodule {at!r} has its channels last (NHWC): put a module behind it that calls permute(0, 3, 1, 2), and name "
-            f"that one"
-        )
     passed = _record(model, at, example)
     if passed is None:
         raise ValueError(f"submodule {at!r} does not run in a forward pass of the model")
@@ -70,7 +65,13 @@ def find_maps(
         indices = [i for name in chosen for i in _lookup(name, maps)]
         if not indices or len(set(indices)) < len(indices):
             raise ValueError(f"maps must name one or more different maps, got {list(chosen)}")
-    return None if indices == list(range(len(maps))) else tuple(indices), [maps[i][1] for i in indices]
+    found = [maps[i][1] for i in indices]
+    if side == "output" and any(_is_channels_last(submodule(model, at), leaf) for leaf in found):
+        raise ValueError(
+            f"submodule {at!r} returns maps with the channels last, such as {tuple(found[-1].shape)}: put a module behind it "
+            f"that calls permute(0, 3, 1, 2), and name that one"
+        )
+    return None if indices == list(range(len(maps))) else tuple(indices), found
 
 
 def _record(model: nn.Module, at: str, example: Any) -> tuple[Any, Any] | None:
@@ -88,6 +89,13 @@ def _record(model: nn.Module, at: str, example: Any) -> tuple[Any, Any] | None:
         for module, training in was_training.items():
             module.training = training
     return passed[0] if passed else None
+
+
+def _is_channels_last(place: nn.Module, leaf: Tensor) -> bool:
+    """Whether a map is (B, H, W, C): its last size is that of a layer norm, and its second is no output size of any layer."""
+    norms = [module.normalized_shape for module in place.modules() if isinstance(module, nn.LayerNorm)]
+    sizes = {parameter.shape[0] for parameter in place.parameters() if parameter.ndim}
+    return (leaf.shape[-1],) in norms and leaf.shape[1] not in sizes
 
 
 def _walk(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:

@@ -1,4 +1,4 @@
-"""Predictions of a trained model, metrics and plots."""
+"""Predictions of trained models, metrics and plots."""
 
 from typing import TYPE_CHECKING
 

@@ -18,14 +18,14 @@ from alignedfusion.modules.tokenizers import VisualTokenizer
 def predict(
     model: nn.Module, cases: Dataset[Any], variants: Sequence[Tensor], *, batch_size: int = 64, progress: bool = True
 ) -> np.ndarray:
-    """Class probabilities of the same cases under several versions of their attributes; each image is encoded once.
+    """Class probabilities for several versions of the same cases' attributes; each image is encoded once.
 
     Args:
-        model: An `AlignedFusionClassifier`; left in evaluation mode.
-        cases: n cases, in order.
+        model: An `AlignedFusionClassifier`; it is left in evaluation mode.
+        cases: n cases.
         variants: Codes (n, A), one tensor per version.
-        batch_size: Cases per step.
-        progress: Show a progress bar.
+        batch_size: Cases per forward pass.
+        progress: Whether to show a progress bar.
 
     Returns:
         (versions, n, C).
@@ -44,7 +44,19 @@ def outputs(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Tensor:
-    """One field of a model's output for the same cases under several versions of their attributes, as in `predict`."""
+    """One field of a model's output for several versions of the same cases' attributes.
+
+    Args:
+        model: An `AlignedFusionClassifier`; it is left in evaluation mode.
+        cases: n cases.
+        variants: Codes (n, A), one tensor per version.
+        field: Name of the field, such as "logits".
+        batch_size: Cases per forward pass.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The field with the shape (versions, n, ...).
+    """
     from tqdm.auto import tqdm
 
     model.eval()
@@ -67,7 +79,7 @@ def prepare_images(model: AlignedFusionClassifier, *, is_training: bool = False)
 
     Args:
         model: The classifier.
-        is_training: Whether images are augmented.
+        is_training: Whether to augment the images.
     """
     visuals = {m: visual for m, visual in model.visuals.items() if isinstance(visual, VisualTokenizer)}
     with_images = {m: visual.preprocessing for m, visual in visuals.items() if visual.preprocessing is not None}
@@ -81,7 +93,7 @@ def prepare_images(model: AlignedFusionClassifier, *, is_training: bool = False)
 
 @torch.inference_mode()
 def answer(model: AlignedFusionClassifier, cases: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """The fields of a model's output for some cases, on the CPU."""
+    """The fields of a model's output for one batch of cases, on the CPU."""
     device = model.log_prior.device
     batch = {name: to_device(value, device) for name, value in collate(cases).items()}
     output = model(batch["image"], batch["codes"], is_present=batch.get("is_present"))
@@ -89,9 +101,9 @@ def answer(model: AlignedFusionClassifier, cases: list[dict[str, Any]]) -> dict[
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """A tensor, a mapping of tensors or None, on a device; accelerate, which has the same, is an extra."""
+    """Move a tensor, a mapping of tensors or None to a device. accelerate has the same function, but is an optional extra."""
     if isinstance(value, dict):
-        return {name: each.to(device) for name, each in value.items()}
+        return {name: tensor.to(device) for name, tensor in value.items()}
     return None if value is None else value.to(device)
 
 
@@ -105,4 +117,4 @@ def _encode(model: nn.Module, image: Any) -> Any:
 
 def _features(visual: nn.Module | None, pixels: Tensor) -> Tensor:
     has_backbone = isinstance(visual, VisualTokenizer) and visual.backbone is not None and pixels.ndim == 4
-    return visual.features(pixels) if has_backbone else pixels  # type: ignore[union-attr]
+    return visual.features(pixels) if has_backbone else pixels  # type: ignore[union-attr, operator]

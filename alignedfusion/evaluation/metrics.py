@@ -1,4 +1,4 @@
-"""Metrics of a model, and what missing attributes cost it."""
+"""Metrics of a model, also as a function of the share of missing attributes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def compute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, 
         labels: (n,) class indices.
 
     Returns:
-        The four, 0 to 1. The AUC is one class against the rest, averaged over the classes that `labels` has; nan if it has
-        only one.
+        The four metrics by name, 0 to 1. The AUC is that of one class against the rest, averaged over the classes in `labels`;
+        nan if there is only one.
     """
     from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
@@ -43,7 +43,13 @@ def compute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 
 def calibration_error(confidence: np.ndarray, is_right: np.ndarray, *, bins: int = 15) -> float:
-    """Expected calibration error: |accuracy - confidence| per bin of equal width, weighted by the cases in it."""
+    """Expected calibration error: |accuracy - confidence| per bin of equal width, weighted by the number of cases.
+
+    Args:
+        confidence: (n,), probabilities of the predicted classes.
+        is_right: (n,), whether the predicted class is the label.
+        bins: Number of bins.
+    """
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(index, weights=is_right.astype(float) - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(confidence))
@@ -58,15 +64,15 @@ def missing_sweep(
     seeds: Sequence[int] = (0, 1, 2),
     progress: bool = True,
 ) -> list[dict[str, float]]:
-    """Metrics at each share of missing attributes, the mean over several draws of what is missing.
+    """Metrics at each share of missing attributes, averaged over several draws of the missing cells.
 
     Args:
         model: An `AlignedFusionClassifier`.
         cases: `TensorCases`, `FileCases`, or a dataset with the same `codes` and `labels`.
         schema: The attributes.
-        rates: Shares of the mentioned cells that are dropped.
-        seeds: Draws; at rate 0 they are all the same.
-        progress: Show a progress bar.
+        rates: Shares of the mentioned cells to drop.
+        seeds: Seeds of the draws; at rate 0 all draws are equal.
+        progress: Whether to show a progress bar.
 
     Returns:
         One row per rate, with `missing` and the four metrics.
@@ -82,7 +88,7 @@ def missing_sweep(
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows with equal keys as text: shares in percent, the AUC with three digits."""
+    """Rows with equal keys as a table in plain text: shares in percent, the AUC with three digits."""
     names = list(rows[0])
     cells = [[_cell(row[name], name != "macro_auc") for name in names] for row in rows]
     heads = [name.replace("_", " ") for name in names]

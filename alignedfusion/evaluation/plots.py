@@ -1,4 +1,4 @@
-"""Pictures."""
+"""Plots of accuracy against the share of missing attributes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def accuracy_against_missing(
     chance: float | None = None,
     highlight: str | None = None,
 ) -> None:
-    """Draw accuracy against the share of missing attributes.
+    """Plot accuracy against the share of missing attributes.
 
     Args:
-        curves: For each name, points (share missing, accuracy, deviation), all 0 to 1.
-        path: Where to write the picture.
-        title: Its heading.
-        axis: What the shares are shares of.
-        chance: Accuracy of always naming the most frequent class, drawn as a dotted line.
-        highlight: The one curve among many that is drawn strong; all others are thin, and named at their right ends.
+        curves: Points (share missing, accuracy, standard deviation) by the name of the curve, all 0 to 1.
+        path: File to write the plot to.
+        title: Title of the plot.
+        axis: Label of the horizontal axis.
+        chance: Accuracy of predicting the most frequent class, drawn as a dotted line.
+        highlight: Name of a curve to draw in bold; the others become thin, and every curve is named at its right end.
     """
     from matplotlib.figure import Figure
 
@@ -59,13 +59,13 @@ def accuracy_against_missing(
 
 
 def _name_ends(axes: Any, ends: Sequence[tuple[float, str, str]], right: float) -> None:
-    """Write each curve's name beside its right end, as near as names can be that must not cover each other."""
+    """Write the name of each curve beside its right end, as near as possible without overlaps."""
     from sklearn.isotonic import isotonic_regression
 
     low, high = axes.get_ylim()
     ends = sorted(ends)
     steps = [(high - low) / 26 * i for i in range(len(ends))]
-    # The nearest heights that rise by one step each: what is left of them without the steps must not fall.
+    # The nearest heights that rise by at least one step each: without the steps, they must not decrease.
     heights = isotonic_regression([end[0] - step for end, step in zip(ends, steps, strict=True)])
     for (end, name, color), height, step in zip(ends, heights, steps, strict=True):
         axes.annotate(

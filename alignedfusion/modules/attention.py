@@ -16,8 +16,8 @@ class SelfAttentionBlock(nn.Module):
     Args:
         dim: Width D.
         num_heads: Attention heads; must divide `dim`.
-        mlp_ratio: Width of the feed-forward layer over D.
-        dropout: Probability, on attention weights and on both residual branches.
+        mlp_ratio: Width of the feed-forward layer, relative to D.
+        dropout: Dropout probability of the attention weights and of both residual branches.
     """
 
     def __init__(self, dim: int, *, num_heads: int = 6, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
@@ -39,8 +39,8 @@ class SelfAttentionBlock(nn.Module):
 
         Args:
             tokens: (B, N, D).
-            is_valid: (B, N), False for padding that nobody may attend to. Without padding leave it out: attention then
-                takes its fastest path. Each row needs one valid token.
+            is_valid: (B, N), False for padding, which no token attends to. Each row needs one valid token. Leave it out
+                without padding: attention is fastest without a mask.
 
         Returns:
             (B, N, D).
@@ -48,25 +48,27 @@ class SelfAttentionBlock(nn.Module):
         return self.within_sets(tokens, [tokens.shape[1]], [is_valid])
 
     def within_sets(self, tokens: Tensor, lengths: Sequence[int], is_valid: Sequence[Tensor | None]) -> Tensor:
-        """As `forward` on each of several sets of tokens, with one product for all: attention stays within a set.
+        """Apply the block to several sets of tokens at once; each token attends only to the tokens of its own set.
+
+        The linear layers run once on all sets together, which is faster than one call of `forward` per set.
 
         Args:
-            tokens: (B, N, D), one set after another.
-            lengths: Tokens N_i of each set; they add up to N.
-            is_valid: For each set (B, N_i) as in `forward`, or None.
+            tokens: (B, N, D), the sets concatenated.
+            lengths: Number of tokens N_i of each set; the sum is N.
+            is_valid: (B, N_i) for each set as in `forward`, or None.
 
         Returns:
             (B, N, D).
         """
         qkv = rearrange(self.qkv(self.norm_attention(tokens)), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads)
         attended = []
-        for each, mask in zip(qkv.split(list(lengths), dim=3), is_valid, strict=True):
-            query, key, value = each.unbind(0)
+        for set_qkv, mask in zip(qkv.split(list(lengths), dim=3), is_valid, strict=True):
+            query, key, value = set_qkv.unbind(0)
             mixed = F.scaled_dot_product_attention(
                 query,
                 key,
                 value,
-                # In a boolean attn_mask True takes part, which is also what is_valid means.
+                # True marks tokens that take part, in a boolean attn_mask as in is_valid.
                 attn_mask=None if mask is None else mask[:, None, None, :],  # (B, 1, 1, N_i)
                 dropout_p=self.dropout if self.training else 0.0,
             )
@@ -82,24 +84,24 @@ class SelfAttentionBlock(nn.Module):
 
 
 class CrossAttentionBlock(nn.Module):
-    """Pre-norm transformer block whose tokens attend to those of another set.
+    """Pre-norm transformer block whose tokens attend to the tokens of another set.
 
     Args:
         dim: Width D.
         num_heads: Attention heads; must divide `dim`.
-        dropout: Probability, on attention weights and on both residual branches.
+        dropout: Dropout probability of the attention weights and of both residual branches.
     """
 
     def __init__(self, dim: int, *, num_heads: int = 6, dropout: float = 0.0) -> None:
         super().__init__()
-        own = SelfAttentionBlock(dim, num_heads=num_heads, dropout=dropout)
-        self.num_heads, self.dropout = own.num_heads, own.dropout
+        block = SelfAttentionBlock(dim, num_heads=num_heads, dropout=dropout)
+        self.num_heads, self.dropout = block.num_heads, block.dropout
         self.norm_query, self.norm_context = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.query, self.key_value, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
-        self.norm_mlp, self.mlp = own.norm_mlp, own.mlp
+        self.norm_mlp, self.mlp = block.norm_mlp, block.mlp
 
     def forward(self, tokens: Tensor, context: Tensor, is_valid: Tensor | None = None) -> Tensor:
-        """Let tokens (B, N, D) attend to a context (B, M, D), of which is_valid (B, M) says what is no padding."""
+        """Let tokens (B, N, D) attend to a context (B, M, D); is_valid (B, M) is False for padding of the context."""
         query = rearrange(self.query(self.norm_query(tokens)), "b n (h d) -> b h n d", h=self.num_heads)
         key, value = rearrange(
             self.key_value(self.norm_context(context)), "b m (kv h d) -> kv b h m d", kv=2, h=self.num_heads

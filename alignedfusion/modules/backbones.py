@@ -1,4 +1,4 @@
-"""Backbones from timm: weights from its hub or a local file, any input size, and how to prepare pictures for them."""
+"""Backbones from timm: their weights, input size and preprocessing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DEFAULT_BACKBONE = "vit_small_patch16_224"
 
 @dataclass(frozen=True)
 class Backbone:
-    """The backbone that turns images into tokens, and how to start it.
+    """The backbone that turns images into tokens, and its initial weights.
 
     Args:
-        name: A timm model; by default that of a token cache where there is one, else vit_small_patch16_224.
-        pretrained: True takes timm's weights from its hub, a path those of a local file, False random weights.
-        frozen: Keep the backbone as it is. Right for hundreds of cases; with many thousands, train it too.
-        image_size: Side of the square input in pixels; the model's own by default.
+        name: Name of a timm model. None takes the backbone of the token cache, or vit_small_patch16_224 without a cache.
+        pretrained: True loads timm's weights from its hub, a path loads a local file, False starts from random weights.
+        frozen: Whether the weights stay as they are. Freeze them for hundreds of cases; with many thousands, train them too.
+        image_size: Side of the square input in pixels; by default that of the timm model.
     """
 
     name: str | None = None
@@ -34,8 +34,8 @@ class Backbone:
 def check_timm_name(name: str) -> None:
     """Refuse a backbone in a saved file that is not the plain name of a timm model.
 
-    timm also takes "hf-hub:owner/model" and "local-dir:path". A file that somebody sent must not decide where to connect
-    or what to read.
+    timm also accepts "hf-hub:owner/model" and "local-dir:path". A model folder from someone else must not decide which
+    server is contacted or which files are read.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(
@@ -48,7 +48,7 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
     """A timm model without its head; arguments as in `VisualTokenizer`.
 
     Raises:
-        ValueError: If timm has no such model, or its weights cannot be had or do not fit.
+        ValueError: If timm has no such model, or its weights cannot be downloaded or do not fit.
     """
     import timm
 
@@ -63,36 +63,54 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
         if "Unknown model" not in str(error):
             raise
         close = timm.list_models(f"*{name}*")[:5]
-        hint = f"close to it: {close}" if close else "timm.list_models() lists them"
+        hint = f"similar names: {close}" if close else "timm.list_models() lists them"
         raise ValueError(f"timm has no model {name!r}; {hint}") from error
     except OSError as error:
         raise ValueError(
-            f"the pretrained weights of {name!r} could not be fetched ({type(error).__name__}); give the path of a local "
-            f"checkpoint as pretrained, or pretrained=False to start at random"
+            f"the pretrained weights of {name!r} could not be downloaded ({type(error).__name__}); pass the path of a local "
+            f"checkpoint as pretrained, or pretrained=False to start from random weights"
         ) from error
     if is_local:
         _load_local(backbone, name, pretrained)  # type: ignore[arg-type]
-    if image_size is not None and hasattr(backbone, "set_input_size"):
-        backbone.set_input_size(img_size=image_size)
+    if image_size is not None:
+        _resize(backbone, name, image_size)
     return backbone
+
+
+def _resize(backbone: Any, name: str, image_size: int) -> None:
+    """Set the input size of a backbone. A wrong size raises a ValueError; timm itself raises assertions without a message."""
+    native = resolve_preprocessing(backbone, None)["input_size"]
+    try:
+        if hasattr(backbone, "set_input_size"):
+            backbone.set_input_size(img_size=image_size)
+        elif image_size != native[-1]:
+            mode = backbone.training
+            with torch.inference_mode():
+                backbone.eval().forward_features(torch.zeros(1, native[0], image_size, image_size))
+            backbone.train(mode)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"timm's {name!r} does not take images of {image_size} pixels; leave image_size out for its own "
+            f"{native[-1]}, or choose another model"
+        ) from error
 
 
 def _load_local(backbone: Any, name: str, path: str | Path) -> None:
     from timm.models import load_state_dict
 
-    state = load_state_dict(str(path), weights_only=True)  # whatever timm's default is
+    state = load_state_dict(str(path), weights_only=True)  # explicit: the default differs between releases of timm
     wanted = backbone.state_dict()
     if wrong := [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]:
         raise ValueError(
-            f"{str(path)!r} does not fit timm's {name!r}: {len(wrong)} of {len(wanted)} tensors are not there or have another "
+            f"{str(path)!r} does not fit timm's {name!r}: {len(wrong)} of {len(wanted)} tensors are missing or have another "
             f"shape, such as {wrong[0]!r}; the file has names such as {next(iter(state), None)!r}. Save the state_dict of the "
             f"timm model itself"
         )
     backbone.load_state_dict({key: state[key] for key in wanted})
 
 
-def preprocessing_of(backbone: Any, image_size: int | None) -> dict[str, Any]:
-    """Arguments of `timm.data.create_transform` that make of a picture what the backbone was trained on; plain JSON."""
+def resolve_preprocessing(backbone: Any, image_size: int | None) -> dict[str, Any]:
+    """Arguments of `timm.data.create_transform` that prepare images as in the backbone's training; plain JSON."""
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(backbone)
@@ -103,14 +121,22 @@ def preprocessing_of(backbone: Any, image_size: int | None) -> dict[str, Any]:
         "mean": list(config["mean"]),
         "std": list(config["std"]),
         "crop_pct": 1.0,
-        "crop_mode": "squash",  # what was framed is shown whole: cut off edges may hold the finding
+        "crop_mode": "squash",  # the whole image is used: a finding may lie at its edge
     }
 
 
-def weights_sha256(backbone: nn.Module) -> str:
-    """A fingerprint of a model's weights.
+def count_prefix_tokens(backbone: Any) -> int:
+    """Number of class and register tokens before the patch tokens. VOLO and CoaT have one that they do not declare."""
+    declared = getattr(backbone, "num_prefix_tokens", None)
+    if declared is not None:
+        return int(declared)
+    return int(any(name.startswith("cls_token") for name, _ in backbone.named_parameters(recurse=False)))
 
-    Position embeddings are left out: they are interpolated to the image size, which rounds differently on other machines.
+
+def weights_sha256(backbone: nn.Module) -> str:
+    """SHA-256 of a model's weights.
+
+    Position embeddings are left out: they are interpolated to the image size, and rounding differs between machines.
     """
     digest = hashlib.sha256()
     for name, value in sorted(backbone.state_dict().items()):

@@ -1,6 +1,6 @@
 """Models in a folder: weights as safetensors, settings as JSON, no pickle.
 
-This module knows files and formats, and no class of models: it writes a dictionary and a state.
+This module handles files and formats and imports no model class: it reads and writes a dictionary of settings and a state dict.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def save(model: nn.Module, settings: Mapping[str, Any], folder: str | Path) -> N
     """Write `model.safetensors` and `config.json`. An earlier checkpoint stays as it is until both files are complete.
 
     Args:
-        model: Its weights are written.
-        settings: Plain JSON, from the model's `to_dict`.
-        folder: Created if it does not exist.
+        model: Model whose weights are written.
+        settings: Settings of the model as plain JSON, from its `to_dict`.
+        folder: Folder to write to; created if it does not exist.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,31 +45,33 @@ def save(model: nn.Module, settings: Mapping[str, Any], folder: str | Path) -> N
 def resolve_folder(
     folder: str | Path, *, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
 ) -> Path:
-    """The folder of a model, downloaded first if it is the name of a repository; arguments as in `download`."""
+    """The folder of a model. A repository is downloaded first; arguments as in `download`."""
     if is_repository(folder):
         name = str(folder)
-        # The settings first: another library's weights may be large. Then all of that commit, so that two models never mix.
-        found = download(name, files=(SETTINGS,), revision=revision, token=token, cache_dir=cache_dir)
-        if (found / SETTINGS).is_file():
-            _check_library(_parse(found / SETTINGS), f"{SETTINGS} of the repository {name!r}")
-            found = download(name, files=(WEIGHTS, CARD), revision=found.name, token=token, cache_dir=cache_dir)
-        if absent := [file for file in (SETTINGS, WEIGHTS) if not (found / file).is_file()]:
-            raise FileNotFoundError(f"the repository {name!r} holds no model of alignedfusion: {absent[0]} not there")
-        return found
+        # The settings come first, because another library's weights may be large. The weights come from the same commit, so
+        # that files of two models never mix.
+        commit = download(name, files=(SETTINGS,), revision=revision, token=token, cache_dir=cache_dir)
+        if (commit / SETTINGS).is_file():
+            _check_library(_parse(commit / SETTINGS), f"{SETTINGS} of the repository {name!r}")
+            commit = download(name, files=(WEIGHTS, CARD), revision=commit.name, token=token, cache_dir=cache_dir)
+        if absent := [file for file in (SETTINGS, WEIGHTS) if not (commit / file).is_file()]:
+            raise FileNotFoundError(f"the repository {name!r} has no alignedfusion model: {absent[0]} is missing")
+        return commit
     if revision is not None:
         raise ValueError(f"revision={revision!r} belongs to a repository, but {str(folder)!r} is not one; leave it out")
     return Path(folder)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a saved model, in today's format.
+    """The settings of a saved model, in the current format.
 
     Raises:
-        FileNotFoundError: If a file of the model is absent.
-        ValueError: If the settings are another library's, of a release that this one cannot read, or do not fit the weights.
+        FileNotFoundError: If a file of the model is missing.
+        ValueError: If another library or an unsupported release wrote the settings, or they do not match the weights.
     """
     if absent := [name for name in (SETTINGS, WEIGHTS) if not (folder / name).is_file()]:
-        raise FileNotFoundError(f"no saved model in {str(folder)!r}: {' and '.join(absent)} not there")
+        verb = "is" if len(absent) == 1 else "are"
+        raise FileNotFoundError(f"no saved model in {str(folder)!r}: {' and '.join(absent)} {verb} missing")
     path = folder / SETTINGS
     settings = _parse(path)
     _check_library(settings, repr(str(path)))
@@ -80,15 +82,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Load the weights of a folder into a model, in the type that they were saved in.
+    """Load the weights of a folder into a model, in the dtype in which they were saved.
 
     Raises:
-        ValueError: If the file is damaged, does not fit the model, or holds weights that are not finite.
+        ValueError: If the file is damaged, does not fit the model, or has weights that are not finite.
     """
     path = folder / WEIGHTS
     try:
         with safe_open(str(path), framework="pt") as weights:
-            # Read with the keys of old formats too: the names inside the file decide.
+            # Format 2 used other names. The names in the file show which format it has.
             keys = set(weights.keys())
             model.to(weights.get_tensor("head.2.weight").dtype)
         if keys & set(_RENAMED_WEIGHTS):
@@ -116,12 +118,12 @@ def _check_library(settings: Any, where: str) -> None:
     if not isinstance(settings, dict) or settings.get("library") != "alignedfusion":
         raise ValueError(f"{where} was not written by alignedfusion: it belongs to another library's model")
     if settings["format"] not in (2, FORMAT):
-        cure = "update alignedfusion" if settings["format"] > FORMAT else "train the model again"
-        raise ValueError(f"{where} has format {settings['format']}, this release reads 2 and {FORMAT}: {cure}")
+        advice = "update alignedfusion" if settings["format"] > FORMAT else "train the model again"
+        raise ValueError(f"{where} has format {settings['format']}, this release reads 2 and {FORMAT}: {advice}")
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the saved weights, from the header of the file alone."""
+    """Shapes of the saved weights; only the header of the file is read."""
     path = folder / WEIGHTS
     try:
         with safe_open(str(path), framework="pt") as weights:
@@ -131,33 +133,33 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _check_sizes(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Compare sizes with those of the weights before anything is built: a wrong number could cost minutes or all memory."""
+    """Check sizes against the weights before a model is built: a wrong size could take minutes or all memory."""
     tokenizer, fusion = settings["tokenizer"], settings["fusion"]
     identity = shapes.get("tokenizer.identity", ())
-    found = {
+    sizes = {
         "tokenizer.dim": (tokenizer["dim"], identity[-1:]),
         "fusion.dim": (fusion.get("dim", tokenizer["dim"]), identity[-1:]),
         "tokenizer.schema": (len(tokenizer["schema"]["attributes"]), identity[:1]),
         "class_names": (len(settings["class_names"]), shapes.get("log_prior", ())),
     }
     if tokenizer["text_dim"] is not None:
-        found["tokenizer.text_dim"] = (tokenizer["text_dim"], shapes.get("tokenizer.value_vectors", ())[-1:])
-    for name, (size, shape) in found.items():
+        sizes["tokenizer.text_dim"] = (tokenizer["text_dim"], shapes.get("tokenizer.value_vectors", ())[-1:])
+    for name, (size, shape) in sizes.items():
         if shape != (size,):
             raise ValueError(
-                f"{str(path)!r} does not belong to the weights beside it: {name} asks for {size}, the weights have "
+                f"{str(path)!r} does not match the weights in its folder: {name} asks for {size}, the weights have "
                 f"{shape[0] if shape else 'no such tensor'}; copy the model again"
             )
     for name in ("depth", "num_tokens"):
         if fusion.get(name, 1) > len(shapes) + sum(shapes.get("fusion.intermediate", ())):
-            raise ValueError(f"{str(path)!r} asks for fusion.{name}={fusion[name]}, the weights hold far less")
+            raise ValueError(f"{str(path)!r} asks for fusion.{name}={fusion[name]}, the weights have far fewer")
     visual = settings["visual"] or {}
-    for each in visual.get("each", {"": visual}).values():
-        if (each.get("image_size") or 0) > MAX_IMAGE_SIZE:
+    for module in visual.get("each", {"": visual}).values():
+        if (module.get("image_size") or 0) > MAX_IMAGE_SIZE:
             raise ValueError(
-                f"{str(path)!r} asks for images of {each['image_size']} pixels; {MAX_IMAGE_SIZE} is the most"
+                f"{str(path)!r} asks for images of {module['image_size']} pixels; {MAX_IMAGE_SIZE} is the maximum"
             )
-        if (width := each.get("num_features")) is not None and width > max(map(max, filter(None, shapes.values()))):
+        if (width := module.get("num_features")) is not None and width > max(map(max, filter(None, shapes.values()))):
             raise ValueError(f"{str(path)!r} asks for num_features={width}, no weight is as wide")
 
 
@@ -178,12 +180,11 @@ def _load_renamed(model: nn.Module, path: Path) -> None:
 
 
 def _from_format_2(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of release 0.1.0 in today's format."""
+    """Settings of release 0.1.0 in the current format."""
     visual = settings["visual"]
     if visual is not None:
-        each = visual["each"].values() if "each" in visual else [visual]
-        for one in each:
-            one.pop("keep_prefix_tokens", None)
+        for module in visual["each"].values() if "each" in visual else [visual]:
+            module.pop("keep_prefix_tokens", None)
     dim = settings["tokenizer"]["dim"]
     return {
         "visual": visual,

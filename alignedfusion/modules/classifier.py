@@ -1,4 +1,4 @@
-"""The assembled model: images and incomplete attributes in, a class out (eq. 11)."""
+"""The assembled model, which classifies a case from its images and incomplete attributes (eq. 11)."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class AlignedFusionClassifier(nn.Module):
         num_classes: Number of classes C.
         class_names: Names of the classes, in the order of the logits.
         hiding: Hides attributes in training. None hides 30 % of the cells (eq. 9) and one report in ten.
-        dropout: Probability before the last layers.
-        unimodal_heads: Whether each modality also has a branch of its own. False leaves the fused tokens alone, as in the
-            paper.
+        dropout: Dropout probability before the last layers.
+        unimodal_heads: Whether each modality also has a branch of its own. False keeps only the branch of the fused tokens, as
+            in the paper.
 
     Attributes:
         branches: Names of the branches, in the order of `ClassifierOutput.contributions`.
         branch_weights: (P,), the weight of each branch.
-        log_prior: (C,).
+        log_prior: (C,), the logarithm of the class prior.
     """
 
     log_prior: Tensor
@@ -82,9 +82,11 @@ class AlignedFusionClassifier(nn.Module):
             raise ValueError(
                 f"class_names must name {num_classes} classes, got {len(class_names)}: {list(class_names)}"
             )
-        for name, part in (("tokenizer", tokenizer), ("reconstructor", reconstructor)):
-            if part is not None and part.dim != fusion.dim:
-                raise ValueError(f"{name} and fusion must have the same width, got dim={part.dim} and dim={fusion.dim}")
+        for name, module in (("tokenizer", tokenizer), ("reconstructor", reconstructor)):
+            if module is not None and module.dim != fusion.dim:
+                raise ValueError(
+                    f"{name} and fusion must have the same width, got dim={module.dim} and dim={fusion.dim}"
+                )
         self.modalities = tuple(fusion.modalities)
         self.image_modalities = tuple(m for m in self.modalities if m != REPORT)
         self.visual = resolve_visual(visual, self.image_modalities)
@@ -179,7 +181,7 @@ class AlignedFusionClassifier(nn.Module):
         return torch.tensor([2 / 3] * (len(self.branches) - 1) + [1 / 3])
 
     def set_class_counts(self, counts: Tensor | Sequence[int]) -> None:
-        """Set the prior from the number of training cases of each class (C,), before training; `training.fit` does it.
+        """Set the prior from the number of training cases of each class (C,), before training; `training.fit` calls this.
 
         Without it the prior is uniform. Every branch then learns the class shares, and their sum counts them more than once.
         """
@@ -191,18 +193,18 @@ class AlignedFusionClassifier(nn.Module):
         self.log_prior.copy_(((counts + 1.0) / (counts + 1.0).sum()).log())
 
     def image_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that read images, alone or together with the report; none for a model without images.
+        """Parameters that process images, alone or together with the report; none for a model without images.
 
-        Image tokens are many and rich, so these parameters overfit first: `training.fit` gives them a lower learning rate.
+        Image tokens are many and detailed, so these parameters overfit first: `training.fit` gives them a lower learning rate.
         """
         if not self.image_modalities:
             return
-        of_report = [*self.tokenizer.parameters(), *self.fusion.report_parameters()]
+        report_parameters = [*self.tokenizer.parameters(), *self.fusion.report_parameters()]
         if self.reconstructor is not None:
-            of_report += self.reconstructor.parameters()
+            report_parameters += self.reconstructor.parameters()
         if self.unimodal_heads is not None and REPORT in self.modalities:
-            of_report += self.unimodal_heads.heads[REPORT].parameters()
-        excluded = set(map(id, of_report))
+            report_parameters += self.unimodal_heads.heads[REPORT].parameters()
+        excluded = set(map(id, report_parameters))
         yield from (parameter for parameter in self.parameters() if id(parameter) not in excluded)
 
     def to_dict(self) -> dict[str, Any]:
@@ -234,7 +236,7 @@ class AlignedFusionClassifier(nn.Module):
         Args:
             settings: What `to_dict` returned.
             visual: Your own visual module, if the model was built with one.
-            fusion: Your own fusion, likewise.
+            fusion: Your own fusion, if the model was built with one.
         """
         reconstructor = settings["reconstructor"]
         return cls(
@@ -270,9 +272,9 @@ class AlignedFusionClassifier(nn.Module):
 
         Args:
             folder: A folder, or the name of a repository, "owner/model". A folder of that name takes precedence.
-            schema: The schema that your codes follow; a checkpoint with another one is refused.
-            visual: Your own visual module, if the model was built with one: the folder holds only its weights.
-            fusion: Your own fusion, likewise.
+            schema: The schema of your codes; a checkpoint with another schema is refused.
+            visual: Your own visual module, if the model was built with one: the folder has only its weights.
+            fusion: Your own fusion, if the model was built with one.
             revision: Branch, tag or commit of a repository; the newest by default.
             token: Access token of a private repository; by default the one that `hf auth login` stored.
             cache_dir: Folder for downloads; by default the cache that all Hugging Face libraries share.
@@ -303,8 +305,8 @@ class AlignedFusionClassifier(nn.Module):
         images = images_by_modality(image, self.image_modalities, visible.shape[0])
         visuals = self.visuals
         tokens = {m: visuals[m](pixels) for m, pixels in blank_images(images, is_valid, is_present).items()}
-        # Again after the module, which may be a user's own and turn zeros into anything.
-        tokens = {m: blank(each, m, is_valid, is_present) for m, each in tokens.items()}
+        # Blank again after the module: a user's own may turn zeros into anything.
+        tokens = {m: blank(stream, m, is_valid, is_present) for m, stream in tokens.items()}
         if REPORT in self.modalities:
             tokens[REPORT] = self.tokenizer(visible, values=values)  # (B, A, D)
         return tokens
@@ -318,7 +320,7 @@ class AlignedFusionClassifier(nn.Module):
         is_valid: Masks,
         is_present: Masks,
     ) -> FusionOutput:
-        """Put the reconstructed tokens in the place of unknown ones, as the reconstructor's `fill` says."""
+        """Replace the tokens of unknown attributes by the reconstructed ones, following the reconstructor's `fill`."""
         assert self.reconstructor is not None
         if self.reconstructor.fill == "none":
             return fused
@@ -348,7 +350,8 @@ class AlignedFusionClassifier(nn.Module):
         codes: Tensor,
         is_hidden: Tensor,
     ) -> Tensor:
-        # Every branch alone and unweighted: in a joint loss, one that is right already would leave the others no gradient.
+        # Each branch has its own, unweighted term: in a joint loss, a branch that is already right would leave the others no
+        # gradient.
         logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, P)
         targets = labels[:, None].expand(-1, len(self.branches))
         loss = F.cross_entropy(logits, targets, reduction="sum") / (labels >= 0).sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Models by name from a model hub."""
+"""Downloads of models from a model hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def is_repository(name: str | Path) -> bool:
-    """Whether a name can only be a repository: "owner/model", with no file or folder of that name on this machine."""
+    """Whether a name is that of a repository: it has the form "owner/model", and no local file or folder has this name."""
     return isinstance(name, str) and bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not Path(name).exists()
 
 
@@ -25,8 +25,8 @@ def download(
     """Download some files of one commit of a repository into the hub's cache, unless they are there already.
 
     Args:
-        name: The repository, "owner/model".
-        files: Names of the files; those that the repository lacks are left out.
+        name: Name of the repository, "owner/model".
+        files: Names of the files; files that the repository lacks are skipped.
         revision: A branch, tag or commit; the newest by default.
         token: Access token of a private repository; by default the one that `hf auth login` stored.
         cache_dir: Folder for downloads; by default the cache that all Hugging Face libraries share.
@@ -35,13 +35,13 @@ def download(
         The folder of the commit.
 
     Raises:
-        FileNotFoundError: If there is no such repository or revision, or the hub cannot be reached and there is no copy here.
+        FileNotFoundError: If there is no such repository or revision, or the hub cannot be reached and the cache has no copy.
     """
     from huggingface_hub import snapshot_download
 
-    # By its name: utils has these errors in every release, errors only in newer ones, and no release lists them for mypy.
+    # Imported by name: every release has these errors in `utils`, only newer ones in `errors`, and mypy finds them in neither.
     utils: Any = import_module("huggingface_hub.utils")
-    what = f"{name!r} is not a folder here, and"
+    what = f"{name!r} is not a local folder, and"
     try:
         folder = snapshot_download(
             name,
@@ -53,21 +53,21 @@ def download(
         )
     except utils.RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"{what} {endpoint()} has no repository of that name that you may read: check the name; for a private one log in "
-            f"with `hf auth login`, or pass token="
+            f"{what} {endpoint()} has no repository of that name that you may read: check the name; for a private repository "
+            f"log in with `hf auth login`, or pass token="
         ) from error
     except utils.RevisionNotFoundError as error:
         raise FileNotFoundError(f"{what} the repository of that name has no revision {revision!r}") from error
     except (utils.LocalEntryNotFoundError, utils.OfflineModeIsEnabled) as error:
         raise FileNotFoundError(
-            f"{what} {endpoint()} cannot be reached for the repository of that name, of which there is no copy here: give a "
-            f"folder, or connect"
+            f"{what} {endpoint()} cannot be reached to download the repository of that name, and the cache has no copy of it: "
+            f"give a local folder, or connect to the network"
         ) from error
     return Path(folder)
 
 
 def is_reachable() -> bool:
-    """Whether the hub answers at all. Its library would try for half a minute, even for a mistyped folder without a network."""
+    """Whether the hub responds. Its own library would retry for half a minute, even for a mistyped folder without a network."""
     try:
         import_module("huggingface_hub.utils").get_session().head(endpoint(), timeout=10)
     except Exception:  # of requests or of httpx, whichever huggingface_hub has

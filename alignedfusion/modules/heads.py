@@ -1,4 +1,4 @@
-"""One linear head per modality, each trained to be right alone, so that no modality outweighs the other."""
+"""One linear head per modality, each trained with its own loss, so that no modality dominates the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alignedfusion.attributes import REPORT
 from alignedfusion.modules.modalities import Masks, mean_of_tokens, module_key
 
 IMAGE, FUSED = "image", "fused"
-"""Names of branches beside "report": all images of a case together, and the fused tokens."""
+"""Names of the branches other than "report": all images of a case together, and the fused tokens."""
 
 
 class UnimodalHeads(nn.Module):
@@ -19,7 +19,7 @@ class UnimodalHeads(nn.Module):
     If modalities are independent given the class, Bayes' rule is a sum:
     log p(class | all) = log p(class) + sum over m of c_m, with the contribution c_m = log p(class | m) - log p(class).
     Each c_m has its own term in the loss, so a modality that is learned fast takes no gradient from a slow one. The fused
-    tokens add what two modalities mean only together.
+    tokens add the interaction between modalities.
 
     A report contributes the sum over its attributes, unmentioned ones included, since an omission can be informative. A report
     that mentions nothing at all contributes zero. An image contributes the mean over its patches.
@@ -28,7 +28,7 @@ class UnimodalHeads(nn.Module):
         dim: Token width D.
         modalities: Names of the modalities; "report" stands for the attributes, every other name for an image.
         num_classes: Classes C.
-        dropout: Probability before the linear layers.
+        dropout: Dropout probability before the linear layers.
     """
 
     def __init__(self, dim: int, modalities: Sequence[str], num_classes: int, *, dropout: float = 0.1) -> None:
@@ -39,11 +39,11 @@ class UnimodalHeads(nn.Module):
         self.branches = ((IMAGE,) if images else ()) + ((REPORT,) if REPORT in modalities else ())
 
     def token_contributions(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The contribution of every single token, (B, N_m, C) for each modality m: per attribute and per image patch."""
+        """The contribution of each token, (B, N_m, C) for each modality m: of each attribute and of each image patch."""
         return {m: head(tokens[m]) for m, head in zip(self.modalities, self.heads.values(), strict=True)}
 
     def forward(self, tokens: Mapping[str, Tensor], is_valid: Masks, is_present: Masks) -> dict[str, Tensor]:
-        """Contributions (B, C) of the branches "image" and "report", as far as there are such modalities.
+        """Contributions (B, C) of the branches "image" and "report", where the model has these modalities.
 
         Args:
             tokens: (B, N_m, D) for each modality m, before fusion.

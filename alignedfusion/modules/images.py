@@ -1,4 +1,4 @@
-"""Images before they become tokens: which module reads which modality, and what a row lacks."""
+"""Images before tokenization: the module that reads each modality, and rows that lack an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def resolve_visual(visual: nn.Module | Mapping[str, nn.Module] | None, modalitie
     """The module that reads all image modalities, or a ModuleDict with one module each; None if there are no images.
 
     Raises:
-        ValueError: If modules and modalities do not match, or one module has two names.
+        ValueError: If modules and modalities do not match, or one module is given for two modalities.
     """
     if not modalities:
         return None
@@ -28,7 +28,7 @@ def resolve_visual(visual: nn.Module | Mapping[str, nn.Module] | None, modalitie
     if set(visual) != set(modalities):
         raise ValueError(f"visual must have the keys {sorted(modalities)}, got {sorted(visual)}")
     if len({id(module) for module in visual.values()}) != len(visual):
-        raise ValueError("visual names one module for several modalities; pass the module itself to share it among all")
+        raise ValueError("visual has one module for several modalities; pass the module itself to share it among all")
     return nn.ModuleDict({module_key(m): visual[m] for m in modalities})
 
 
@@ -60,7 +60,7 @@ def images_by_modality(image: Images | None, modalities: Sequence[str], batch: i
 def blank_images(images: Mapping[str, Tensor], is_valid: Masks, is_present: Masks) -> dict[str, Tensor]:
     """Images (B, channels, H, W) or tokens (B, N, F) with padded tokens and absent rows set to zero.
 
-    This happens before the first weight: a NaN in an ignored row would make the gradient of every weight it meets NaN.
+    This happens before the first layer: a NaN in an ignored row would make the gradient of every weight of that layer NaN.
     """
     for m, pixels in images.items():
         if m in is_valid and pixels.ndim == 3:
@@ -87,7 +87,7 @@ def build_visual(settings: Mapping[str, Any] | None) -> nn.Module | dict[str, An
     if settings is None:
         return None
     if "each" in settings:
-        return {m: build_visual(each) for m, each in settings["each"].items()}
+        return {m: build_visual(module) for m, module in settings["each"].items()}
     if "own" in settings:
         raise ValueError(
             f"the model was built with a visual module of your own ({settings['own']}): pass one like it as visual="

@@ -39,7 +39,7 @@ class HideAttributes(nn.Module):
 
     Args:
         p: Probability of hiding a mentioned attribute.
-        whole: Probability of hiding all attributes of a row. The paper has none.
+        whole: Probability of hiding all attributes of a row. The paper uses 0.
     """
 
     def __init__(self, p: float = 0.3, *, whole: float = 0.0) -> None:

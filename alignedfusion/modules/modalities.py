@@ -1,4 +1,4 @@
-"""Modalities: names, checks of their tokens and masks, and means that leave padding and absent rows out."""
+"""Modalities: names, checks of their tokens and masks, and means that exclude padding and absent rows."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def check_modalities(modalities: Sequence[str], *, at_least: int) -> tuple[str, 
 def module_key(modality: str) -> str:
     """The key of a modality in an `nn.ModuleDict`.
 
-    Any column of a table can name a modality, but a key must not hold a dot, be empty, or be the name of one of the
-    dictionary's own attributes, such as "keys" or "type". Such names are replaced by their UTF-8 bytes in hexadecimal
-    digits; all others stay as they are.
+    Any column of a table can name a modality. A key, however, must not contain a dot, be empty, or equal an attribute of the
+    dictionary, such as "keys" or "type". Such names are replaced by their UTF-8 bytes in hexadecimal digits; all others stay
+    as they are.
     """
     is_usable = modality and "." not in modality and not modality.startswith(_ESCAPED)
     return modality if is_usable and not hasattr(_NO_MODULES, modality) else _ESCAPED + modality.encode().hex()

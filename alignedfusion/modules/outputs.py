@@ -13,7 +13,7 @@ class ClassifierOutput(OrderedDict[str, Tensor | None]):
     """The output of `AlignedFusionClassifier`, with the same fields in training and evaluation.
 
     Fields can be read as attributes, as keys (`out["logits"]`), or by position among those that are not None (`out[0]`).
-    This is the behaviour of transformers' `ModelOutput`, which is not used because it must be imported to define a model.
+    This is the behaviour of transformers' `ModelOutput`, which is not used because defining a model would import transformers.
 
     Attributes:
         loss: Classification plus reconstruction loss (l_all); None without labels.
@@ -58,7 +58,7 @@ def _check_field(name: str) -> None:
         raise AttributeError(f"ClassifierOutput has no field {name!r}; it has {list(_FIELDS)}")
 
 
-# DistributedDataParallel with a static graph looks for the tensors in it, and torch.export takes it apart.
+# DistributedDataParallel with a static graph searches the output for tensors, and torch.export flattens it.
 _pytree.register_pytree_node(
     ClassifierOutput,
     lambda out: (list(out.values()), list(out)),

@@ -48,8 +48,8 @@ class MaskedTokenReconstructor(nn.Module):
 
         Args:
             tokens: (B, A, D), the report tokens after fusion.
-            values: (V, D), one token per candidate value, as `AttributeTokenizer.value_tokens` gives them.
-            schema: The attributes, which divide the values among them.
+            values: (V, D), one token per candidate value, as `AttributeTokenizer.value_tokens` returns them.
+            schema: The attributes, in the order of the values.
 
         Raises:
             ValueError: If the shapes do not fit the schema.
@@ -78,12 +78,12 @@ class MaskedTokenReconstructor(nn.Module):
 
 
 def reconstruction_loss(logits: Tensor, codes: Tensor, is_hidden: Tensor) -> Tensor:
-    """Cross-entropy over the hidden cells (eq. 10), the mean over all of them.
+    """Mean cross-entropy over the hidden cells (eq. 10).
 
     Args:
         logits: (B, A, V_max), -inf beyond an attribute's last value.
         codes: (B, A), the values before hiding.
-        is_hidden: (B, A), the cells that count: mentioned, then hidden.
+        is_hidden: (B, A), the cells that enter the loss: mentioned, then hidden.
 
     Returns:
         A scalar; 0 with a gradient path when nothing is hidden.

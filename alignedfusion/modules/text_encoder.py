@@ -1,4 +1,4 @@
-"""Prompts -> [CLS] vectors (eq. 5)."""
+"""A frozen text encoder, which returns the [CLS] vectors of prompts (eq. 5)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
 class TextEncoder:
     """A frozen Hugging Face encoder that turns each prompt into its [CLS] vector.
 
-    It is not a module on purpose: `AttributeTokenizer` asks it once for its prompts and keeps the vectors as part of the
-    model, so training never runs it and a saved model answers without it.
+    It is not an `nn.Module`. `AttributeTokenizer` encodes its prompts once and stores the vectors in the model, so neither
+    training nor a saved model runs the encoder.
 
     Args:
-        name: A model on the Hugging Face hub, or a folder that holds one.
-        device: Where to run it.
+        name: Name of a model on the Hugging Face hub, or the path of a local folder.
+        device: Device to run it on.
         batch_size: Prompts per forward pass.
     """
 
@@ -34,16 +34,16 @@ class TextEncoder:
             self.model: Any = AutoModel.from_pretrained(self.name).eval().to(self.device)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"no text encoder at {self.name!r}: give the name of a model on the Hugging Face hub (needs a connection), "
+                f"no text encoder at {self.name!r}: give the name of a model on the Hugging Face hub (needs a network), "
                 f"or a folder with config.json, weights and tokenizer files"
             ) from error
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Encode prompts, each distinct one once.
+        """Encode prompts; each distinct prompt is encoded once.
 
         Returns:
-            float32 (len(prompts), H) on the CPU, H the encoder's width.
+            float32 (len(prompts), H) on the CPU, where H is the encoder's width.
         """
         distinct = list(dict.fromkeys(prompts))
         vectors = []

@@ -1,4 +1,4 @@
-"""Tokens: one per attribute (eq. 5), and patch tokens of an image (eq. 3)."""
+"""Tokenizers: one token per attribute (eq. 5), and patch tokens of an image (eq. 3)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
-from alignedfusion.modules.backbones import check_timm_name, create_backbone, preprocessing_of
+from alignedfusion.modules.backbones import check_timm_name, count_prefix_tokens, create_backbone, resolve_preprocessing
 from alignedfusion.modules.text_encoder import TextEncoder
 
 
 class AttributeTokenizer(nn.Module):
-    """One token per attribute: that of its value, or a learned UN token where it is unmentioned (eq. 5).
+    """Turns each attribute into one token: the token of its value, or a learned UN token if it is unmentioned (eq. 5).
 
-    Every token also carries a learned identity of its attribute; without it two unmentioned attributes would be the same
-    token, and nothing could tell which value to reconstruct.
+    A learned embedding of the attribute (its identity) is added to every token. Without it two unmentioned attributes would
+    have the same token, and the reconstruction could not distinguish them.
 
     Args:
         schema: The attributes and their candidate values.
         dim: Token width D.
-        text_encoder: None learns one vector per value. A `TextEncoder` encodes each value's prompt here, once; a tensor
-            (V, H) brings vectors encoded elsewhere. They stay frozen, a linear layer learns to use them.
+        text_encoder: None learns one vector per value. A `TextEncoder` encodes the prompt of each value once; a tensor (V, H)
+            holds vectors that were encoded before. These vectors stay frozen, and a linear layer projects them to width D.
     """
 
     offsets: Tensor
@@ -54,14 +54,16 @@ class AttributeTokenizer(nn.Module):
             else:
                 vectors = text_encoder.encode([prompt for attribute in schema for prompt in attribute.prompts()])
             if vectors.ndim != 2 or len(vectors) != total:
-                raise ValueError(f"text_encoder must give ({total}, H), one row per value; got {tuple(vectors.shape)}")
-            # [CLS] vectors of short prompts are nearly parallel: what they share says nothing, so only the rest is kept.
+                raise ValueError(
+                    f"text_encoder must return vectors ({total}, H), one row per value; got {tuple(vectors.shape)}"
+                )
+            # [CLS] vectors of short prompts are nearly parallel, so their mean is subtracted.
             vectors = vectors - vectors.mean(0)
             self.register_buffer("value_vectors", vectors / vectors.std().clamp(min=1e-6))
             self.project = nn.Linear(vectors.shape[1], dim)
 
     def value_tokens(self) -> Tensor:
-        """One token per candidate value of all attributes, (V, D); a mentioned cell's token is its row here."""
+        """One token per candidate value of all attributes, (V, D); the token of a mentioned cell is the row of its value."""
         return self.project(self.value_vectors) + self.identity[self.attribute_of_value]  # (V, D)
 
     def forward(self, codes: Tensor, *, values: Tensor | None = None) -> Tensor:
@@ -69,10 +71,10 @@ class AttributeTokenizer(nn.Module):
 
         Args:
             codes: int64 (B, A), `UNKNOWN` where unmentioned.
-            values: What `value_tokens` gave, if the caller has it already.
+            values: Result of `value_tokens`, if the caller has computed it already.
 
         Raises:
-            ValueError: If codes have another type or shape, or are out of range.
+            ValueError: If codes have the wrong type or shape, or are out of range.
         """
         self.schema.check_codes(codes)
         values = self.value_tokens() if values is None else values
@@ -81,7 +83,7 @@ class AttributeTokenizer(nn.Module):
         return torch.where((codes == UNKNOWN)[..., None], self.unknown + self.identity, mentioned)
 
     def to_dict(self) -> dict[str, Any]:
-        """Settings that rebuild this module; the weights travel in the state dict."""
+        """Arguments that rebuild this module, as plain JSON; the weights are in the state dict."""
         text_dim = self.project.in_features if isinstance(self.project, nn.Linear) else None
         return {"schema": self.schema.to_dict(), "dim": self.dim, "text_dim": text_dim}
 
@@ -92,18 +94,18 @@ class AttributeTokenizer(nn.Module):
         vectors = None if data["text_dim"] is None else torch.zeros(sum(schema.num_values), data["text_dim"])
         return cls(schema, data["dim"], text_encoder=vectors)
 
-    # The schema is part of the state dict: with other attributes of the same number, weights would load without a word.
+    # The schema is part of the state dict: otherwise weights of another schema of the same size would load without an error.
     def get_extra_state(self) -> Tensor:
         """The schema as JSON bytes."""
         return torch.frombuffer(bytearray(json.dumps(self.schema.to_dict()).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Refuse a state dict that was trained with another schema."""
-        theirs = AttributeSchema.from_dict(json.loads(bytes(state.cpu().tolist())))
-        if theirs != self.schema:
+        saved = AttributeSchema.from_dict(json.loads(bytes(state.cpu().tolist())))
+        if saved != self.schema:
             raise ValueError(
-                f"the checkpoint was trained with another schema: {theirs.difference(self.schema)} here; build the model "
-                f"with the checkpoint's schema, or train it anew"
+                f"the checkpoint was trained with another schema: {saved.difference(self.schema)} here; build the model "
+                f"with the checkpoint's schema, or train it again"
             )
 
     def extra_repr(self) -> str:
@@ -115,12 +117,12 @@ class VisualTokenizer(nn.Module):
     """Patch tokens of an image from any timm model (eq. 3), projected to width D.
 
     Args:
-        backbone: Name of a timm model: vision transformers, Swin and CNNs alike. None if tokens always come precomputed.
+        backbone: Name of a timm model, such as a vision transformer, a Swin or a CNN. None for precomputed tokens.
         dim: Token width D.
-        pretrained: True takes timm's weights from the hub, a path takes those of a local file, False starts at random.
-        frozen: Keep the backbone's weights and statistics as they are; only the projection learns.
-        image_size: Side of the square input in pixels; the model's own by default.
-        num_features: Width of precomputed tokens; follows from the backbone if there is one.
+        pretrained: True loads timm's weights from its hub, a path loads a local file, False starts from random weights.
+        frozen: Whether the backbone's weights and statistics stay as they are; then only the projection is trained.
+        image_size: Side of the square input in pixels; by default that of the timm model.
+        num_features: Width F of precomputed tokens, with `backbone=None`.
     """
 
     def __init__(
@@ -144,17 +146,17 @@ class VisualTokenizer(nn.Module):
                 raise ValueError("num_features follows from the backbone; give it only with backbone=None")
             self.backbone = create_backbone(backbone, pretrained, image_size)
             self.backbone.requires_grad_(not frozen)
-            self.preprocessing = preprocessing_of(self.backbone, image_size)
+            self.preprocessing = resolve_preprocessing(self.backbone, image_size)
             num_features = int(self.backbone.num_features)
         elif num_features is None:
-            raise ValueError("without a backbone, num_features must say how wide the precomputed tokens are")
+            raise ValueError("without a backbone, num_features must be the width of the precomputed tokens; got None")
         self.num_features = num_features
         self.norm = nn.LayerNorm(num_features)
         self.project = nn.Linear(num_features, dim)
         self.train()
 
     def features(self, image: Tensor) -> Tensor:
-        """Tokens of the backbone itself, (B, N, F): what to store when the backbone is frozen."""
+        """Tokens (B, N, F) of the backbone, before the projection. Those of a frozen backbone can be stored."""
         if self.backbone is None:
             raise ValueError(
                 f"this VisualTokenizer has no backbone: give it tokens (B, N, {self.num_features}), not images"
@@ -163,10 +165,15 @@ class VisualTokenizer(nn.Module):
             features = self.backbone.forward_features(image)
         if not isinstance(features, Tensor):
             raise ValueError(
-                f"{self.backbone_name!r} gives {type(features).__name__}, not one map of tokens; take another model"
+                f"{self.backbone_name!r} returns {type(features).__name__}, not one map of tokens; choose another model"
             )
         if features.ndim == 3:
-            return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+            features = features[:, count_prefix_tokens(self.backbone) :]
+            if features.shape[1] < 2:
+                raise ValueError(
+                    f"{self.backbone_name!r} returns only its class token, no patch tokens; choose another model"
+                )
+            return features
         pattern = "b h w f" if getattr(self.backbone, "output_fmt", "") == "NHWC" else "b f h w"
         return rearrange(features, f"{pattern} -> b (h w) f")
 
@@ -174,10 +181,10 @@ class VisualTokenizer(nn.Module):
         """Turn images into tokens (B, N, D).
 
         Args:
-            image: Images (B, channels, H, W), prepared by `transform`; or tokens (B, N, F) that `features` gave before.
+            image: Images (B, channels, H, W), prepared by `transform`; or tokens (B, N, F) that `features` returned before.
 
         Raises:
-            ValueError: For another shape.
+            ValueError: For any other shape.
         """
         if image.ndim == 3 and image.shape[-1] == self.num_features:
             return self.project(self.norm(image.to(self.project.weight.dtype)))  # (B, N, D)
@@ -189,26 +196,26 @@ class VisualTokenizer(nn.Module):
         return self.project(self.norm(self.features(image)))  # (B, N, D)
 
     def transform(self, *, is_training: bool = False) -> Any:
-        """The torchvision transform from a PIL image to what the backbone expects, (channels, H, W)."""
+        """The torchvision transform that turns a PIL image into an input of the backbone, (channels, H, W)."""
         if self.preprocessing is None:
             raise ValueError(
                 "a VisualTokenizer without a backbone takes precomputed tokens; there are no images to transform"
             )
         from timm.data import create_transform
 
-        # Lesions and organs must not be cropped away or repainted: small changes of view only.
+        # Weak augmentation: strong crops or color changes could remove a lesion or change its color.
         augmentation = {"scale": (0.7, 1.0), "color_jitter": 0.2} if is_training else {}
         return create_transform(**self.preprocessing, **augmentation, is_training=is_training)
 
     def train(self, mode: bool = True) -> VisualTokenizer:
-        """Set training mode; a frozen backbone stays in evaluation mode, so its statistics never move."""
+        """Set training mode; a frozen backbone stays in evaluation mode, so that its statistics do not change."""
         super().train(mode)
         if self.backbone is not None and self.frozen:
             self.backbone.eval()
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Settings that rebuild this module; the weights travel in the state dict."""
+        """Arguments that rebuild this module, as plain JSON; the weights are in the state dict."""
         return {
             "backbone": self.backbone_name,
             "dim": self.dim,
@@ -225,7 +232,7 @@ class VisualTokenizer(nn.Module):
         if settings["backbone"] is not None:
             check_timm_name(settings["backbone"])
         visual = cls(**settings, pretrained=False)
-        # The checkpoint's own, for timm may change a model's defaults from release to release.
+        # Taken from the checkpoint, because timm may change a model's defaults between releases.
         visual.preprocessing = data["preprocessing"]
         return visual
 

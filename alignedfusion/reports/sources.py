@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignedfusion.tables.files import check_columns
+from alignedfusion.tables.files import check_columns, read_cells_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,28 +22,12 @@ def read_reports(path: str | Path) -> pd.DataFrame:
         FileNotFoundError: If nothing exists at this path.
         ValueError: If the file cannot be read, or the folder holds no text file.
     """
-    import pandas as pd
-
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
         raise FileNotFoundError(f"there are no reports at {str(path)!r}")
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        # Cells pass through as they are written.
-        return pd.read_csv(path, keep_default_na=False, dtype=str, encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"the reports {str(path)!r} are not in UTF-8 (byte {error.start}): save them as CSV in UTF-8"
-        ) from None
-    except (OSError, ValueError, csv.Error) as error:
-        # The parser's own message may quote a report.
-        raise ValueError(
-            f"cannot read the reports {str(path)!r} ({type(error).__name__}); they must be a .csv, .csv.gz or .parquet file "
-            "with one report per row, or a folder of .txt files"
-        ) from None
+    return read_cells_of(path)  # cells pass through as they are written
 
 
 def _read_folder(folder: Path) -> pd.DataFrame:

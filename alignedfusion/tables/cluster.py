@@ -1,4 +1,4 @@
-"""The rows of a table, mapped by many machines: Ray Data behind one function."""
+"""The rows of a table, mapped on several machines by Ray Data."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 def map_on_ray(
     frame: pd.DataFrame, mapper: type, arguments: Mapping[str, Any], *, batch_size: int, batch_format: str = "pandas"
 ) -> Iterator[Any]:
-    """Map a table on the Ray cluster that RAY_ADDRESS names, or on one that is started on this machine.
+    """Map a table on the Ray cluster at RAY_ADDRESS, or on a cluster started on this machine.
 
     Args:
-        frame: The table. It is held here; what its cells name, such as image files, every machine must find there, too.
+        frame: The table, in the memory of this process. Files named in its cells must exist on every machine.
         mapper: A class whose instances map one batch to another. There is one instance per GPU of the cluster, or one per
             core if it has no GPU.
-        arguments: What an instance is made with.
+        arguments: Keyword arguments of the class.
         batch_size: Rows per batch.
-        batch_format: What a batch is: "pandas" for a DataFrame, "numpy" for arrays by column.
+        batch_format: Type of a batch: "pandas" for a DataFrame, "numpy" for arrays by column.
 
     Yields:
-        What the instances return, as it comes: in no order.
+        The mapped batches, in no particular order.
 
     Raises:
-        ValueError: If a worker fails, with its reason.
+        ValueError: If a worker fails; the message has the reason.
     """
     if not len(frame):
         return
     with _connected() as ray:
         resources = ray.cluster_resources()
         gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        # One block is one batch: they come back as they are finished.
+        # One block per batch, so that each batch is returned as soon as it is finished.
         blocks = [frame.iloc[start : start + batch_size] for start in range(0, len(frame), batch_size)]
         mapped = ray.data.from_pandas(blocks).map_batches(
             mapper,
@@ -52,7 +52,7 @@ def map_on_ray(
         try:
             yield from mapped.iter_batches(batch_size=None, batch_format=batch_format)
         except ray.exceptions.RayError as error:
-            # Its text is the trace of the worker, in which the reason is the last line of an exception's own.
+            # Its text is the traceback of the worker; the last line that an exception printed is the reason.
             reasons = re.findall(r"^(?!ray\.)(?:\w+\.)*\w+: .+", str(error), re.MULTILINE)
             raise ValueError(
                 f"a worker of the Ray cluster failed ({reasons[-1] if reasons else error}); what was finished before is kept"
@@ -61,13 +61,13 @@ def map_on_ray(
 
 @contextmanager
 def _connected() -> Iterator[Any]:
-    """Ray, connected; left as it was found."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about this machine is sent to anybody
+    """Connect to Ray, and restore its state afterwards."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
     import ray
     import ray.data
 
     context = ray.data.DataContext.get_current()
-    showed, context.enable_progress_bars = context.enable_progress_bars, False  # whoever asked shows one
+    showed, context.enable_progress_bars = context.enable_progress_bars, False  # the caller shows one
     logger = logging.getLogger("ray.data")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -85,10 +85,10 @@ def _connected() -> Iterator[Any]:
 
 def _connect(ray: Any) -> None:
     given = os.environ.get("RAY_ADDRESS")
-    address = given or "local"  # without one, Ray would join whatever this machine runs already
+    address = given or "local"  # without an address, Ray would join any cluster that runs on this machine
     try:
         host, _, port = address.rpartition(":")
-        if port.isdigit():  # Ray would wait for it without end, and without a word
+        if port.isdigit():  # Ray would wait for a wrong address without limit
             socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Tables as files, CSV or parquet."""
+"""Tables and JSON as files: read with errors that name the file, written whole, by one job at a time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,14 +29,37 @@ FAILED = "error"
 
 
 def read_table(path: str | Path, *, missing_values: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table as `read_cells_of` does, and replace the cells that mean "not recorded" by NaN.
+
+    Only the cells of `MISSING_VALUES` and `missing_values` count as not recorded.
+
+    Args:
+        path: The file.
+        missing_values: Further cells that mean "not recorded".
+    """
+    import pandas as pd
+
+    frame = read_cells_of(path)
+    unrecorded = [*MISSING_VALUES, *missing_values]
+    numbers = [float(text) for text in missing_values if re.fullmatch(r"[-+]?\d+(\.\d+)?", text)]
+    for name, column in frame.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            column = column.astype(object)
+        if pd.api.types.is_string_dtype(column) or column.dtype == object:
+            texts = column.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
+            frame[name] = column.where(~texts.isin([*unrecorded, *numbers]))
+        elif numbers and pd.api.types.is_numeric_dtype(column):  # of a parquet file, whose columns have types
+            frame[name] = column.where(~column.isin(numbers))
+    return frame
+
+
+def read_cells_of(path: str | Path) -> pd.DataFrame:
     """Read a CSV file, plain or gzipped, or a parquet file.
 
-    The cells of a CSV file are read as text, so that one cell never changes how the others of its column are read. Only the
-    cells of `MISSING_VALUES` and `missing_values` count as not recorded.
+    The cells of a CSV file are read as text, so that one cell never changes how the others of its column are read.
 
     Args:
         path: The file; anything but `.parquet` is read as CSV in UTF-8.
-        missing_values: Further cells that mean "not recorded".
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -47,7 +71,7 @@ def read_table(path: str | Path, *, missing_values: Sequence[str] = ()) -> pd.Da
     if not path.is_file():
         raise FileNotFoundError(f"there is no table at {str(path)!r}")
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        return pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"the table {str(path)!r} is not in UTF-8 (byte {error.start}): save it as CSV in UTF-8"
@@ -56,12 +80,6 @@ def read_table(path: str | Path, *, missing_values: Sequence[str] = ()) -> pd.Da
         raise ValueError(
             f"cannot read the table {str(path)!r}: {str(error).strip()}; it must be a .csv, .csv.gz or .parquet file"
         ) from error
-    unrecorded = [*MISSING_VALUES, *missing_values]
-    for name in frame.columns:
-        if pd.api.types.is_string_dtype(frame[name]) or frame[name].dtype == object:
-            texts = frame[name].map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
-            frame[name] = frame[name].where(~texts.isin(unrecorded))
-    return frame
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -88,16 +106,24 @@ def _unzip(path: Path) -> bytes:
     return data
 
 
-def read_json(path: Path, fix: str) -> Any:
+def read_json(path: Path, fix: str, *, keys: Iterable[str] = ()) -> Any:
     """Read a JSON file that this library wrote.
 
+    Args:
+        path: The file.
+        fix: What to do if it is damaged, for the error message.
+        keys: Names that it must have.
+
     Raises:
-        ValueError: If it holds no JSON; the message names the file and the fix.
+        ValueError: If it holds no JSON, or lacks a name; the message names the file and the fix.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as JSON ({error}): {fix}") from error
+    if absent := [key for key in keys if not isinstance(data, dict) or key not in data]:
+        raise ValueError(f"{str(path)!r} has no {absent}: {fix}")
+    return data
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
@@ -117,7 +143,7 @@ def check_columns(frame: pd.DataFrame, names: Iterable[str]) -> None:
 
 
 def check_name(path: str | Path) -> Path:
-    """Refuse a name that `write_table` cannot write, before any work is done for it."""
+    """Raise a ValueError for a name that `write_table` cannot write, before any work is done."""
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"the table must be a .csv or .parquet file, got {path.name!r}")

@@ -1,4 +1,4 @@
-"""Rows on disk as soon as they are finished, so that an interrupted job goes on where it stopped."""
+"""Finished rows on disk, so that an interrupted job continues where it stopped."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any
 
 
 class Journal:
-    """Rows that are finished, one line of JSON each. What they depend on stands in the first line.
+    """A file of finished rows, one line of JSON each. The first line holds the settings that the rows depend on.
+
+    Hold `lock_output` while a journal is open.
 
     Args:
-        path: The file; gone on with if it has rows.
-        about: What the rows depend on. Rows that depend on something else are refused.
+        path: The file. A file that already has rows is continued.
+        about: The settings that the rows depend on.
 
     Attributes:
-        done: The lines that are there, by row number; not those of rows that failed.
+        done: The finished lines by row number, without those of rows that failed.
 
     Raises:
-        ValueError: If the rows that are there depend on something else.
+        ValueError: If the file was started with other settings, or is damaged.
     """
 
     def __init__(self, path: str | Path, about: Mapping[str, Any]) -> None:
@@ -28,9 +30,9 @@ class Journal:
         self.done: dict[int, dict[str, Any]] = {}
         is_begun = self.path.is_file() and self.path.stat().st_size > 0
         before, rows, whole = read_journal(self.path) if is_begun else ({}, {}, 0)
-        if not rows:  # what failed before its first row is no beginning
+        if not rows:  # a job that failed before its first row is started again
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # What a patient has can be read from it: only its owner may.
+            # It holds patient data, so only its owner may read it.
             os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
             self.add([about])
             return
@@ -51,18 +53,23 @@ class Journal:
 
 
 def read_journal(path: str | Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]], int]:
-    """The first line of a journal, the last line of each row by its number, and how many bytes are whole lines."""
+    """The first line of a journal, the last line of each row by its number, and the number of bytes in complete lines."""
     whole, about, rows = 0, None, {}
     with Path(path).open("rb") as stream:
         for line in stream:
             if not line.endswith(b"\n"):
                 break
             whole += len(line)
-            data = json.loads(line)
+            try:
+                data = json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"{str(path)!r} is damaged near byte {whole} ({error}): delete it and start again"
+                ) from error
             if about is None:
                 about = data
             else:
                 rows[int(data["row"])] = data
     if not isinstance(about, dict) or "row" in about:
-        raise ValueError(f"{str(path)!r} is no journal of rows: its first line does not say what they depend on")
+        raise ValueError(f"{str(path)!r} is no journal of rows: its first line does not hold their settings")
     return about, rows, whole

@@ -1,4 +1,4 @@
-"""Training, calibration and runs; token caches written before training."""
+"""Training, calibration and runs; token caches that are written before training."""
 
 from typing import TYPE_CHECKING
 

@@ -14,19 +14,19 @@ from alignedfusion.evaluation.metrics import RATES
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 
 SPREAD = 0.4
-"""Deviation of a weight's logarithm before any case is seen: 80 cases move a weight by a third, not by a factor of three."""
+"""Prior standard deviation of the logarithm of a weight: 80 cases change a weight by a third, not by a factor of three."""
 
 
 def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = True) -> None:
-    """Set `model.branch_weights` to what fits these cases best, and save nothing else of them.
+    """Fit `model.branch_weights` to these cases. Nothing else is changed.
 
-    A part that learned its training cases by heart is overconfident, and drowns the others; its weight falls. The weights
-    are those of highest posterior probability: cross-entropy over the cases, each with all its attributes, with 10 to 50 %
-    of them missing and with none, and a log-normal prior around the weights the model has without calibration.
+    A branch that overfits its training cases is overconfident and dominates the others; calibration lowers its weight. The
+    weights are the maximum a posteriori estimate. The likelihood is the cross-entropy over the cases, each with all its
+    attributes, with 10 to 50 % of them missing, and with none. The prior is log-normal around the initial weights.
 
     Args:
-        model: A trained model; left in evaluation mode.
-        cases: `TensorCases`, `FileCases`, or a dataset with the same `codes` and `labels`, not those of training.
+        model: A trained model; it is left in evaluation mode.
+        cases: `TensorCases`, `FileCases`, or a dataset with the same `codes` and `labels`; cases not used in training.
         progress: Show a progress bar.
     """
     variants = [drop_attributes(cases.codes, rate, model.schema) for rate in (*RATES, 1.0)]
@@ -38,13 +38,13 @@ def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = Tr
 
 
 def fit_weights(contributions: Tensor, log_prior: Tensor, labels: Tensor, start: Tensor) -> Tensor:
-    """The weights (P,) of highest posterior probability.
+    """The maximum a posteriori estimate of the branch weights (P,).
 
     Args:
-        contributions: (versions, n, P, C), unweighted, of the same cases under several versions of their attributes.
-        log_prior: (C,).
+        contributions: (versions, n, P, C), the unweighted contributions for several versions of the same cases' attributes.
+        log_prior: (C,), the logarithm of the class prior.
         labels: (n,).
-        start: (P,), the weights before any case is seen.
+        start: (P,), the initial weights, which are the median of their prior.
     """
     with torch.enable_grad():
         shift = torch.zeros(len(start), requires_grad=True)

@@ -1,4 +1,4 @@
-"""Several processes, one training: who writes, and a loss that is the mean over the cases of all of them."""
+"""Training in several processes: the process that writes, and a loss that is the mean over the cases of all processes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def is_main_process() -> bool:
 
 
 def must_use_cpu() -> bool:
-    """Whether processes have been started on a machine without a GPU or the like.
+    """Whether several processes have been started on a machine without an accelerator.
 
-    accelerate, and with it transformers, must be told: otherwise each process trains by itself on all cases, without a word.
-    `Accelerator(cpu=must_use_cpu())` is right everywhere.
+    accelerate and transformers need this as an argument: otherwise each process trains by itself on all cases, without an
+    error. `Accelerator(cpu=must_use_cpu())` is right on every machine.
     """
     return num_processes() > 1 and not torch.accelerator.is_available()
 
 
 def check_sharding() -> None:
-    """Refuse sharding of a kind that loses the weights' shapes, by which they are trained."""
-    version = os.environ.get("FSDP_VERSION", "1")  # as `accelerate launch` hands it on
+    """Refuse FSDP version 1, which flattens the weights: `parameter_groups` depends on their shapes."""
+    version = os.environ.get("FSDP_VERSION", "1")  # set by `accelerate launch`
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and version != "2":
         raise ValueError(
             f"accelerate's configuration asks for FSDP version {version}; write `fsdp_version: 2` under its `fsdp_config`"
@@ -42,19 +42,19 @@ def check_sharding() -> None:
 
 
 def loss_over_processes(accelerator: Any, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Any]:
-    """Run a training step's forward pass; its loss, averaged over processes, is that of all their cases as one batch.
+    """Run a training step's forward pass; the mean of its loss over processes is the loss of all their cases as one batch.
 
-    Each process takes means over its own share, and the mean of means is another number wherever shares differ. Two
-    do: rows, because accelerate fills the last batch of an epoch with cases it has already given, and hidden cells,
-    because reports are incomplete. All processes must call this together.
+    Each process computes means over its own cases, and the mean of these means is a different number if the processes have
+    different counts. Two counts differ: rows, because accelerate fills the last batch of an epoch with repeated cases, and
+    hidden cells, because reports are incomplete. All processes must call this function together.
 
     Args:
         accelerator: The `accelerate.Accelerator` that prepared model and loader.
-        model: As `accelerator.prepare` gives it.
-        batch: Arguments of the model's call, the loader's current batch.
+        model: The model that `accelerator.prepare` returned.
+        batch: The loader's current batch, as keyword arguments of the model.
 
     Returns:
-        The loss to go back from, and what the model returned for this process's rows, repeated ones left out.
+        The loss to call `backward()` on, and the model's output for the rows of this process, without repeated ones.
     """
     if accelerator.num_processes == 1:
         output = model(**batch)
@@ -62,10 +62,10 @@ def loss_over_processes(accelerator: Any, model: nn.Module, batch: Mapping[str, 
 
     size = len(batch["codes"])
     rows = _own_rows(accelerator, size)
-    # A process that has nothing left still takes part, with one row that counts for nothing.
+    # A process without rows takes part all the same, with one row of weight zero.
     batch = batch if rows == size else {name: _first(value, max(rows, 1)) for name, value in batch.items()}
     plain = accelerator.unwrap_model(model)
-    codes, is_hidden = _told_and_hidden(plain, batch)
+    codes, is_hidden = _draw_hidden(plain, batch)
     cells = torch.zeros((), dtype=torch.int64, device=codes.device)
     if is_hidden is not None:
         batch, cells = {**batch, "is_hidden": is_hidden}, is_hidden.sum() * (rows > 0)
@@ -78,21 +78,21 @@ def loss_over_processes(accelerator: Any, model: nn.Module, batch: Mapping[str, 
     output = model(**batch)
     loss = row_weight * output["loss"]
     if is_hidden is not None:
-        # The loss above holds the mean over hidden cells already, at the weight of the rows.
+        # The loss above already has the mean over hidden cells, but with the weight of the rows.
         loss = loss + (cell_weight - row_weight) * reconstruction_loss(output["reconstruction"], codes, is_hidden)
     return loss, output
 
 
 def _own_rows(accelerator: Any, size: int) -> int:
-    """How many of this process's rows are not repeated to fill the last batch of an epoch; those come last."""
+    """Number of this process's rows without those repeated to fill the last batch of an epoch, which come last."""
     state = accelerator.gradient_state
     if not state.end_of_dataloader or state.remainder <= 0:
         return size
     return int(min(max(state.remainder - accelerator.process_index * size, 0), size))
 
 
-def _told_and_hidden(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """What the reports of a batch mention (B, A), and which of that is hidden; None if the model reconstructs nothing."""
+def _draw_hidden(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """The codes (B, A) of a batch and which of them are hidden (B, A); None if the model reconstructs nothing."""
     codes = batch["codes"]
     if not isinstance(model, AlignedFusionClassifier) or model.reconstructor is None:
         return codes, None
@@ -103,5 +103,5 @@ def _told_and_hidden(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor
 
 def _first(value: Any, rows: int) -> Any:
     if isinstance(value, Mapping):
-        return {name: _first(each, rows) for name, each in value.items()}
+        return {name: _first(tensor, rows) for name, tensor in value.items()}
     return None if value is None else value[:rows]

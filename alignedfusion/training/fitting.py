@@ -41,29 +41,28 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train a model in place.
 
-    The weights are those of the last epoch, when the learning rate has come down to zero. With validation cases, each epoch is
-    evaluated and saved as a checkpoint in `folder`, an interrupted call continues from the last checkpoint, and the validation
-    cases calibrate the model in the end (see `training.calibration`).
+    The model keeps the weights of the last epoch, when the learning rate has fallen to zero. With validation cases, each epoch
+    is evaluated and saved as a checkpoint in `folder`, an interrupted call continues from the last checkpoint, and the
+    validation cases calibrate the model after training (see `training.calibration`).
 
-    Parameters that the model's method `image_parameters` yields have the learning rate of images; those of a
-    `VisualTokenizer`'s backbone that of backbones. A model without this method has one learning rate for all other
-    parameters.
+    Parameters that the model's method `image_parameters` yields are trained with `image_rate`, and the backbone of a
+    `VisualTokenizer` with `backbone_rate`. In a model without this method, all parameters other than those of backbones have
+    one learning rate.
 
     Args:
-        model: An `AlignedFusionClassifier`, or any model with the same call.
-        train: Training cases, as `alignedfusion.datasets.cases` makes them.
+        model: An `AlignedFusionClassifier`, or any model with the same signature of `forward`.
+        train: Training cases, a dataset of `alignedfusion.datasets.cases` or one with the same items.
         valid: Validation cases, or None.
-        folder: Folder of the checkpoints, which are deleted when the training ends.
+        folder: Folder of the checkpoints, which are deleted after training.
         settings: Epochs, learning rates and so on.
         class_counts: Training cases per class (C,), for the prior of a model with `set_class_counts`; counted by default.
-        workers: Processes that read images.
-        progress: Show a progress bar.
-        report_to: Loggers that get the log during training, by the names that `transformers.Trainer` uses: "tensorboard" (event
-            files in `folder`, or in TENSORBOARD_LOGGING_DIR), "mlflow" (at MLFLOW_TRACKING_URI), "wandb" and others. Install
-            their packages yourself.
+        workers: Number of processes that read images.
+        progress: Whether to show a progress bar.
+        report_to: Names of loggers as in `transformers.Trainer`: "tensorboard" (event files in `folder`, or in
+            TENSORBOARD_LOGGING_DIR), "mlflow" (at MLFLOW_TRACKING_URI), "wandb" and others. Their packages must be installed.
 
     Returns:
-        One entry of the log per epoch of training, and one per evaluation.
+        The log: one entry per epoch of training, and one per evaluation.
     """
     from transformers import TrainingArguments
 
@@ -115,7 +114,7 @@ def fit(
     if is_main_process():
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-    trainer.accelerator.wait_for_everyone()  # or the next call would find checkpoints in one process and not in another
+    trainer.accelerator.wait_for_everyone()  # otherwise only some processes would find checkpoints in the next call
     log: list[dict[str, float]] = trainer.state.log_history
     return log
 
@@ -142,26 +141,34 @@ def _set_prior(model: nn.Module, train: Dataset[Any], counts: Tensor | None) -> 
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints of an unfinished training, the last one last; not one that was being written when it was interrupted."""
-    # The file that is written last.
+    """Complete checkpoints of an unfinished training, in the order of their steps."""
+    # trainer_state.json is written last, so a checkpoint without it is incomplete.
     complete = (state.parent for state in folder.glob("checkpoint-*/trainer_state.json"))
     return sorted(complete, key=lambda path: int(path.name.split("-")[-1]))
 
 
 def parameter_groups(model: nn.Module, settings: TrainingSettings = DEFAULTS) -> list[dict[str, Any]]:
-    """Groups for an optimizer: no decay of vectors (norms, biases, learned tokens), lower rates for images and backbones."""
+    """Parameter groups for an optimizer.
+
+    Vectors (norms, biases, learned tokens) have no weight decay. Parameters that process images and parameters of backbones
+    have lower learning rates.
+
+    Args:
+        model: The model.
+        settings: Learning rates and weight decay.
+    """
     visuals = [m for m in model.modules() if isinstance(m, VisualTokenizer) and m.backbone is not None]
-    of_backbone = {id(parameter) for visual in visuals for parameter in visual.backbone.parameters()}
+    backbone_ids = {id(parameter) for visual in visuals for parameter in visual.backbone.parameters()}
     if hasattr(model, "image_parameters"):
-        of_images = set(map(id, model.image_parameters()))  # type: ignore[operator]
+        image_ids = set(map(id, model.image_parameters()))  # type: ignore[operator]
     else:
-        of_images = set()
+        image_ids = set()
         _LOG.info("%s has no method image_parameters: image_rate is not used", type(model).__name__)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = settings.image_rate if id(parameter) in of_images else 1.0
-            if id(parameter) in of_backbone:
+            rate = settings.image_rate if id(parameter) in image_ids else 1.0
+            if id(parameter) in backbone_ids:
                 rate *= settings.backbone_rate
             is_matrix = parameter.ndim > 1 and name.endswith("weight")
             groups.setdefault((rate, is_matrix), []).append(parameter)
@@ -176,15 +183,15 @@ def parameter_groups(model: nn.Module, settings: TrainingSettings = DEFAULTS) ->
 
 
 def _may_skip_weights(model: nn.Module) -> bool:
-    """Whether a step may leave weights without a gradient, so that processes must search for them in every step.
+    """Whether a step may leave weights without a gradient, which DistributedDataParallel must then search for in every step.
 
-    Our modules leave none, unless there are no attributes to read. A backbone may have weights that its tokens do not need.
+    Our modules leave none, except in a model without a report. A backbone may have weights that its tokens do not depend on.
     """
     if not isinstance(model, AlignedFusionClassifier) or REPORT not in model.modalities:
         return True
-    ours = ("alignedfusion.", "torch.nn.")
+    prefixes = ("alignedfusion.", "torch.nn.")
     return any(
-        not type(module).__module__.startswith(ours) and any(p.requires_grad for p in module.parameters())
+        not type(module).__module__.startswith(prefixes) and any(p.requires_grad for p in module.parameters())
         for module in model.modules()
     )
 

@@ -1,8 +1,7 @@
-"""Runs: a folder with the trained model, its card, settings, metrics, predictions and a picture."""
+"""Runs: a folder with the trained model, its card, settings, metrics, predictions and a plot."""
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,6 +38,7 @@ SETTINGS = "settings.json"
 METRICS_FILE = "metrics.json"
 PREDICTIONS = "predictions.csv"
 PICTURE = "missing.png"
+_FIX = "copy the run again, or train it again"
 TRAINED_ON = "trained_on.json"
 ANY_BACKBONE = Backbone()
 
@@ -54,23 +54,24 @@ def train(
     workers: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train the standard model on a manifest, test it, and keep all of it in a folder.
+    """Train the standard model on a manifest, test it, and write the results to a folder.
 
-    The same call on an interrupted run continues from its last epoch; on a finished one it returns its metrics.
+    The same call continues an interrupted run from its last epoch, and returns the metrics of a finished one.
 
     Args:
         manifest: The cases. If its images are `.npy` files of tokens, no backbone is used. If it has `tokens`, they replace the
-            images in training, and the model is built with the backbone that they come from, so that it predicts from images.
+            images in training. The model is then built with the backbone that computed them, so that it predicts from images.
         folder: Folder of the run.
-        backbone: The backbone; what it leaves open is that of the tokens, or vit_small_patch16_224 with timm's weights.
+        backbone: The backbone. Without a name, it is that of the tokens, or vit_small_patch16_224.
         text_encoder: Name or folder of a Hugging Face text encoder for the values' prompts; None learns value vectors.
         dim: Token width D.
-        settings: Epochs, learning rates and so on. `image_rate` and `backbone_rate` are 1 for a backbone that starts at random.
-        workers: Processes that read images.
-        progress: Show progress bars.
+        settings: Epochs, learning rates and so on. `image_rate` and `backbone_rate` become 1 if the backbone starts from random
+            weights.
+        workers: Number of processes that read images.
+        progress: Whether to show progress bars.
 
     Returns:
-        The content of `metrics.json`. Of several processes, the main one tests and writes; in the others it is empty.
+        The content of `metrics.json`. Among several processes only the main one tests and writes; the others return {}.
 
     Raises:
         ValueError: If the folder holds a run with other settings or other cases, or the manifest's tokens were computed with
@@ -78,7 +79,7 @@ def train(
     """
     folder, start = Path(folder), time.time()
     backbone = choose_backbone(manifest.tokens, backbone)
-    if not backbone.pretrained:  # everything has to be learned from these images, so nothing is held back
+    if not backbone.pretrained:  # random weights have to learn from these images at the full learning rate
         settings = replace(settings, image_rate=1.0, backbone_rate=1.0)
     described = _describe(manifest, backbone, text_encoder, dim, settings)
     if (finished := _open(folder, described)) is not None:
@@ -100,7 +101,7 @@ def train(
 def _describe(
     manifest: Manifest, backbone: Backbone, text_encoder: str | None, dim: int, settings: TrainingSettings
 ) -> dict[str, Any]:
-    """The content of `settings.json`: all that decides the result of a run."""
+    """The content of `settings.json`: everything that determines the result of a run."""
     described: dict[str, Any] = {
         "images": list(manifest.images),
         "label": manifest.label,
@@ -115,7 +116,7 @@ def _describe(
     }
     if manifest.tokens is not None:
         described["tokens"] = {name: manifest.tokens.settings[name] for name in ("weights_sha256", "dtype")}
-    if num_processes() > 1:  # batches are as many times as large
+    if num_processes() > 1:  # the effective batch size is that of all processes together
         described["training"]["processes"] = num_processes()
     return described
 
@@ -156,7 +157,7 @@ def _fit(
     }
     backbone = visual.backbone
     if manifest.tokens is not None:
-        visual.backbone = None  # not needed in training: steps are faster and checkpoints smaller without it
+        visual.backbone = None  # not needed in training: without it, steps are faster and checkpoints smaller
     fit(model, cases["train"], cases["valid"], folder / "checkpoints", settings, workers=workers, progress=progress)
     visual.backbone = backbone
     if is_main_process():
@@ -172,14 +173,14 @@ def evaluate(
     max_unread: float = MAX_UNREAD,
     progress: bool = True,
 ) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    """Test a finished run on a table, without the cases that it was trained or chosen on.
+    """Test a finished run on a table, without the cases that were used in training or validation.
 
     Args:
-        folder: The run.
+        folder: Folder of the run.
         frame: A table with the run's image, label and attribute columns.
         root: Folder that relative image paths start from.
         max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
 
     Returns:
         Rows as `missing_sweep` gives them, and a mapping with the numbers of cases that were `tested` and `left_out`, and
@@ -187,8 +188,8 @@ def evaluate(
     """
     folder = Path(folder)
     if not (folder / METRICS_FILE).is_file():
-        raise FileNotFoundError(f"no finished run in {str(folder)!r}: `alignedfusion train` makes one")
-    settings = read_json(folder / SETTINGS, "copy the run again, or train anew")
+        raise FileNotFoundError(f"no finished run in {str(folder)!r}: create one with `alignedfusion train`")
+    settings = _read_settings(folder)
     model = _to_device(AlignedFusionClassifier.from_pretrained(folder))
     columns = CaseColumns(images=settings["images"], label=settings["label"], attributes=tuple(settings["attributes"]))
     columns.check(frame)
@@ -207,7 +208,7 @@ def evaluate(
 def _report(
     model: AlignedFusionClassifier, manifest: Manifest, folder: Path, *, seconds: float, progress: bool
 ) -> dict[str, Any]:
-    """Test the model, and write predictions, picture, card and metrics."""
+    """Test the model, and write predictions, plot, card and metrics."""
     import pandas as pd
 
     _to_device(model)
@@ -232,11 +233,11 @@ def _report(
     test = manifest.rows("test")
     columns = (*manifest.images, manifest.label)
     predictions = pd.DataFrame({column: test[column].to_numpy() for column in columns})
-    predictions[free_name("predicted", columns)] = [model.class_names[i] for i in probabilities.argmax(1)]
+    predictions[free_name("predicted", predictions)] = [model.class_names[i] for i in probabilities.argmax(1)]
     for i, name in enumerate(model.class_names):
-        predictions[free_name(f"p({name})", columns)] = probabilities[:, i].round(6)
+        predictions[free_name(f"p({name})", predictions)] = probabilities[:, i].round(6)
     unread = name_unread(model.schema.read(test).is_unread, model.schema)
-    predictions[free_name("unreadable", columns)] = unread
+    predictions[free_name("unreadable", predictions)] = unread
     write_table(predictions, folder / PREDICTIONS)
 
     plots.accuracy_against_missing(
@@ -247,30 +248,34 @@ def _report(
     )
     used = pd.concat([manifest.rows("train"), manifest.rows("valid")])
     write_trained_cases(folder / TRAINED_ON, used, manifest.columns, manifest.root)
-    # Before the metrics, which say that the run is finished.
-    model_card.write(model, folder, report=report, settings=json.loads((folder / SETTINGS).read_text("utf-8")))
+    # The metrics are written last: their file marks the run as finished.
+    model_card.write(model, folder, report=report, settings=_read_settings(folder))
     write_json(folder / METRICS_FILE, report)
     return report
 
 
 def _open(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Start a run, or go on with one: its metrics if it is finished."""
+    """Start a run or continue one. Returns its metrics if it is finished, otherwise None."""
     file = folder / SETTINGS
     has_begun = bool(find_checkpoints(folder / "checkpoints")) or (folder / WEIGHTS).is_file()
-    if not file.is_file() or not has_begun:  # a run that failed before its first epoch is no run yet
+    if not file.is_file() or not has_begun:  # a run that failed in its first epoch starts again
         if is_main_process():
             folder.mkdir(parents=True, exist_ok=True)
             write_json(file, settings)
         return None
-    before = json.loads(file.read_text("utf-8"))
+    before = _read_settings(folder)
     if before != settings:
         changed = "; ".join(_changes(before, settings))
         raise ValueError(
             f"{str(folder)!r} holds a run with other settings ({changed}); choose another folder, or delete it"
         )
     metrics_file = folder / METRICS_FILE
-    finished: dict[str, Any] | None = json.loads(metrics_file.read_text("utf-8")) if metrics_file.is_file() else None
-    return finished
+    return read_json(metrics_file, _FIX) if metrics_file.is_file() else None
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = read_json(folder / SETTINGS, _FIX, keys=("images", "label", "attributes"))
+    return settings
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""Settings of a training, as plain data."""
+"""Settings of training, as plain data."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a model is trained. Everything here can change the result, and `dataclasses.asdict` of it is stored with a run.
+    """Settings of training. Each of them can change the result; a run stores them in its `settings.json`.
 
     Args:
-        epochs: Passes over the training cases.
+        epochs: Number of passes over the training cases.
         batch_size: Cases per step and device.
-        learning_rate: Peak learning rate of parameters that read attributes only. It is reached after a warm-up over a tenth of
-            the steps, then falls to zero along a cosine.
-        image_rate: Learning rate of parameters that read images, relative to `learning_rate`. Image tokens are many and rich:
-            what learns from them overfits before attributes are learned.
-        backbone_rate: Learning rate of a backbone, relative to that of its tokens: small for a pretrained one, 1 for one that
-            starts at random.
-        weight_decay: Of AdamW, on weight matrices only.
-        seed: Seed of order, hiding and dropout. Initial weights are drawn before, when the model is built.
+        learning_rate: Peak learning rate of parameters that process attributes only. It is reached after a warm-up over a tenth
+            of the steps, then falls to zero along a cosine.
+        image_rate: Learning rate of parameters that process images, relative to `learning_rate`. It is low because image tokens
+            are many and detailed: these parameters overfit before the attributes are learned.
+        backbone_rate: Additional factor of the learning rate of a backbone: small for pretrained weights, 1 for random ones.
+        weight_decay: Weight decay of AdamW, applied to weight matrices only.
+        seed: Seed of the order of cases, of hiding and of dropout. Initial weights are drawn before, when the model is built.
     """
 
     epochs: int = 30

@@ -21,19 +21,19 @@ from alignedfusion.tables.cluster import map_on_ray
 
 ANY_BACKBONE = Backbone()
 STEP = 64
-"""Images that the backbone sees at a time, within a larger batch."""
+"""Images per forward pass of the backbone, within a larger batch."""
 
 
 class TokenBatch:
-    """Adds tokens to a batch that has image paths: a map for engines that spread a million images over machines.
+    """Adds tokens to a batch of image paths. Engines that process tables on many machines can map it over a data set.
 
-    For Ray Data: `dataset.map_batches(TokenBatch, fn_constructor_kwargs={"image": "file"}, batch_size=256, concurrency=8)`,
-    with `num_gpus=1` where there are GPUs. For what `train --tokens` reads, see `token_writer.write` and its `on_ray`.
+    With Ray Data: `dataset.map_batches(TokenBatch, fn_constructor_kwargs={"image": "file"}, batch_size=256, concurrency=8)`,
+    and `num_gpus=1` on machines with GPUs. To write tokens for `train --tokens`, use `token_writer.write` with `on_ray=True`.
 
     Args:
-        image: The column of paths.
+        image: Column of the image paths.
         backbone: A frozen backbone, with timm's weights or those of a local file.
-        dtype: "float16" or "bfloat16". NumPy has no bfloat16, so its numbers are returned as float32.
+        dtype: "float16" or "bfloat16". NumPy has no bfloat16, so bfloat16 tokens are returned as float32.
         root: Folder that relative paths start from.
     """
 
@@ -53,7 +53,7 @@ class TokenBatch:
         self.transform = self.visual.transform()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The batch, arrays by column, with a column `tokens` (n, N, F)."""
+        """The batch (arrays by column) with an additional column `tokens` (n, N, F)."""
         tokens = self.compute(batch[self.image].tolist())
         return {**batch, "tokens": (tokens.float() if tokens.dtype == torch.bfloat16 else tokens).numpy()}
 
@@ -67,7 +67,7 @@ class TokenBatch:
 
 
 class _BitsBatch(TokenBatch):
-    """Tokens as a `TokenCache` with these settings stores them, for arrays have no bfloat16."""
+    """Tokens as the bits that a `TokenCache` with these settings stores, because NumPy has no bfloat16."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         backbone = Backbone(
@@ -77,7 +77,7 @@ class _BitsBatch(TokenBatch):
         if weights_sha256(self.visual.backbone) != settings["weights_sha256"]:
             raise ValueError(
                 f"{socket.gethostname()} has other weights of {settings['backbone']!r} than the machine that writes; put one "
-                f"file where all machines find it, and give it as weights"
+                f"file of weights on a disk that all machines share, and pass its path as weights"
             )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -97,10 +97,18 @@ class _Images(Dataset[Tensor]):
         return self.transform(read_image(self.paths[index]))
 
 
-def tokens_of(
+def compute_tokens(
     visual: VisualTokenizer, paths: Sequence[str], dtype: torch.dtype, batch_size: int, workers: int
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """Tokens (n, N, F) of images on the CPU, batch by batch, with the images' numbers; `workers` processes read images."""
+    """Compute the tokens (n, N, F) of images, batch by batch, on the CPU, with the positions of the images in `paths`.
+
+    Args:
+        visual: The tokenizer, which is moved to the GPU if there is one.
+        paths: Image files.
+        dtype: Type of the tokens.
+        batch_size: Images per forward pass.
+        workers: Number of processes that read images.
+    """
     on_gpu = torch.cuda.is_available()
     visual.to("cuda" if on_gpu else "cpu")
     images = _Images(paths, visual.transform())
@@ -110,10 +118,10 @@ def tokens_of(
         done += len(batch)
 
 
-def tokens_from_ray(
+def compute_tokens_on_ray(
     paths: Sequence[str], settings: Mapping[str, Any], batch_size: int
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """The same from a cluster, in no order; `settings` are those of the `TokenCache` that they are for."""
+    """As `compute_tokens`, on a Ray cluster and in any order; `settings` are those of the `TokenCache` to write."""
     import pandas as pd
 
     frame = pd.DataFrame({"number": range(len(paths)), "path": list(paths)})
@@ -123,7 +131,7 @@ def tokens_from_ray(
 
 @torch.inference_mode()
 def _features(visual: VisualTokenizer, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Tokens (n, N, F) of images (n, channels, H, W), on the CPU; a GPU computes in `dtype`, too."""
+    """Tokens (n, N, F) of images (n, channels, H, W), returned on the CPU; on a GPU the backbone runs in `dtype`."""
     device = visual.norm.weight.device
     with torch.autocast(device.type, dtype, enabled=device.type != "cpu"):
         return visual.features(images.to(device, non_blocking=True)).to(dtype).cpu()

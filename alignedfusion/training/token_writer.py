@@ -1,4 +1,4 @@
-"""Compute the image tokens of a frozen backbone once, into a folder that `token_cache.TokenCache` reads."""
+"""Compute the image tokens of a frozen backbone once, and write them to a folder that `token_cache.TokenCache` reads."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from alignedfusion.modules.backbones import Backbone, weights_sha256
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.presets import build_visual
 from alignedfusion.tables.files import lock_output, write_json
-from alignedfusion.training.token_batches import tokens_from_ray, tokens_of
+from alignedfusion.training.token_batches import compute_tokens, compute_tokens_on_ray
 
 ANY_BACKBONE = Backbone()
 COMMIT_SECONDS = 1.0
-"""How often rows are flushed to disk and then counted: what an interruption costs at most, if a batch is quicker."""
+"""Seconds between two commits of rows to disk: an interruption loses at most the rows of this time, or of one batch."""
 
 
 def write(
@@ -37,25 +37,25 @@ def write(
     on_ray: bool = False,
     progress: bool = True,
 ) -> TokenCache:
-    """Run a backbone once over every distinct image, and keep what `VisualTokenizer.features` gives.
+    """Run a backbone once on every distinct image, and store the output of `VisualTokenizer.features`.
 
-    The same call on an interrupted folder goes on; with more images it adds theirs; images that have changed since (in size
-    or time of change) are computed again, and their old rows are left behind. On a GPU the backbone runs in `dtype`, too.
+    The same call continues an interrupted one, and adds the tokens of new images. Images whose size or modification time has
+    changed are computed again; their old rows stay in the file, unused. On a GPU the backbone runs in `dtype`.
 
     Args:
         paths: Image files.
-        folder: Where the tokens lie.
-        backbone: The backbone, with timm's weights or those of a local file. No model could be built for tokens of random
-            weights, or of a backbone that is trained further.
-        dtype: "bfloat16", which has float32's range, or "float16", which has three bits more of precision.
-        batch_size: Images per step.
-        workers: Processes that read images.
-        on_ray: Compute on a Ray cluster (see `tables.cluster.map_on_ray`); this process writes.
-        progress: Show a progress bar.
+        folder: Folder of the tokens.
+        backbone: The backbone, with timm's weights or those of a local file. It must be pretrained and frozen: a model can only
+            use tokens whose backbone it can rebuild.
+        dtype: "bfloat16", which has the range of float32, or "float16", which has three more bits of precision.
+        batch_size: Images per forward pass.
+        workers: Number of processes that read images.
+        on_ray: Whether to compute on a Ray cluster (see `tables.cluster.map_on_ray`); this process writes the tokens.
+        progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the folder holds tokens computed otherwise, another process is writing there, images cannot be read, or
-            tokens do not fit the dtype.
+        ValueError: If the folder has tokens computed with other settings, another process is writing to it, images cannot be
+            read, or tokens do not fit the dtype.
     """
     from tqdm.auto import tqdm
 
@@ -64,10 +64,10 @@ def write(
         raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
     distinct = list(dict.fromkeys(map(key, paths)))
     if tokens := [path for path in distinct if path.endswith(".npy")]:
-        raise ValueError(f"{tokens[0]!r} holds tokens already: .npy files go into training as they are")
+        raise ValueError(f"{tokens[0]!r} already holds tokens: use .npy files in training directly")
     if not backbone.frozen or backbone.pretrained is False:
         raise ValueError(
-            f"tokens come from a frozen, pretrained backbone, got {backbone}: no model can be built for other tokens"
+            f"the backbone of stored tokens must be frozen and pretrained, got {backbone}: a model could not rebuild it"
         )
     visual = build_visual(backbone, 1).eval()
     settings = _settings(visual, backbone, dtype)
@@ -78,12 +78,12 @@ def write(
         cache = TokenCache(folder)
         wanted = [path for path in distinct if cache.faults([path])]
         check_images(map(Path, wanted))
-        # An image that is changed while this runs must count as changed: its state is taken before it is read.
+        # The state of an image is recorded before the image is read, so that a later change is noticed.
         lines = [_line(path) for path in wanted]
         if on_ray:
-            computed = tokens_from_ray(wanted, cache.settings, batch_size)
+            computed = compute_tokens_on_ray(wanted, cache.settings, batch_size)
         else:
-            computed = tokens_of(visual, wanted, DTYPES[dtype], batch_size, workers)
+            computed = compute_tokens(visual, wanted, DTYPES[dtype], batch_size, workers)
         writer = _Writer(data, index)
         done = len(distinct) - len(wanted)
         with tqdm(total=len(distinct), initial=done, disable=not progress, desc="tokens", unit="image") as bar:
@@ -98,7 +98,7 @@ def write(
 
 
 class _Writer:
-    """Rows first, then the lines that count them; what is not committed does not exist."""
+    """Writes rows of tokens, then the lines of the index that refer to them; rows without a line are ignored by readers."""
 
     def __init__(self, data: IO[bytes], index: IO[bytes]) -> None:
         self.data = data
@@ -113,7 +113,7 @@ class _Writer:
             self.commit()
 
     def commit(self) -> None:
-        # Taken out first: an interruption in here may lose lines, and must not write them twice.
+        # The lines are taken out first: an interruption in this method may lose them but must not write them twice.
         lines, self.lines = self.lines, []
         _flush(self.data)
         self.index.write(b"".join(lines))
@@ -150,18 +150,20 @@ def _settings(visual: VisualTokenizer, backbone: Backbone, dtype: str) -> dict[s
 
 
 def _start(folder: Path, settings: dict[str, Any]) -> None:
-    """Keep the settings, or refuse those that would mix two kinds of tokens. The weights may lie elsewhere by now."""
+    """Write the settings, or refuse them if the folder has tokens with other settings. The path of the weights may change."""
     if (folder / SETTINGS).is_file():
         before = TokenCache(folder).settings
         if changed := [name for name in settings if name != "weights" and before.get(name) != settings[name]]:
-            says = "; ".join(f"{name} {before.get(name)} before, {settings[name]} now" for name in changed)
-            raise ValueError(f"{str(folder)!r} holds tokens computed otherwise ({says}); choose another folder")
+            changes = "; ".join(f"{name} {before.get(name)} before, {settings[name]} now" for name in changed)
+            raise ValueError(
+                f"{str(folder)!r} holds tokens computed with other settings ({changes}); choose another folder"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS, settings)
 
 
 def _drop_uncounted(folder: Path, data: IO[bytes], index: IO[bytes]) -> None:
-    """Cut off what an interrupted call left behind the last complete line."""
+    """Remove what an interrupted call wrote after the last complete line of the index."""
     lines = complete_lines(folder / INDEX)
     index.truncate(sum(len(line) + 1 for line in lines))
     data.truncate(len(lines) * TokenCache(folder).file.row_bytes)

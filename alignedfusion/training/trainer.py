@@ -1,4 +1,4 @@
-"""`transformers.Trainer` for our models: learning rates by what a weight sees, and several processes that train as one."""
+"""`transformers.Trainer` with parameter groups, and a loss that is the mean over the cases of all processes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Groups = Callable[[nn.Module], list[dict[str, Any]]]
 
 
 class CaseTrainer(Trainer):  # type: ignore[misc]
-    """Trains with groups of weights that each have their own rate.
+    """Trains with parameter groups that have their own learning rates.
 
     Args:
-        model: The model. Under FSDP a copy of it is trained, for sharding cannot be undone; `finish` brings the weights back.
-        groups: From the model to groups of weights, as AdamW takes them.
-        settings: Those of `Trainer`.
+        model: The model. Under FSDP a copy is trained, because sharding cannot be undone; `finish` copies the weights back.
+        groups: Function that returns the parameter groups of a model, as AdamW accepts them.
+        settings: Arguments of `Trainer`.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -45,14 +45,14 @@ class CaseTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of all processes' cases in training, of this one's otherwise."""
+        """In training the loss over the cases of all processes, in evaluation the loss over those of this process."""
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
         loss, outputs = loss_over_processes(self.accelerator, model, inputs)
         return (loss, outputs) if return_outputs else loss
 
     def finish(self) -> None:
-        """Wait for all processes, and bring sharded weights back into the model."""
+        """Wait for all processes, and copy sharded weights back into the model."""
         self.accelerator.wait_for_everyone()
         if self.is_fsdp_enabled:
             from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -63,9 +63,9 @@ class CaseTrainer(Trainer):  # type: ignore[misc]
 
 
 class OwnRandomness(TrainerCallback):  # type: ignore[misc]
-    """Lets every process hide other cells: equal seeds would hide the same ones in all of them."""
+    """Seeds each process differently: with equal seeds, all processes would hide the same cells."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Seed the other processes anew, once the order of cases, which all must share, is settled."""
+        """Seed the other processes after the order of cases, which must be the same in all processes, is drawn."""
         if args.process_index > 0:
             set_seed(args.seed + args.process_index)

@@ -12,23 +12,23 @@ from alignedfusion.modules.outputs import ClassifierOutput
 COLOURS = AttributeSchema([Attribute("colour", values=range(3)), Attribute("noise", values=range(5))])
 
 
-class Says(nn.Module):
-    """A model whose logits are its image, and that writes down what it was asked."""
+class ImageModel(nn.Module):
+    """A model whose logits are its image, and that records its inputs."""
 
     visual = None
 
     def __init__(self):
         super().__init__()
         self.register_buffer("device", torch.zeros(1))
-        self.asked = []
+        self.calls = []
 
     def forward(self, image, codes, **masks):
-        self.asked.append((image, codes, masks))
+        self.calls.append((image, codes, masks))
         return ClassifierOutput(logits=image)
 
 
-class Knows(Says):
-    """The same of fixed logits, for it gets no image."""
+class ConstantModel(ImageModel):
+    """A model with fixed logits, which has no image."""
 
     def __init__(self, logits):
         super().__init__()
@@ -40,8 +40,8 @@ class Knows(Says):
 
 
 def test_two_experts_multiply_their_probabilities_by_hand():
-    image = torch.tensor([[0.5, 0.25, 0.25]]).log() + 5.0  # logits know no sum
-    model = TwoExperts(Says(), Knows(torch.tensor([[0.2, 0.6, 0.2]]).log() - 3.0))
+    image = torch.tensor([[0.5, 0.25, 0.25]]).log() + 5.0  # logits need not be normalised
+    model = TwoExperts(ImageModel(), ConstantModel(torch.tensor([[0.2, 0.6, 0.2]]).log() - 3.0))
     logits = model(image, torch.zeros(1, 2, dtype=torch.int64)).logits
     torch.testing.assert_close(logits.exp(), torch.tensor([[0.1, 0.15, 0.05]]))
     torch.testing.assert_close(logits.softmax(-1), torch.tensor([[1 / 3, 1 / 2, 1 / 6]]))
@@ -49,14 +49,17 @@ def test_two_experts_multiply_their_probabilities_by_hand():
 
 def test_images_and_their_masks_go_to_the_image_model_alone():
     image, codes = torch.randn(7, 3), torch.zeros(7, 2, dtype=torch.int64)
-    model = TwoExperts(Says(), Knows(torch.zeros(7, 3)))
+    model = TwoExperts(ImageModel(), ConstantModel(torch.zeros(7, 3)))
     is_present = {"image": torch.arange(7) < 5}
     model(image, codes, is_present=is_present)
-    (seen, _, masks), (told, heard, others) = model.image_model.asked[0], model.attribute_model.asked[0]
-    assert torch.equal(seen, image)
+    (passed_image, _, masks), (no_image, passed_codes, others) = (
+        model.image_model.calls[0],
+        model.attribute_model.calls[0],
+    )
+    assert torch.equal(passed_image, image)
     assert masks == {"is_present": is_present}
-    assert told is None
-    assert torch.equal(heard, codes)
+    assert no_image is None
+    assert torch.equal(passed_codes, codes)
     assert others == {}
 
 
@@ -72,8 +75,8 @@ def test_a_trained_classifier_and_a_table_are_two_experts(schema, build, batch):
     np.testing.assert_allclose(found, product / product.sum(1, keepdims=True), atol=1e-6)
 
 
-def heard(labels, *, image, colour, seed, classes=3):
-    """Cases whose image model is right with a small margin or guesses, and whose colour tells the class or does not."""
+def make_cases(labels, *, image, colour, seed, classes=3):
+    """Cases whose image model is right by a small margin or random, and whose colour is the class or random."""
     generator = torch.Generator().manual_seed(seed)
     count = len(labels)
     guess = torch.randn(count, classes, generator=generator)
@@ -97,21 +100,21 @@ def in_tenths(weight):
     return any(weight == pytest.approx(tenth / 10) for tenth in range(11))
 
 
-def test_the_svm_is_not_heard_where_only_the_image_model_is_right():
-    # In training neither knows anything, so the SVM learns noise; in validation the image model is always right.
-    train = heard(draw(83, 1), image=False, colour=False, seed=3)
-    valid = heard(draw(61, 2), image=True, colour=False, seed=4)
-    model = SecondStageSVM(Says(), COLOURS).fit(train, valid)
+def test_the_svm_has_no_weight_if_only_the_image_model_is_right():
+    # In training both are random, so the SVM fits noise; in validation the image model is always right.
+    train = make_cases(draw(83, 1), image=False, colour=False, seed=3)
+    valid = make_cases(draw(61, 2), image=True, colour=False, seed=4)
+    model = SecondStageSVM(ImageModel(), COLOURS).fit(train, valid)
     assert in_tenths(model.weight)
     assert model.weight > 0.5
     assert accuracy(model, valid) == 1.0
     assert accuracy(model, valid, weight=0.0) < 0.7
 
 
-def test_the_svm_is_heard_where_the_metadata_decide_and_the_image_model_guesses():
-    train = heard(draw(83, 1), image=False, colour=True, seed=3)
-    valid = heard(draw(61, 2), image=False, colour=True, seed=4)
-    model = SecondStageSVM(Says(), COLOURS).fit(train, valid)
+def test_the_svm_has_weight_if_the_metadata_decide():
+    train = make_cases(draw(83, 1), image=False, colour=True, seed=3)
+    valid = make_cases(draw(61, 2), image=False, colour=True, seed=4)
+    model = SecondStageSVM(ImageModel(), COLOURS).fit(train, valid)
     assert in_tenths(model.weight)
     assert model.weight < 0.5
     assert accuracy(model, valid) == 1.0
@@ -119,11 +122,11 @@ def test_the_svm_is_heard_where_the_metadata_decide_and_the_image_model_guesses(
 
 
 def test_no_other_weight_is_better_on_the_validation_cases():
-    train = heard(draw(83, 1), image=False, colour=True, seed=3)
-    valid = heard(draw(61, 2), image=False, colour=True, seed=4)
+    train = make_cases(draw(83, 1), image=False, colour=True, seed=3)
+    valid = make_cases(draw(61, 2), image=False, colour=True, seed=4)
     # Some colours are wrong, so that neither is always right.
     valid.codes[::3, 0] = (valid.codes[::3, 0] + 1) % 3
-    model = SecondStageSVM(Says(), COLOURS).fit(train, valid)
+    model = SecondStageSVM(ImageModel(), COLOURS).fit(train, valid)
     chosen, best = model.weight, accuracy(model, valid)
     every = [accuracy(model, valid, weight=tenth / 10) for tenth in range(11)]
     assert best == max(every) > min(every)
@@ -131,10 +134,10 @@ def test_no_other_weight_is_better_on_the_validation_cases():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_results_are_probabilities_and_the_svm_s_own_classes(classes):
-    train = heard(draw(83, 1, classes), image=False, colour=True, seed=3, classes=classes)
-    valid = heard(draw(61, 2, classes), image=False, colour=True, seed=4, classes=classes)
-    model = SecondStageSVM(Says(), COLOURS).fit(train, valid)
+def test_results_are_probabilities_over_all_classes(classes):
+    train = make_cases(draw(83, 1, classes), image=False, colour=True, seed=3, classes=classes)
+    valid = make_cases(draw(61, 2, classes), image=False, colour=True, seed=4, classes=classes)
+    model = SecondStageSVM(ImageModel(), COLOURS).fit(train, valid)
     for weight in (0.0, 0.3, 1.0):
         model.weight = weight
         logits = model(valid.image, valid.codes).logits
@@ -145,9 +148,9 @@ def test_results_are_probabilities_and_the_svm_s_own_classes(classes):
     assert accuracy(model, valid) == 1.0
 
 
-def test_a_class_that_the_svm_never_met_is_the_image_model_s_alone():
-    train = heard(draw(83, 1) * 2, image=False, colour=False, seed=3, classes=5)  # classes 0, 2 and 4
-    model = SecondStageSVM(Says(), COLOURS).fit(train, train)
+def test_a_class_without_training_cases_is_predicted_by_the_image_model_only():
+    train = make_cases(draw(83, 1) * 2, image=False, colour=False, seed=3, classes=5)  # classes 0, 2 and 4
+    model = SecondStageSVM(ImageModel(), COLOURS).fit(train, train)
     model.weight = 0.3
     found = model(train.image, train.codes).logits
     assert found.isfinite().all()

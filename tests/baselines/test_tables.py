@@ -17,14 +17,14 @@ every_table = pytest.mark.parametrize("kind", [MajorityClass, NaiveBayes, Gradie
 
 
 def table(codes, labels):
-    """Cases whose image is of no use."""
+    """Cases whose images are uninformative."""
     codes, labels = torch.as_tensor(codes), torch.as_tensor(labels)
     return TensorCases(torch.zeros(len(labels), 1, 1), codes, labels)
 
 
 @pytest.fixture(scope="module")
 def exclusive_or():
-    """211 cases that are ill if exactly one of two attributes is the second; each alone tells nothing."""
+    """211 cases whose label is the exclusive or of two attributes; one attribute alone is uninformative."""
     codes = torch.randint(2, (211, 2), generator=torch.Generator().manual_seed(0))
     return table(codes, codes[:, 0] ^ codes[:, 1])
 
@@ -42,24 +42,24 @@ def test_naive_bayes_by_hand():
         (2 / 3 * 3 / 8, 1 / 3 * 1 / 5),  # itches
         (2 / 3 * 3 / 8 * 2 / 8, 1 / 3 * 1 / 5 * 1 / 5),  # on the left, too
         (2 / 3 * 1 / 8 * 2 / 8, 1 / 3 * 2 / 5 * 1 / 5),  # no itch, on the right
-        (2 / 3, 1 / 3),  # says nothing: as often as among the training cases
+        (2 / 3, 1 / 3),  # nothing mentioned: the shares among the training cases
     ]
     expected = torch.tensor([[a / (a + b), b / (a + b)] for a, b in expected])
     torch.testing.assert_close(found, expected)
     assert found[0, 0].item() == pytest.approx(15 / 19)
 
 
-def test_to_naive_bayes_an_unmentioned_attribute_says_nothing():
+def test_naive_bayes_ignores_unmentioned_attributes():
     codes = torch.randint(2, (53, 2), generator=torch.Generator().manual_seed(0))
     model = NaiveBayes(TINY, 3).fit(table(codes, codes.sum(1)))
     nothing, left, itch, both = shares(model, [[UNKNOWN, UNKNOWN], [UNKNOWN, 0], [0, UNKNOWN], [0, 0]])
     torch.testing.assert_close(nothing, codes.sum(1).bincount(minlength=3) / 53)
-    # What two attributes say is what they say one by one, over what is known without them.
+    # The likelihood ratios of two attributes multiply.
     product = left * itch / nothing
     torch.testing.assert_close(both, product / product.sum())
 
 
-def test_gradient_boosting_learns_what_two_attributes_say_together_and_naive_bayes_cannot(exclusive_or):
+def test_gradient_boosting_learns_an_interaction_that_naive_bayes_cannot(exclusive_or):
     trees, bayes = (kind(TINY, 2).fit(exclusive_or) for kind in (GradientBoosting, NaiveBayes))
     codes = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
     assert shares(trees, codes).argmax(1).tolist() == [0, 1, 1, 0]
@@ -67,7 +67,7 @@ def test_gradient_boosting_learns_what_two_attributes_say_together_and_naive_bay
     assert (shares(bayes, codes).amax(1) < 0.7).all()
 
 
-def test_gradient_boosting_answers_with_cells_missing_and_does_not_pretend_to_know(exclusive_or):
+def test_gradient_boosting_is_uncertain_when_cells_are_missing(exclusive_or):
     model = GradientBoosting(TINY, 2).fit(exclusive_or)
     found = shares(model, [[UNKNOWN, 0], [1, UNKNOWN], [UNKNOWN, UNKNOWN]])
     torch.testing.assert_close(found.sum(1), torch.ones(3))
@@ -79,7 +79,7 @@ def test_gradient_boosting_is_the_same_twice(exclusive_or):
     assert torch.equal(first(None, exclusive_or.codes).logits, second(None, exclusive_or.codes).logits)
 
 
-def test_the_majority_says_smoothed_shares_whatever_the_case():
+def test_the_majority_class_predicts_smoothed_shares():
     model = MajorityClass(TINY, 3).fit(table([[0, 0], [0, 1], [1, 1]], [0, 0, 1]))
     expected = torch.tensor([[3 / 6, 2 / 6, 1 / 6]] * 2)  # one case more of each class
     torch.testing.assert_close(shares(model, [[0, 0], [UNKNOWN, 1]]), expected)
@@ -105,13 +105,13 @@ def test_it_is_called_like_a_model(kind, exclusive_or):
     np.testing.assert_allclose(full.sum(1), 1, atol=1e-6)
     assert (len(np.unique(full, axis=0)) == 1) == (kind is MajorityClass)
     assert len(np.unique(empty, axis=0)) == 1
-    # Neither images nor labels count.
+    # Images and labels are ignored.
     out = model(torch.randn(211, 5, 13), exclusive_or.codes, exclusive_or.labels, is_present=None)
     assert torch.equal(out.logits, model(None, exclusive_or.codes).logits)
     assert out.logits.dtype == torch.float32
 
 
-def test_one_column_per_value_and_none_for_what_is_not_mentioned(schema):
+def test_one_hot_has_one_column_per_value_and_zeros_for_unmentioned(schema):
     columns = one_hot(torch.tensor([[0, 1, 4], [2, UNKNOWN, 0], [UNKNOWN] * 3]), schema)
     expected = [[1, 0, 0, 0, 1, 0, 0, 0, 0, 1], [0, 0, 1, 0, 0, 1, 0, 0, 0, 0], [0] * 10]
     assert columns.tolist() == expected

@@ -7,14 +7,14 @@ from alignedfusion.modules.masking import HideAttributes
 
 
 class Encoder:
-    """Stands in for ClinicalBERT, and writes down what it was asked."""
+    """Replaces ClinicalBERT, and records its prompts."""
 
     def __init__(self):
-        self.asked = []
+        self.encoded = []
         self.generator = torch.Generator().manual_seed(0)
 
     def encode(self, prompts):
-        self.asked.extend(prompts)
+        self.encoded.extend(prompts)
         return torch.randn(len(prompts), 23, generator=self.generator)
 
 
@@ -26,13 +26,13 @@ def encoder():
 @pytest.fixture
 def tokenizer(schema, encoder):
     tokenizer = WholeReportTokenizer(schema, 38, encoder)
-    encoder.asked.clear()  # of what it asks to learn the encoder's width
+    encoder.encoded.clear()  # the prompt that determines the encoder's width
     return tokenizer
 
 
-def test_a_report_is_the_prompts_of_what_it_mentions_by_hand(tokenizer):
-    said = "The elevation is palpable. The ulceration is absent. The age is 45 to 60 years."
-    assert tokenizer.text((1, 0, 2)) == said
+def test_the_text_of_a_report_has_the_prompts_of_mentioned_attributes_by_hand(tokenizer):
+    expected = "The elevation is palpable. The ulceration is absent. The age is 45 to 60 years."
+    assert tokenizer.text((1, 0, 2)) == expected
     assert tokenizer.text((1, UNKNOWN, 2)) == "The elevation is palpable. The age is 45 to 60 years."
     assert tokenizer.text((UNKNOWN, 1, UNKNOWN)) == "The ulceration is present."
     assert tokenizer.text((UNKNOWN,) * 3) == "Nothing is mentioned."
@@ -41,12 +41,12 @@ def test_a_report_is_the_prompts_of_what_it_mentions_by_hand(tokenizer):
 def test_each_distinct_text_is_encoded_once(tokenizer, encoder):
     codes = torch.tensor([[1, 0, 2], [0, UNKNOWN, UNKNOWN], [1, 0, 2], [UNKNOWN] * 3, [0, UNKNOWN, UNKNOWN]])
     tokens = tokenizer(codes)
-    assert encoder.asked == [tokenizer.text(tuple(codes[row].tolist())) for row in (0, 1, 3)]
+    assert encoder.encoded == [tokenizer.text(tuple(codes[row].tolist())) for row in (0, 1, 3)]
     torch.testing.assert_close(tokens[[0, 1]], tokens[[2, 4]])
     assert all((tokens[a] - tokens[b]).abs().max() > 0.1 for a, b in ((0, 1), (0, 3), (1, 3)))
 
     again = tokenizer(torch.tensor([[UNKNOWN] * 3, [2, 1, 0]]))
-    assert encoder.asked[3:] == ["The elevation is nodular. The ulceration is present. The age is below 30 years."]
+    assert encoder.encoded[3:] == ["The elevation is nodular. The ulceration is present. The age is below 30 years."]
     torch.testing.assert_close(again[0], tokens[3])
 
 
@@ -54,23 +54,23 @@ def test_a_token_is_the_projected_vector_of_its_text(tokenizer):
     tokens = tokenizer(torch.tensor([[1, 0, 2], [UNKNOWN] * 3]))
     assert tokens.shape == (2, 1, 38)
     generator = torch.Generator().manual_seed(0)
-    torch.randn(1, 23, generator=generator)  # what the tokenizer asked first
+    torch.randn(1, 23, generator=generator)  # the vector of the first prompt
     vectors = torch.randn(2, 23, generator=generator)
     normed = (vectors - vectors.mean(1, keepdim=True)) / (vectors.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
     torch.testing.assert_close(tokens[:, 0], normed @ tokenizer.project.weight.T + tokenizer.project.bias)
     assert tokenizer.value_tokens().shape == (0, 38)
 
 
-@pytest.mark.parametrize("evidence", [True, False])
-def test_a_classifier_takes_it_and_learns(evidence, tokenizer, schema, build, batch, assert_trainable):
+@pytest.mark.parametrize("unimodal_heads", [True, False])
+def test_a_classifier_with_it_is_trainable(unimodal_heads, tokenizer, schema, build, batch, assert_trainable):
     image, codes, labels = batch(schema)
     model = build(
-        schema, tokenizer=tokenizer, fill=None, unimodal_heads=evidence, hiding=HideAttributes(0.0, whole=0.1)
+        schema, tokenizer=tokenizer, fill=None, unimodal_heads=unimodal_heads, hiding=HideAttributes(0.0, whole=0.1)
     )
-    seen = []
-    model.fusion.register_forward_pre_hook(lambda fusion, arguments: seen.append(arguments[0]["report"].shape))
+    shapes = []
+    model.fusion.register_forward_pre_hook(lambda fusion, arguments: shapes.append(arguments[0]["report"].shape))
     out = model(image, codes, labels)
-    assert seen == [(7, 1, 38)]
+    assert shapes == [(7, 1, 38)]
     assert out.logits.shape == (7, 17)
     assert out.reconstruction is None
     assert not torch.equal(model(image, torch.full_like(codes, UNKNOWN)).logits, out.logits)
@@ -88,15 +88,15 @@ def test_a_classifier_takes_it_and_learns(evidence, tokenizer, schema, build, ba
     assert_trainable(model, model(image, codes, labels))
 
 
-def test_what_is_hidden_in_training_is_not_in_the_text(tokenizer, encoder, schema, build, batch):
+def test_hidden_attributes_are_not_in_the_text(tokenizer, encoder, schema, build, batch):
     image, codes, labels = batch(schema)
     model = build(schema, tokenizer=tokenizer, fill=None, hiding=HideAttributes(1.0, whole=0.1))
     model(image, codes, labels)
-    assert encoder.asked == ["Nothing is mentioned."]
+    assert encoder.encoded == ["Nothing is mentioned."]
     model.eval()(image, codes, is_present={"report": torch.arange(7) < 0})
-    assert encoder.asked == ["Nothing is mentioned."]
+    assert encoder.encoded == ["Nothing is mentioned."]
     model(image, codes)
-    assert len(encoder.asked) > 3
+    assert len(encoder.encoded) > 3
 
 
 def test_codes_that_do_not_fit_the_schema_are_refused(tokenizer):

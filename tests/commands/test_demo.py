@@ -13,7 +13,7 @@ def tiny(monkeypatch):
         monkeypatch.setattr(demo, name, value)
 
 
-def test_a_tiny_demo_writes_what_it_promises(tiny, tmp_path, capsys):
+def test_a_tiny_demo_writes_its_files(tiny, tmp_path, capsys):
     assert cli.main(["demo", "-o", str(tmp_path / "demo"), "--seeds", "2"]) == 0
     out = capsys.readouterr().out
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
@@ -23,7 +23,7 @@ def test_a_tiny_demo_writes_what_it_promises(tiny, tmp_path, capsys):
         assert [len(run) for run in result["accuracy"]] == [3, 3]
         assert result["mean"] == pytest.approx([sum(column) / 2 for column in zip(*result["accuracy"], strict=True)])
     image_only = results["methods"]["image only"]["accuracy"]
-    assert all(run[0] == run[1] == run[2] for run in image_only)  # reports cannot matter to it
+    assert all(run[0] == run[1] == run[2] for run in image_only)  # it ignores reports
     with Image.open(tmp_path / "demo" / "accuracy.png") as picture:
         assert picture.width > 500
 
@@ -38,7 +38,7 @@ def test_a_tiny_demo_writes_what_it_promises(tiny, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_in_the_whole_demo_ours_is_best_or_tied(tmp_path):
+def test_in_the_full_demo_ours_is_best_or_tied(tmp_path):
     results = demo.run(tmp_path, progress=False)
     ours = results["methods"].pop(demo.OURS)
     for result in results["methods"].values():

@@ -1,15 +1,19 @@
-"""The examples that travel with the package: listed, run as the command runs them, and copied."""
+"""The examples of the package: listed, run by the command, and copied."""
 
 import base64
 import json
 import re
 import runpy
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -36,7 +40,7 @@ ON_CORE = (
 
 
 def command(*arguments, without=()):
-    """The command in a process of its own, some modules not installed."""
+    """Run the command in a separate process, in which some modules cannot be imported."""
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({without!r})); "
         "import alignedfusion.commands.main as c; sys.exit(c.main())"
@@ -58,7 +62,7 @@ def run(tmp_path):
 
 
 def share(out, row, column=0):
-    """A figure in percent from the row of a printed table that begins so."""
+    """A number in percent from the row of a printed table that begins with `name`."""
     (line,) = re.findall(rf"^ *{re.escape(row)}  .*$", out, flags=re.MULTILINE)
     return float(re.findall(r"([\d.]+)(?:%|$| )", line.strip().removeprefix(row))[column])
 
@@ -67,14 +71,14 @@ def most_frequent(out):
     return float(re.search(r"most frequent class ([\d.]+)%", out).group(1))
 
 
-# What they show, with few cases; below, as they are.
+# With few cases; below with their defaults.
 
 
-def test_quickstart_beats_a_guess_and_says_what_is_left_out(run):
+def test_quickstart_beats_chance_and_fills_unmentioned_attributes(run):
     out = run("quickstart", "--cases", "300", "--epochs", "4")
     assert share(out, "0%") > most_frequent(out) + 20
     assert share(out, "100%") > most_frequent(out) + 5
-    assert "two reports as codes, -1 where nothing is said: [[1, -1, -1, -1, -1, -1, -1, 3, -1]," in out
+    assert "two reports as codes, -1 where unmentioned: [[1, -1, -1, -1, -1, -1, -1, 3, -1]," in out
     shares = [share(out, name) for name in phantom.CLASS_NAMES]
     assert sum(shares) == pytest.approx(100.0, abs=0.21)  # four rounded figures
     told = {"growth", "age"}
@@ -82,7 +86,7 @@ def test_quickstart_beats_a_guess_and_says_what_is_left_out(run):
         assert bool(re.search(rf"^  {name} .*in truth", out, flags=re.MULTILINE)) is (name not in told)
 
 
-def test_three_modalities_answer_whatever_is_withheld(run):
+def test_three_modalities_predict_with_any_of_them_missing(run):
     out = run("three_modalities", "--cases", "200", "--epochs", "4")
     alone = share(out, "ultrasound and report")
     assert share(out, "nothing") > alone + 10
@@ -100,7 +104,7 @@ def test_reports_become_a_table_and_a_prediction(run):
     assert sum(map(float, re.findall(r"[a-z]+ ([\d.]+)%", out.splitlines()[-1]))) == pytest.approx(100.0, abs=0.21)
 
 
-def test_every_sentence_of_the_written_reports_is_read_as_it_was_meant():
+def test_every_sentence_of_the_synthetic_reports_is_extracted_correctly():
     script = runpy.run_path(str(ROOT / "examples" / "reports_to_prediction.py"))
     extractor = script["RuleExtractor"](script["LEXICON"])
     meant = [
@@ -138,7 +142,7 @@ def write_table(folder, n):
     torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), folder / "weights.pth")
 
 
-def test_fusions_are_compared_on_a_table_of_ones_own(tmp_path, monkeypatch, capsys):
+def test_fusions_are_compared_on_a_user_s_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path, 120)
     columns = ["--data", "cases.csv", "--image", "file", "--label", "kind"]
@@ -150,11 +154,11 @@ def test_fusions_are_compared_on_a_table_of_ones_own(tmp_path, monkeypatch, caps
     training, test = map(int, re.search(r"(\d+) training cases, (\d+) test cases", out).groups())
     assert training + test == 120
     image_only = [share(out, "image only", column) for column in range(0, 6, 2)]
-    assert len(set(image_only)) == 1  # reports cannot matter to it
+    assert len(set(image_only)) == 1  # it ignores reports
     assert share(out, "alignedfusion") > most_frequent(out)
 
 
-def test_without_an_extra_the_example_says_what_to_install(monkeypatch):
+def test_without_an_extra_the_example_names_it(monkeypatch):
     for name in EXTRAS:
         monkeypatch.setitem(sys.modules, name, None)
     for name in ("compare_fusions", "train_a3d_deeplesion"):
@@ -168,6 +172,23 @@ def test_the_server_tries_itself(capsys):
     answer = json.loads(out[out.index("{") :])
     assert set(answer["classes"]) == set(phantom.CLASS_NAMES)
     assert set(answer["unmentioned"]) == set(phantom.SCHEMA.names) - {"growth"}
+
+
+def huge_png(side):
+    """A PNG of side x side pixels, by its header alone."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunks = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def status_of(url, length):
+    """The status of a request with this Content-Length and no body."""
+    with socket.create_connection(("127.0.0.1", urllib.parse.urlsplit(url).port), timeout=60) as connection:
+        connection.sendall(f"POST / HTTP/1.0\r\nContent-Length: {length}\r\n\r\n".encode("latin-1"))
+        return int(connection.makefile().readline().split()[1])
 
 
 def test_a_served_model_answers_as_predict_does_and_stops_on_ctrl_c(tmp_path):
@@ -200,12 +221,23 @@ def test_a_served_model_answers_as_predict_does_and_stops_on_ctrl_c(tmp_path):
             json.dumps({"image": "no base64"}): "not base64 of a PNG",
             json.dumps({"attributes": {}}): "send {",
             "not json": "Expecting value",
+            "[" * 100_000: "nested too deeply",
+            json.dumps({"image": image, "attributes": [1]}): "attributes must be an object",
+            json.dumps({"image": image, "attributes": {"age": 10**400}}): "age",
+            json.dumps(
+                {"image": base64.b64encode(huge_png(9_000)).decode()}
+            ): "81,000,000 pixels; 50,000,000 is the most",
+            json.dumps(
+                {"image": base64.b64encode(huge_png(90_000)).decode()}
+            ): "too many pixels; 50,000,000 is the most",
         }.items():
             with pytest.raises(urllib.error.HTTPError, match="400") as caught:
                 ask(body)
             with caught.value as reply:
                 assert words in json.load(reply)["error"]
-        assert ask(json.dumps({"image": image}))["classes"]  # it has survived them all
+        for length, status in (("+5", 411), ("5_0", 411), ("²", 411), ("9" * 4000, 413), ("-1", 411)):
+            assert status_of(url, length) == status
+        assert ask(json.dumps({"image": image}))["classes"]  # the server still runs
     finally:
         server.send_signal(signal.SIGINT)
         out, errors = server.communicate(timeout=60)
@@ -215,7 +247,7 @@ def test_a_served_model_answers_as_predict_does_and_stops_on_ctrl_c(tmp_path):
 # The command.
 
 
-def test_the_list_has_every_file_with_what_it_says_of_itself(capsys):
+def test_the_list_has_every_example_with_its_summary(capsys):
     assert cli.main(["examples"]) == 0
     out = capsys.readouterr().out
     for path in (ROOT / "examples").glob("*.py"):
@@ -235,14 +267,14 @@ def test_the_readme_lists_them_all_and_its_commands_run(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     lines = re.findall(r"^alignedfusion (examples(?: copy)?(?: \w+)?)", section, flags=re.MULTILINE)
     assert len(lines) == 3
-    for line in (line for line in lines if " run" not in line):  # that one runs above
+    for line in (line for line in lines if " run" not in line):  # run above
         assert cli.main(line.split()) == 0
     assert "quickstart" in capsys.readouterr().out
 
 
 @pytest.fixture
 def only(monkeypatch, tmp_path):
-    """The only example there is, with this text."""
+    """Replace all examples by one with this text."""
 
     def only(text):
         path = tmp_path / "mine.py"
@@ -268,11 +300,11 @@ def test_ctrl_c_ends_an_example_without_a_traceback(only, capsys):
     assert capsys.readouterr().err == "\ninterrupted\n"
 
 
-def test_an_unknown_name_is_answered_with_names_close_to_it(capsys):
+def test_an_unknown_name_gets_similar_names(capsys):
     for action in ("run", "copy"):
         assert cli.main(["examples", action, "quikstart"]) == 2
-        assert "no example 'quikstart'; close to it: quickstart" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"there are compare_fusions, .*three_modalities"):
+        assert "no example 'quikstart'; similar names: quickstart" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"the examples are compare_fusions, .*three_modalities"):
         example_files.find_example("xyz")
 
 
@@ -290,7 +322,7 @@ def test_copies_are_the_same_and_never_overwrite(tmp_path, monkeypatch, capsys):
     assert example_files.copy("quickstart.py", "folder") == Path("folder/quickstart.py")
 
 
-# As they are, and from a wheel.
+# With their defaults, and from a wheel.
 
 
 @pytest.mark.slow
@@ -303,7 +335,7 @@ def test_quickstart_as_it_is(run):
 
 
 @pytest.mark.slow
-def test_each_modality_brings_something(run):
+def test_each_modality_improves_the_accuracy(run):
     out = run("three_modalities")
     for withheld in ("ultrasound", "report", "photo and ultrasound"):
         assert share(out, "nothing") > share(out, withheld) + 2
@@ -324,7 +356,7 @@ def test_the_age_needs_the_report(run):
 
 
 @pytest.mark.slow
-def test_every_fusion_beats_its_parts_on_drawn_lesions(run):
+def test_every_fusion_beats_single_modalities_on_drawn_lesions(run):
     out = run("compare_fusions", without=())
     parts = max(share(out, "image only", 2), share(out, "attributes only", 2))
     for fusion in ("sum", "concatenation", "cross-attention", "joint self-attention", "alignedfusion"):
@@ -332,7 +364,7 @@ def test_every_fusion_beats_its_parts_on_drawn_lesions(run):
 
 
 @pytest.mark.slow
-def test_the_wheel_brings_them_along(tmp_path):
+def test_the_wheel_contains_the_examples(tmp_path):
     line = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(line, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

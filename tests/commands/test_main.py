@@ -8,7 +8,7 @@ from alignedfusion.commands import main as cli
 
 
 @pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["evaluate"], ["predict"], ["export"]])
-def test_help_teaches(command, capsys):
+def test_help_describes_every_command(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main([*command, "--help"])
     out = capsys.readouterr().out
@@ -34,7 +34,7 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == alignedfusion.__version__
 
 
-def test_a_mistake_ends_with_one_line_and_status_2(tmp_path, capsys):
+def test_an_error_prints_one_line_and_exits_with_status_2(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("file,kind,kind2\na.png,x,y\n")
     arguments = ["train", str(tmp_path / "t.csv"), "--image", "file", "--label", "kinds", "-o", str(tmp_path / "out")]
     assert cli.main(arguments) == 2
@@ -61,7 +61,7 @@ def test_units_are_pairs(tmp_path, capsys):
     assert "--units takes COL=UNIT, got 'years'" in capsys.readouterr().err
 
 
-def test_without_the_extra_the_command_says_what_to_install(monkeypatch, tmp_path, capsys):
+def test_without_an_extra_the_command_names_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "pandas", None)
     (tmp_path / "t.csv").write_text("file,kind\na.png,x\n")
     assert cli.main(["train", str(tmp_path / "t.csv"), "--image", "file", "--label", "kind", "-o", "out"]) == 2

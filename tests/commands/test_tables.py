@@ -1,6 +1,9 @@
-"""Tables as users write them, through the commands as users type them."""
+"""Commands on tables with the irregularities of real data."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -8,6 +11,7 @@ import pytest
 
 from alignedfusion import AlignedFusionClassifier
 from alignedfusion.commands import main as cli
+from alignedfusion.tables.files import lock_output
 
 QUICK = ["--dim", "64", "--epochs", "1"]
 COLUMNS = ["--image", "file", "--label", "kind"]
@@ -68,7 +72,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("spelling", ["absolute", "dotted", "one folder up"])
-def test_a_trained_case_is_known_however_its_path_is_spelled(spelling, trained):
+def test_a_trained_case_is_recognised_with_any_spelling_of_its_path(spelling, trained):
     run, frame = trained
     folder = run.parent
     root = folder.parent if spelling == "one folder up" else folder
@@ -97,7 +101,7 @@ def test_new_cases_without_an_image_are_kept_and_trained_ones_are_not(trained, t
     new.loc[3:, "file"] = ""
     new.to_csv(tmp_path / "cases.csv", index=False)
     assert evaluate(run, tmp_path / "cases.csv")["tested"] == 9
-    absent = frame[57:].assign(number=[f"B{i}" for i in range(3)])
+    absent = frame[57:].assign(number=[f"B{i}" for i in range(3)], of="")
     pd.concat([new, frame[57:], absent]).to_csv(tmp_path / "cases.csv", index=False)
     figures = evaluate(run, tmp_path / "cases.csv")
     assert (figures["tested"], figures["left_out"]) == (12, 3)
@@ -105,12 +109,14 @@ def test_new_cases_without_an_image_are_kept_and_trained_ones_are_not(trained, t
     assert evaluate(run, tmp_path / "cases.csv")["left_out"] >= 3  # without all columns, attributes and label decide
 
 
-def test_a_key_column_tells_cases_apart(tmp_path):
+def test_a_key_column_identifies_cases(tmp_path):
     frame = make_table(tmp_path, accession=[f"00{i}" for i in range(60)])
     run = train(tmp_path, "--key", "accession")
     assert "accession" not in AlignedFusionClassifier.from_pretrained(run).schema.names
     frame.assign(file="0.npy").to_csv(tmp_path / "again.csv", index=False)  # other images, the same cases
     assert evaluate(run, tmp_path / "again.csv")["left_out"] == 48
+    frame.assign(accession=[""] * 30 + [f"00{i}" for i in range(30, 60)]).to_csv(tmp_path / "again.csv", index=False)
+    assert evaluate(run, tmp_path / "again.csv")["left_out"] == 48  # where the key is empty, the images decide
     frame["accession"] = [f"1{i}" for i in range(60)]
     frame.to_csv(tmp_path / "again.csv", index=False)
     assert evaluate(run, tmp_path / "again.csv")["tested"] == 60
@@ -215,10 +221,15 @@ def test_columns_are_described_in_the_command_and_in_a_file_beside_the_table(tmp
     shares = json.loads((run / "metrics.json").read_text())["training_data"]["mentioned"]
     assert 0.8 < shares["age"] < 1.0  # a ninth is 999
 
-    run = run.rename(tmp_path / "first")
-    run = train(tmp_path, "--edges", "age=30", "--kind", "stage=numeric", "--missing-codes", "sign=flat")
+    run.rename(tmp_path / "first")
+    make_table(
+        tmp_path, age=[str(20 + i) if i % 9 else "999" for i in range(60)], stage=[f"{i % 4},500" for i in range(60)]
+    )
+    run = train(
+        tmp_path, "--edges", "age=30", "--kind", "stage=numeric", "--missing-codes", "sign=flat", "--decimal", "stage=,"
+    )
     assert attribute(run, "age").values == ("below 30 years", "30 years or more")
-    assert attribute(run, "stage").edges == (1.0, 2.0, 3.0)
+    assert attribute(run, "stage").edges == (1.5, 2.5, 3.5)
     assert attribute(run, "sign").values == ("raised",)
 
 
@@ -274,3 +285,57 @@ def test_spellings_are_matched_and_what_cannot_be_read_is_counted(tmp_path, caps
     table = predict(run, tmp_path / "new" / "cases.csv", "--max-unreadable", "0.7")
     assert table["unreadable"].fillna("").tolist() == ["", "age", "sex; age", ""]
     assert table["filled(sex)"].isna().tolist() == [True, True, False, True]
+
+
+# Locks and encodings.
+
+
+def test_two_commands_do_not_write_one_output(trained, tmp_path, capsys):
+    run, _ = trained
+    output = tmp_path / "out.csv"
+    (tmp_path / "reports.csv").write_text("text\nNo effusion.\n", "utf-8")
+    predicting = ["predict", str(run), "--table", str(run.parent / "cases.csv"), "-o", str(output)]
+    extracting = ["extract", str(tmp_path / "reports.csv"), "--lexicon", "chest_xray", "-o", str(output)]
+    for arguments in (predicting, extracting):
+        with lock_output(output):
+            assert cli.main(arguments) == 2
+        assert f"another process is writing '{output}'" in capsys.readouterr().err
+        assert not output.exists()
+        assert cli.main(arguments) == 0
+        output.unlink()
+
+
+def test_a_run_finishes_with_an_ascii_locale(tmp_path):
+    frame = make_table(tmp_path, rows=60, größe=[("klein", "groß ≥ 5")[i // 2 % 2] for i in range(60)])
+    frame.assign(kind=frame["kind"].map({"mole": "Nävus", "wart": "疣"})).to_csv(tmp_path / "cases.csv", index=False)
+    command = ["train", "cases.csv", *COLUMNS, *QUICK, "-o", "run"]
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "alignedfusion", *command], cwd=tmp_path, env=plain, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+    model = AlignedFusionClassifier.from_pretrained(tmp_path / "run")
+    assert model.class_names == ("Nävus", "疣")
+    assert attribute(tmp_path / "run", "größe").values == ("groß ≥ 5", "klein")
+
+
+def test_a_file_that_cannot_be_used_is_named(trained, tmp_path, capsys):
+    run, _ = trained
+    table = str(run.parent / "cases.csv")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in run.iterdir():
+        (broken / name.name).write_bytes(name.read_bytes())
+    for name, content, command in (
+        ("settings.json", "{", ["evaluate", str(broken), table]),
+        ("settings.json", "{}", ["evaluate", str(broken), table]),
+        ("settings.json", "[1]", ["predict", str(broken), "--table", table, "-o", str(tmp_path / "x.csv")]),
+        ("trained_on.json", "{}", ["evaluate", str(broken), table]),
+    ):
+        before = (broken / name).read_bytes()
+        (broken / name).write_text(content, "utf-8")
+        assert cli.main(command) == 2
+        assert str(broken / name) in capsys.readouterr().err
+        (broken / name).write_bytes(before)
+    assert cli.main(["predict", str(run), "--table", table, "-o", str(run / "settings.json" / "x.csv")]) == 2
+    assert str(run / "settings.json") in capsys.readouterr().err

@@ -246,7 +246,7 @@ def test_the_schema_is_learned_from_training_patients(synthetic):
     few = data.schema(data.split("train", fraction=0.25))
     assert few.attributes[0].values != schema.attributes[0].values
     assert not few.attributes[0].units  # too few ages for intervals
-    with pytest.raises(ValueError, match=r"training patients only; '.*\.png' is none of theirs"):
+    with pytest.raises(ValueError, match=r"training patients only; '.*\.png' is not in the training split"):
         data.schema(data.slices)
     cases = deeplesion.LesionCases(data, data.split("test"), few)  # ages that it has not seen
     assert (cases.codes[:, 0] == UNKNOWN).any()
@@ -268,7 +268,7 @@ def test_fractions_are_of_patients_and_nested(synthetic):
     assert len({each.patient for each in data.split("valid", fraction=0.01)}) == 1
     with pytest.raises(ValueError, match="fraction must be above 0 and at most 1, got 25"):
         data.split("train", fraction=25)
-    with pytest.raises(ValueError, match=r"a split is one of \['train', 'valid', 'test'\], got 'val'"):
+    with pytest.raises(ValueError, match=r"name must be one of \['train', 'valid', 'test'\], got 'val'"):
         data.split("val")
 
 
@@ -325,7 +325,7 @@ def test_the_synthetic_tree_is_seeded_and_overwrites_nothing(synthetic, tmp_path
     assert not text.startswith((other / "DL_info.csv").read_text())
     name = "Images_png/000003_01_01/040.png"
     assert (synthetic / name).read_bytes() == (again / name).read_bytes()
-    with pytest.raises(FileExistsError, match=r"DL_info.csv' is there already"):
+    with pytest.raises(FileExistsError, match=r"DL_info.csv' already exists"):
         make_synthetic(synthetic)
     with pytest.raises(ValueError, match="patients must be at least 8, one per irregularity; got 7"):
         make_synthetic(tmp_path / "c", patients=7)
@@ -372,7 +372,7 @@ def test_a_cell_that_cannot_be_read_is_named(tree, cells, message):
 def test_key_slices_that_are_not_there(tree):
     other = {"File_name": "000091_03_01_050.png"}
     message = (
-        "files of 1 of 2 key slices are not in .*'000091_03_01_050.png' for one; only_with_image=True leaves them out"
+        "files of 1 of 2 key slices are not in .*such as '000091_03_01_050.png'; only_with_image=True leaves them out"
     )
     with pytest.raises(FileNotFoundError, match=message):
         deeplesion.load(tree(other))
@@ -388,7 +388,7 @@ def test_files_that_are_no_slices(tree):
     with pytest.raises(ValueError, match=r"094.png' must be a 16-bit grey image, .* its mode is 'L'"):
         deeplesion.read_planes(data.images, only(data))
     Image.fromarray(np.zeros((HEIGHT, WIDTH + 1), np.uint16)).save(path)
-    with pytest.raises(ValueError, match=r"094.png' is of another size than its key slice 093.png"):
+    with pytest.raises(ValueError, match=r"094.png' has another size than its key slice 093.png"):
         deeplesion.read_planes(data.images, only(data))
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"cannot read the slice '.*094.png'"):
@@ -398,9 +398,9 @@ def test_files_that_are_no_slices(tree):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_slices": 6}, "num_slices must be odd, so that the key slice is in the middle; got 6"),
+        ({"num_slices": 6}, "num_slices must be odd and positive, so that the key slice is in the middle; got 6"),
         ({"spacing_mm": 0}, "spacing_mm must be above 0, got 0"),
-        ({"window": (50, 50)}, r"window must rise, got \(50, 50\)"),
+        ({"window": (50, 50)}, r"window must have a lower value below a higher one, got \(50, 50\)"),
     ],
 )
 def test_settings_are_checked(tree, settings, message):

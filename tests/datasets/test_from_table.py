@@ -173,7 +173,7 @@ def test_what_cannot_be_cases_is_refused(frame, columns, tmp_path):
     names = {"image": "file", "label": "diagnosis", "class_names": CLASSES}
     with pytest.raises(ValueError, match=r"the table has no columns \['picture'\]; it has \['file', 'shape'"):
         cases_from(frame, columns, brightness, image="picture")
-    with pytest.raises(ValueError, match=r"keys \['train'\]; give one split of it, such as dataset\['train'\]"):
+    with pytest.raises(ValueError, match=r"keys \['train'\]; pass one split of it, such as dataset\['train'\]"):
         cases_from(datasets.DatasetDict(train=arrow(frame)), columns, brightness, **names)
     with pytest.raises(ValueError, match="IterableDataset has no random access: load the dataset without streaming"):
         cases_from(arrow(frame).to_iterable_dataset(), columns, brightness, **names)

@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from alignedfusion.attributes import ColumnOptions
-from alignedfusion.datasets.columns import CaseColumns
-from alignedfusion.datasets.manifest import Manifest, usable_attributes
+from alignedfusion.datasets.columns import CaseColumns, usable_attributes
+from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.tables.files import read_table
 
 
@@ -148,7 +148,8 @@ MISTAKES = [
     (lambda t, s: t.update(pd.Series(["train"] * 30, name="split")), "column 'split' names no valid and no test rows"),
     (lambda t, s: change(t, "diagnosis", 2, None), "1 rows have no label: 2"),
     (lambda t, s: change(t, "diagnosis", 6, "new"), "1 labels are seen only outside the training rows: 'new' (row 6)"),
-    (lambda t, s: t.update(pd.Series(["same"] * 30, name="diagnosis")), "the training rows have one label only, ['same']"),
+    (lambda t, s: change(t, "diagnosis", 0, "Nevus "), "the labels ['Nevus ', 'nevus'] differ in case and spaces only"),
+    (lambda t, s: t.update(pd.Series(["same"] * 30, name="diagnosis")), "the training rows have one label only, 'same'"),
     (lambda t, s: s.update(attributes=["age", "grad"]), "the table has no column ['grad']"),
     (lambda t, s: (t.__setitem__("report", t["file"]), s.update(images="report")), "cannot be called 'report'"),
     (lambda t, s: (t.__setitem__("second", None), s.update(images=["file", "second"])), "no case has an image of ['second']"),

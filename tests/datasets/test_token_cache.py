@@ -143,6 +143,39 @@ def test_other_folders_and_formats_are_refused(cache, tmp_path):
         TokenCache(newer)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": [0, 64]}, r"have the shape \[0, 64\], not two positive numbers"),
+        ({"shape": "9x64"}, "have the shape 9x64"),
+        ({"dtype": "int8"}, "have the dtype 'int8'"),
+        (None, "has no .'backbone'"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(change, message, cache, tmp_path):
+    folder = copy(cache, tmp_path / "other")
+    settings = {"format": 1} if change is None else {**cache.settings, **change}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=f"{message}.*compute the tokens again"):
+        TokenCache(folder)
+
+
+def test_a_damaged_index_and_rows_that_are_not_finite_are_refused(cache, tmp_path):
+    folder = copy(cache, tmp_path / "damaged")
+    with open(folder / "tokens.bin", "r+b") as file:
+        file.seek(3 * cache.file.row_bytes)
+        file.write(torch.tensor([float("nan")], dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes())
+    assert TokenCache(folder).file.read([2, 4]).isfinite().all()
+    with pytest.raises(ValueError, match=r"row 3 of '.*tokens.bin' is not finite; copy it again"):
+        TokenCache(folder).file.read([2, 3])
+    with open(folder / "index.jsonl", "ab") as index:
+        index.write(b"{\n")
+    with open(folder / "tokens.bin", "ab") as file:
+        file.write(bytes(cache.file.row_bytes))
+    with pytest.raises(ValueError, match=r"index.jsonl' is damaged .*: copy the folder again"):
+        TokenCache(folder)
+
+
 # Writing: interrupted, again, with more.
 
 KILLED = """
@@ -267,7 +300,7 @@ CHANGES = [
     ({"image_size": 32}, r"image_size 48 before, 32 now; preprocessing .*; shape \[9, 64\] before, \[4, 64\] now"),
     ({"dtype": "float16"}, r"\(dtype bfloat16 before, float16 now\); choose another folder"),
     ({"name": "test_vit2"}, "backbone test_vit before, test_vit2 now; weights_sha256"),
-    ({"weights": "other.pth"}, r"computed otherwise \(weights_sha256 \w{64} before, \w{64} now\)"),
+    ({"weights": "other.pth"}, r"computed with other settings \(weights_sha256 \w{64} before, \w{64} now\)"),
 ]
 
 
@@ -310,7 +343,7 @@ def test_unreadable_images_are_found_before_any_is_computed(folder, paths, tmp_p
 def test_mistakes_are_named(folder, paths, tmp_path):
     with pytest.raises(ValueError, match=r"dtype must be one of \['bfloat16', 'float16'\], got 'float32'"):
         token_writer.write(paths, tmp_path / "t", **{**SMALL, "dtype": "float32"})
-    with pytest.raises(ValueError, match=r"x.npy' holds tokens already"):
+    with pytest.raises(ValueError, match=r"x.npy' already holds tokens"):
         token_writer.write([tmp_path / "x.npy"], tmp_path / "t", **SMALL)
 
 
@@ -489,8 +522,8 @@ def test_no_image_is_read_in_training(run, cache, folder, tmp_path, monkeypatch)
 MISTAKES = [
     (["--backbone", "test_vit2"], "were computed with backbone test_vit, not test_vit2"),
     (["--image-size", "32"], "were computed with image_size 48, not 32"),
-    (["--train-backbone"], "tokens come from a frozen, pretrained backbone"),
-    (["--no-pretrained"], "tokens come from a frozen, pretrained backbone"),
+    (["--train-backbone"], "the backbone of stored tokens must be frozen and pretrained"),
+    (["--no-pretrained"], "the backbone of stored tokens must be frozen and pretrained"),
     (["--weights", "OTHER"], "were computed with other weights of 'test_vit' than"),
     (["--weights", "none.pth"], "no weights file at 'none.pth'"),
 ]

@@ -1,4 +1,4 @@
-"""A model hub on this machine: as much of the real one's interface as pushing and fetching a model need."""
+"""A local model hub with the part of the real interface that uploads and downloads of models need."""
 
 import base64
 import contextlib
@@ -14,7 +14,7 @@ TOKEN = "hf_right"
 
 
 class Repository:
-    """Commits, oldest first: each a name and the files it leaves."""
+    """Commits from the oldest to the newest: names and the files after them."""
 
     def __init__(self, private):
         self.private, self.commits, self.titles = private, [], []
@@ -33,7 +33,7 @@ class Repository:
 
 
 class Hub:
-    """What a test looks at and changes.
+    """The state of the hub that tests read and change.
 
     `repositories` by name, names of files that are `large` and go another way, that are `refused`, and a `log` of all requests.
     """
@@ -88,19 +88,19 @@ def _answer(hub, method, path, body, headers):
     parts = path.strip("/").split("/")
     if path == "/api/validate-yaml":
         return _validate(json.loads(body)["content"])
-    if parts[0] == "blobs":  # where large files go and come from
+    if parts[0] == "blobs":  # uploads and downloads of large files
         if method == "PUT":
             hub.blobs[parts[1]] = body
         return 200, hub.blobs.get(parts[1], b""), {"ETag": f'"{parts[1]}"'}
     if not may_write and method == "POST":
         return 401, {"error": "Invalid username or password."}, {}
     if path == "/api/repos/create":
-        asked = json.loads(body)
-        name = f"{asked['organization'] or 'someone'}/{asked['name']}"
+        request = json.loads(body)
+        name = f"{request['organization'] or 'someone'}/{request['name']}"
         address = {"url": f"{hub.address}/{name}", "name": name, "id": name}
         if name in hub.repositories:
             return 409, {"error": "You already created this model repo", **address}, {}
-        hub.repositories[name] = Repository(asked.get("private") or asked.get("visibility") == "private")
+        hub.repositories[name] = Repository(request.get("private") or request.get("visibility") == "private")
         return 200, address, {}
     if parts[:2] == ["api", "models"] and len(parts) >= 4:
         return _api(hub, parts, body, may_write)
@@ -153,9 +153,9 @@ def _api(hub, parts, body, may_read):
     return 200, {"id": name, "sha": commit and commit[0], "private": repository.private, "siblings": siblings}, {}
 
 
-def _batch(hub, asked):
+def _batch(hub, request):
     objects = [
-        {**each, "actions": {"upload": {"href": f"{hub.address}/blobs/{each['oid']}"}}} for each in asked["objects"]
+        {**each, "actions": {"upload": {"href": f"{hub.address}/blobs/{each['oid']}"}}} for each in request["objects"]
     ]
     return 200, {"transfer": "basic", "objects": objects}, {}
 
@@ -163,7 +163,7 @@ def _batch(hub, asked):
 def _resolve(hub, parts, may_read):
     repository = hub.repositories.get("/".join(parts[:2]))
     if repository is None or (repository.private and not may_read):
-        # As the real one: whether a private repository is there is not told.
+        # As in the real hub, the existence of a private repository is not revealed.
         return 401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
     commit = repository.at(parts[3])
     if commit is None:

@@ -15,7 +15,7 @@ from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.commands import main as cli
 from alignedfusion.deployment.export import export, metadata, to_onnx
 
-# Older releases of torch say so of constants in programs they have made themselves.
+# Older releases of torch warn about constants in their own programs.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node"),
     pytest.mark.filterwarnings("ignore:Node .* does not reference an nn.Module"),
@@ -35,7 +35,7 @@ CASES = ["everything", "pixels", "examples given", "report alone"]
 
 
 def model_and_shapes(case, schema, build):
-    """A model, the shape of one case of each of its images (None: any number of tokens), and arguments of the export."""
+    """A model, the shape of one case of each image (None: any number of tokens), and arguments of the export."""
     if case == "everything":
         visual = {
             "close-up": VisualTokenizer(None, 38, num_features=13),
@@ -59,7 +59,7 @@ def model_and_shapes(case, schema, build):
 
 
 class Exported:
-    """A model, its file, and inputs for them."""
+    """A model, its file, and inputs for both."""
 
     def __init__(self, case, schema, build, folder):
         self.case, self.schema = case, schema
@@ -71,7 +71,7 @@ class Exported:
         self.has_padding = arguments.get("has_padding", False)
 
     def inputs(self, rows, seed, missing):
-        """Random images, codes, absent images and padding; NaN in the place of what is not there."""
+        """Random images, codes, absent images and padding; absent and padded inputs are NaN."""
         generator = torch.Generator().manual_seed(seed)
         is_unknown = torch.rand(rows, len(self.schema), generator=generator) < missing
         codes = (torch.rand(is_unknown.shape, generator=generator) * torch.tensor(self.schema.num_values)).long()
@@ -100,7 +100,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def program(exported, tmp_path_factory):
-    """The model of the case "everything" as a program, saved and loaded, and its file."""
+    """The model of the case "everything" as a saved and loaded program, and its file."""
     file = tmp_path_factory.mktemp("program") / "model.pt2"
     torch.export.save(export(exported("everything").model, has_padding=True), file)
     return torch.export.load(file).module(), file
@@ -133,7 +133,7 @@ def assert_same(answer, it, inputs, tolerance):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_file_answers_as_the_model_whatever_is_missing(case, exported):
+def test_the_file_predicts_as_the_model_with_missing_inputs(case, exported):
     it = exported(case)
 
     @given(**PATTERNS)
@@ -144,7 +144,7 @@ def test_the_file_answers_as_the_model_whatever_is_missing(case, exported):
     check()
 
 
-def test_the_program_answers_as_the_model_whatever_is_missing(exported, program):
+def test_the_program_predicts_as_the_model_with_missing_inputs(exported, program):
     it = exported("everything")
 
     @given(**PATTERNS)
@@ -155,7 +155,7 @@ def test_the_program_answers_as_the_model_whatever_is_missing(exported, program)
     check()
 
 
-def test_full_masks_say_the_same_as_none(exported):
+def test_full_masks_equal_no_masks(exported):
     it = exported("everything")
     image, codes, is_present, is_valid = it.inputs(5, 0, 0.5)
     image = {m: torch.randn(pixels.shape) for m, pixels in image.items()}
@@ -188,7 +188,7 @@ def test_sizes_and_names_of_the_file(exported):
 
 
 @pytest.mark.parametrize(("column", "code"), [(0, 3), (1, 2), (2, 5), (0, -2), (1, 2**40)])
-def test_a_code_out_of_range_is_no_answer(column, code, exported, program):
+def test_a_code_out_of_range_is_an_error(column, code, exported, program):
     it = exported("everything")
     image, codes, is_present, is_valid = it.inputs(3, 0, 0.5)
     codes[1, column] = code
@@ -198,7 +198,7 @@ def test_a_code_out_of_range_is_no_answer(column, code, exported, program):
         it.run_onnx(image, codes, is_present, is_valid)
 
 
-def test_the_file_itself_says_how_to_encode_a_report(exported):
+def test_the_metadata_describe_how_to_encode_a_report(exported):
     stored = exported("pixels").session.get_modelmeta().custom_metadata_map
     known = {key: json.loads(value) for key, value in stored.items()}
     schema, model = exported("pixels").schema, exported("pixels").model
@@ -209,7 +209,7 @@ def test_the_file_itself_says_how_to_encode_a_report(exported):
     assert known["preprocessing"]["image"]["mean"] == list(model.visual.preprocessing["mean"])
 
     def encode(row):
-        """As one would in any language."""
+        """Encode a report from the metadata alone."""
         codes = []
         for attribute in known["attributes"]:
             cell = row.get(attribute["name"])
@@ -243,7 +243,7 @@ def run_without(forbidden, script, *arguments):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_saved_model_answers_without_transformers_and_timm(schema, build, batch, tmp_path):
+def test_a_saved_model_predicts_without_transformers_and_timm(schema, build, batch, tmp_path):
     image, codes, _ = batch(schema)
     logits = []
     for name, vectors in (("learned", None), ("text", torch.randn(10, 23))):
@@ -261,15 +261,15 @@ torch.save([model(**torch.load(inputs)).logits for model in models], answer)
     forbidden = {"transformers", "timm", "huggingface_hub", "pandas", "sklearn", "accelerate", "torchvision"}
     run_without(forbidden, script, *(tmp_path / name for name in ("in.pt", "learned", "text", "out.pt")))
     again = torch.load(tmp_path / "out.pt")
-    torch.testing.assert_close(again, logits)  # another process may add up in another order
+    torch.testing.assert_close(again, logits)  # another process may sum in another order
 
 
-def test_the_guard_of_that_test_holds():
+def test_the_import_guard_raises():
     with pytest.raises(AssertionError, match="ImportError: timm is forbidden here"):
         run_without({"timm"}, "import timm.data")
 
 
-def test_a_program_needs_nothing_but_torch(exported, program, tmp_path):
+def test_a_program_needs_only_torch(exported, program, tmp_path):
     inputs = exported("everything").inputs(5, 0, 0.5)
     torch.save(inputs, tmp_path / "in.pt")
     script = """
@@ -292,7 +292,7 @@ def test_the_command_writes_the_same_file(exported, tmp_path, capsys):
     assert np.array_equal(answer, it.run_onnx(*inputs)["logits"])
 
 
-def test_quantized_it_is_smaller_and_says_nearly_the_same(exported, tmp_path):
+def test_a_quantized_file_is_smaller_and_predicts_nearly_the_same(exported, tmp_path):
     it = exported("report alone")
     it.model.save_pretrained(tmp_path / "run")
     file = tmp_path / "small.onnx"
@@ -307,7 +307,7 @@ def test_quantized_it_is_smaller_and_says_nearly_the_same(exported, tmp_path):
     assert 1e-5 < np.abs(answer - logits).max() < 0.05 * (logits.max() - logits.min())
 
 
-def test_without_the_extra_the_command_says_what_to_install(schema, build, tmp_path, monkeypatch, capsys):
+def test_without_an_extra_the_command_names_it(schema, build, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     fusion = JointSelfAttention(38, modalities=("report",), num_heads=2)
     build(schema, fusion=fusion).save_pretrained(tmp_path)
@@ -320,7 +320,7 @@ def test_what_cannot_be_exported_is_refused(schema, build, tmp_path):
     with pytest.raises(ValueError, match=r"in training mode, where it hides attributes at random: call model.eval\(\)"):
         export(model)
     model.eval()
-    with pytest.raises(ValueError, match="image must hold an example: what OwnVisual takes for 'image' is not known"):
+    with pytest.raises(ValueError, match="pass an example as image: the input of OwnVisual for 'image' is not known"):
         export(build(schema, visual=OwnVisual()).eval())
     for image, counts in ((torch.randn(1, 5, 13), r"\[1\]"), (torch.randn(0, 5, 13), r"\[0\]")):
         with pytest.raises(ValueError, match=f"the same number of cases of each modality, two or more; got {counts}"):

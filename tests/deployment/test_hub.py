@@ -21,16 +21,16 @@ read = AlignedFusionClassifier.from_pretrained
 
 @pytest.fixture
 def served(monkeypatch, tmp_path):
-    """A model hub on this machine in the place of the real one, and an empty cache."""
+    """A local model hub instead of the real one, and an empty cache."""
     with hub_server() as served:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         template = served.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", served.address)
-        for module in (constants, file_download):  # older releases read it once, in the latter
+        for module in (constants, file_download):  # older releases read it once, in file_download
             monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        # A protocol that this server does not speak, nor older releases.
+        # A protocol that this server and older releases do not support.
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
         monkeypatch.chdir(tmp_path)
         yield served
@@ -50,10 +50,10 @@ def card_there(served, name="clinic/skin"):
     return served.repositories[name].commits[-1][1]["README.md"].decode()
 
 
-# The hub's library says it of itself when it sends large files over the older protocol.
+# The hub's library warns about itself when it uploads large files with the older protocol.
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
 @pytest.mark.parametrize("large", [{"model.safetensors"}, set()])
-def test_a_pushed_model_answers_bit_for_bit_under_its_name(large, served, schema, build, logits):
+def test_a_pushed_model_predicts_bit_for_bit(large, served, schema, build, logits):
     served.large = large
     model = build(schema)
     address = push(model)
@@ -64,13 +64,13 @@ def test_a_pushed_model_answers_bit_for_bit_under_its_name(large, served, schema
     assert (len(served.blobs) == 1) is bool(large)
 
 
-def test_a_new_repository_is_private_unless_it_is_said(served, schema, build):
+def test_a_new_repository_is_private_by_default(served, schema, build):
     push(build(schema))
     push(build(schema), "clinic/open", private=False)
     assert [repository.private for repository in served.repositories.values()] == [True, False]
 
 
-def test_the_commit_has_the_title_that_was_given(served, schema, build):
+def test_the_commit_has_the_given_title(served, schema, build):
     push(build(schema))
     push(build(schema, depth=1), commit_message="one round")
     assert served.repositories["clinic/skin"].titles == ["Model saved by alignedfusion 0.1.0", "one round"]
@@ -99,16 +99,16 @@ def test_weights_and_settings_are_those_of_one_commit(served, schema, build, log
     assert torch.equal(logits(read("clinic/skin")), logits(old))
 
 
-def test_what_was_fetched_once_is_read_from_the_cache(served, schema, build, logits, tmp_path, monkeypatch):
+def test_a_second_download_reads_the_cache(served, schema, build, logits, tmp_path, monkeypatch):
     model = build(schema)
     push(model, private=False)
     read("clinic/skin", cache_dir=tmp_path / "mine")
     served.log.clear()
     read("clinic/skin", cache_dir=tmp_path / "mine")
     assert not [path for _, path in served.log if "resolve" in path]
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")  # where nobody answers
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")  # an unreachable address
     assert torch.equal(logits(read("clinic/skin", cache_dir=tmp_path / "mine")), logits(model))
-    with pytest.raises(FileNotFoundError, match=r"'clinic/skin' is not a folder here, and http.* cannot be reached"):
+    with pytest.raises(FileNotFoundError, match=r"'clinic/skin' is not a local folder, and http.* cannot be reached"):
         read("clinic/skin", cache_dir=tmp_path / "another")
 
 
@@ -124,7 +124,7 @@ def test_only_a_model_and_its_card_are_fetched(served, schema, build, tmp_path):
     assert fetched == {"config.json", "model.safetensors", "README.md"}
 
 
-def test_a_folder_comes_before_a_repository_of_the_same_name(served, schema, build, logits, tmp_path):
+def test_a_folder_precedes_a_repository_of_the_same_name(served, schema, build, logits, tmp_path):
     here, there = build(schema, depth=1), build(schema, depth=3)
     push(there)
     here.save_pretrained("clinic/skin")
@@ -138,25 +138,25 @@ def test_a_folder_comes_before_a_repository_of_the_same_name(served, schema, bui
 @pytest.mark.parametrize(
     "name", ["runs", "/runs/first", "./runs", "../runs", "a/b/c", "~/runs", "runs/", Path("runs/first")]
 )
-def test_what_can_only_be_a_folder_asks_no_hub(name, served):
+def test_names_of_folders_need_no_hub(name, served):
     with pytest.raises(FileNotFoundError, match="no saved model in"):
         read(name)
     assert served.log == []
 
 
-def test_a_name_that_is_neither_is_said_to_be_neither(served):
-    message = r"'clinic/skni' is not a folder here, and http://127\.\S+ has no repository of that name .*token="
+def test_an_unknown_name_is_neither_a_folder_nor_a_repository(served):
+    message = r"'clinic/skni' is not a local folder, and http://127\.\S+ has no repository of that name .*token="
     with pytest.raises(FileNotFoundError, match=message):
         read("clinic/skni")
 
 
-def test_a_hub_that_does_not_answer_is_named_without_trying_for_long(served, schema, build, tmp_path, monkeypatch):
+def test_an_unreachable_hub_is_named_quickly(served, schema, build, tmp_path, monkeypatch):
     with hub_server() as gone:
         pass
     monkeypatch.setattr(constants, "ENDPOINT", gone.address)
     start = time.perf_counter()
     with pytest.raises(
-        FileNotFoundError, match=f"'runs/frist' is not a folder here, and {gone.address} cannot be reached"
+        FileNotFoundError, match=f"'runs/frist' is not a local folder, and {gone.address} cannot be reached"
     ):
         read("runs/frist")
     with pytest.raises(ConnectionError, match=f"{gone.address} cannot be reached; nothing was uploaded"):
@@ -176,7 +176,7 @@ def test_an_unknown_revision_is_named(served, schema, build):
         read("clinic/skin", revision="v2")
 
 
-def test_repositories_with_other_files_are_refused_before_their_weights_come(served, schema, build, tmp_path):
+def test_repositories_with_other_files_are_refused_before_their_weights_are_downloaded(served, schema, build, tmp_path):
     served.make("other/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"..."})
     served.make("other/list", {"config.json": b"[]", "model.safetensors": b"..."})
     served.make("other/data", {"cases.csv": b"a,b\n"})
@@ -185,13 +185,13 @@ def test_repositories_with_other_files_are_refused_before_their_weights_come(ser
             ValueError, match=f"config.json of the repository '{name}' was not written by alignedfusion"
         ):
             read(name)
-    with pytest.raises(FileNotFoundError, match=r"holds no model of alignedfusion: config\.json not there"):
+    with pytest.raises(FileNotFoundError, match=r"has no alignedfusion model: config\.json is missing"):
         read("other/data")
     assert not [path for _, path in served.log if "safetensors" in path]
     build(schema).save_pretrained(tmp_path / "model")
     settings = (tmp_path / "model" / "config.json").read_bytes()
     served.make("other/half", {"config.json": settings})
-    with pytest.raises(FileNotFoundError, match=r"holds no model of alignedfusion: model\.safetensors not there"):
+    with pytest.raises(FileNotFoundError, match=r"has no alignedfusion model: model\.safetensors is missing"):
         read("other/half")
     served.make("other/new", {"config.json": json.dumps({**json.loads(settings), "format": 4}).encode()})
     with pytest.raises(
@@ -200,7 +200,7 @@ def test_repositories_with_other_files_are_refused_before_their_weights_come(ser
         read("other/new")
 
 
-def test_a_model_that_cannot_be_saved_makes_no_repository(served, schema, build):
+def test_a_model_that_cannot_be_saved_creates_no_repository(served, schema, build):
     class OwnTokenizer(nn.Module):
         pass
 
@@ -211,13 +211,13 @@ def test_a_model_that_cannot_be_saved_makes_no_repository(served, schema, build)
     assert served.repositories == {}
 
 
-def test_a_wrong_token_is_the_hubs_own_error(served, schema, build):
+def test_a_wrong_token_raises_the_hub_s_error(served, schema, build):
     with pytest.raises(HfHubHTTPError, match="401"):
         push_to_hub(build(schema), "clinic/skin", token="hf_wrong")
     assert served.repositories == {}
 
 
-def test_a_card_goes_along_with_the_weights_it_speaks_of(served, schema, build, tmp_path):
+def test_a_card_is_pushed_with_its_own_weights(served, schema, build, tmp_path):
     build(schema).save_pretrained(tmp_path / "run")
     report = {
         "missing": [
@@ -237,7 +237,7 @@ def test_a_card_goes_along_with_the_weights_it_speaks_of(served, schema, build, 
     assert card_there(served, "clinic/copy") == model_card.with_name(card_there(served), "clinic/copy")
 
     changed = read(tmp_path / "run")
-    changed.branch_weights.mul_(2.0)  # other answers: the figures are no longer its own
+    changed.branch_weights.mul_(2.0)  # other predictions, so the metrics are no longer valid
     push(changed)
     assert "75.0 %" not in card_there(served)
 
@@ -245,7 +245,7 @@ def test_a_card_goes_along_with_the_weights_it_speaks_of(served, schema, build, 
 def test_a_card_that_somebody_edited_is_never_overwritten(served, schema, build, tmp_path):
     model = build(schema)
     push(model)
-    edited = card_there(served).replace("Research, on", "Teaching, on")
+    edited = card_there(served).replace("Research on", "Teaching on")
     served.repositories["clinic/skin"].commit("by hand", {"README.md": edited.encode()})
     push(build(schema, depth=1))
     assert card_there(served) == edited
@@ -262,7 +262,7 @@ def test_a_card_that_somebody_edited_is_never_overwritten(served, schema, build,
     assert card_there(served, "clinic/another") == "---\nlicense: mit\n---\nMine.\n"
 
 
-def test_a_card_that_cannot_be_read_there_is_not_overwritten(served, schema, build):
+def test_a_remote_card_that_cannot_be_read_is_not_overwritten(served, schema, build):
     push(build(schema))
     served.repositories["clinic/skin"].commit("by hand", {"README.md": b"Edited.\n"})
     served.refused = {"README.md"}
@@ -291,7 +291,7 @@ def test_the_lines_of_the_readme_share_a_model(served, schema, build, logits, tm
     model.save_pretrained(tmp_path / "runs" / "first")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     names = {"AlignedFusionClassifier": AlignedFusionClassifier}
-    exec(compile(code, "README.md", "exec"), names)  # the README is ours
+    exec(compile(code, "README.md", "exec"), names)  # the README of this project
     assert torch.equal(logits(names["model"]), logits(model))
     (repository,) = served.repositories.values()
     assert repository.private

@@ -64,7 +64,7 @@ def section(card, name):
 
 
 def cells(text):
-    """The cells of a Markdown table, as they are shown."""
+    """The cells of a Markdown table as rendered."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     found = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     return [[html.unescape(re.sub(r"\\(.)", r"\1", cell)) for cell in row] for row in found if set(row) != {"---"}]
@@ -74,7 +74,7 @@ def code(card):
     return re.search(r"```python\n(.*?)```", card, flags=re.DOTALL)[1]
 
 
-def test_a_run_counts_its_cases_by_part_and_class(card):
+def test_a_run_counts_its_cases_by_split_and_class(card):
     text = section(card, "Training data")
     assert text.startswith(
         "30 training, 10 validation, 20 test cases of the table `cases.csv`, labelled by the column `kind`."
@@ -125,11 +125,11 @@ def test_no_case_and_no_path_of_this_machine_is_in_a_card(card, run):
     assert not re.search(r"\d+\.npy", card)
 
 
-def test_weights_that_stood_in_a_file_are_not_named(schema, build):
+def test_the_path_of_local_weights_is_not_in_the_card(schema, build):
     visual = VisualTokenizer("test_vit", 38, pretrained=False)
-    settings = {"label": "kind", "model": {"pretrained": "/home/somebody/weights.pth"}}
+    settings = {"label": "kind", "model": {"backbone": {"pretrained": "/home/somebody/weights.pth"}}}
     card = model_card.render(build(schema, visual=visual), settings=settings)
-    assert "The backbone started from weights of a file." in card
+    assert "The backbone started from the weights in a local file." in card
     assert "somebody" not in card
 
 
@@ -139,18 +139,18 @@ def test_the_same_run_writes_the_same_card(run, card):
     assert model_card.render(model, report=report, settings=settings) == card
 
 
-def test_what_is_unknown_is_left_out(schema, build):
+def test_unknown_sections_are_left_out(schema, build):
     card = model_card.render(build(schema))
     assert not re.search(r"^## (Training data|Metrics)|model-index|mention it|None|nan", card, flags=re.MULTILINE)
     assert "not fitted to any cases): image 0.67, report 0.67, fused 0.33" in section(card, "Calibration")
     assert "## Calibration" not in model_card.render(build(schema, unimodal_heads=False))
 
 
-def test_figures_without_a_run_are_those_that_were_given(schema, build):
+def test_metrics_without_a_run_are_the_given_ones(schema, build):
     card = model_card.render(build(schema), report=REPORT)
     text = section(card, "Metrics by missing attributes")
     assert text.startswith(
-        "100 test cases: one standard error of the first accuracy is 4.0 points."
+        "100 test cases. The standard error of the first accuracy is 4.0 points."
     )  # sqrt(.8 * .2 / 100)
     assert cells(text)[2] == ["50 %", "60.0 %", "75.0 %", "4.0 %", "-"]
     assert "## Training data" not in card
@@ -159,7 +159,7 @@ def test_figures_without_a_run_are_those_that_were_given(schema, build):
 
 
 @pytest.mark.parametrize("kind", ["tokens", "image", "one for all", "one for each", "report", "plain"])
-def test_the_code_of_a_card_runs_beside_the_weights(kind, schema, build, tmp_path, monkeypatch):
+def test_the_code_of_a_card_runs_in_its_folder(kind, schema, build, tmp_path, monkeypatch):
     backbone = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
     both = {"clinical": VisualTokenizer(None, 38, num_features=13), "dermoscopy": backbone}
     model = {
@@ -174,27 +174,27 @@ def test_the_code_of_a_card_runs_beside_the_weights(kind, schema, build, tmp_pat
     card = model_card.write(model, tmp_path).read_text()
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(compile(code(card), "README.md", "exec"), names)  # we wrote it
+    exec(compile(code(card), "README.md", "exec"), names)  # generated above
     assert names["output"].logits.shape == (1, 17)
     assert names["codes"].tolist() == [[0, 0, -1]]
     assert torch.equal(names["model"].state_dict()["head.2.weight"], model.state_dict()["head.2.weight"])
     assert ModelCard(card).data.pipeline_tag == ("tabular" if kind == "report" else "image") + "-classification"
 
 
-def test_a_comment_says_what_stands_for_the_noise(schema, build):
+def test_a_comment_shows_the_code_for_a_real_image(schema, build):
     visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
     assert 'model.visuals[\'image\'].transform()(Image.open("case.png").convert("RGB"))[None]' in code(
         model_card.render(build(schema, visual=visual))
     )
 
 
-def test_modules_of_ones_own_must_be_passed(schema, build):
+def test_modules_of_the_owner_must_be_passed(schema, build):
     card = model_card.render(build(schema, visual=OwnVisual(13, 38), fusion=OwnFusion(38, num_heads=2)))
     assert 'from_pretrained(".", visual=OwnVisual(...), fusion=OwnFusion(...))' in code(card)
-    assert "modules of its owner's" in section(card, "How to use")
+    assert "modules of its owner" in section(card, "How to use")
 
 
-def test_an_edited_card_stays_and_another_is_written_anew(schema, build, tmp_path):
+def test_an_edited_card_is_kept_and_a_generated_one_is_replaced(schema, build, tmp_path):
     path = model_card.write(build(schema), tmp_path)
     assert model_card.is_generated(path.read_text())
     model_card.write(build(schema), tmp_path, report=REPORT)
@@ -208,7 +208,7 @@ def test_an_edited_card_stays_and_another_is_written_anew(schema, build, tmp_pat
         assert model_card.with_name(text, "clinic/skin") == text
 
 
-def test_a_card_is_given_the_name_its_model_goes_by(schema, build):
+def test_a_card_loads_the_model_by_its_repository_name(schema, build):
     card = model_card.render(build(schema))
     named = model_card.with_name(card, "clinic/skin")
     assert code(named) == code(card).replace('from_pretrained(".")', 'from_pretrained("clinic/skin")') != code(card)
@@ -220,7 +220,7 @@ words = st.text(min_size=1, max_size=12).filter(lambda text: text.strip() and te
 
 
 @given(name=words, values=st.lists(words, min_size=1, max_size=4, unique_by=lambda text: " ".join(text.split())))
-def test_names_of_any_characters_keep_the_card_whole(name, values, build):
+def test_names_of_any_characters_do_not_break_the_card(name, values, build):
     schema = AttributeSchema([Attribute(name, values=values), Attribute("last", values=("seen", "not seen"))])
     card = model_card.render(build(schema, class_names=[name] * 17), settings={"label": name}, report=REPORT)
     assert model_card.is_generated(card)
@@ -235,5 +235,5 @@ def test_only_the_first_values_of_many_are_listed(build):
     assert cells(section(model_card.render(build(schema)), "Attributes"))[1][1].endswith("s10, s11 and 38 more")
 
 
-def test_inline_code_holds_any_text():
+def test_inline_code_may_have_any_text():
     assert card_sections.code("a `b`\n c.csv") == "`a 'b' c.csv`"

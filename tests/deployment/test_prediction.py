@@ -1,4 +1,4 @@
-"""Every row of a table predicted: what the model says of each case alone, whatever interrupts it."""
+"""Predictions of all rows of a table equal those of single cases, also after interruptions."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ ROWS = 23
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A saved model of two images, and a table of 23 cases with gaps in images and attributes."""
+    """A saved model of two images, and a table of 23 cases with missing images and attributes."""
     folder = tmp_path_factory.mktemp("cases")
     torch.manual_seed(0)
     model = standard(
@@ -67,7 +67,7 @@ def frame(folder):
     return pd.read_csv(folder / "cases.csv")
 
 
-def test_a_row_says_what_the_case_alone_says(folder, frame, tmp_path):
+def test_a_row_has_the_prediction_of_the_single_case(folder, frame, tmp_path):
     frame = frame[frame["photo"].notna() & frame["scan"].notna()]
     table = predict_table(folder / "model", frame, tmp_path / "t.csv", root=folder, batch_size=5, progress=False)
     assert list(table.index) == list(frame.index)
@@ -89,7 +89,7 @@ def test_a_row_says_what_the_case_alone_says(folder, frame, tmp_path):
 
 
 def with_nan(table):
-    """An empty cell is None or NaN, by pandas' release and the file's kind."""
+    """Equality of cells; an empty cell is None or NaN, depending on the release of pandas and the file type."""
     return table.mask(table.isna(), np.nan)
 
 
@@ -109,15 +109,15 @@ def test_batches_absent_images_and_formats_change_nothing(folder, frame, tmp_pat
     assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["t1.csv", "t64.csv", "t7.parquet"]
 
 
-def test_an_interrupted_table_goes_on(folder, frame, tmp_path, monkeypatch):
+def test_an_interrupted_table_is_continued(folder, frame, tmp_path, monkeypatch):
     whole = predict_table(folder / "model", frame, tmp_path / "a.csv", root=folder, batch_size=5, progress=False)
-    seen = []
+    batch_sizes = []
     call = PredictBatch.__call__
 
     def interrupted(self, batch):
-        if len(seen) == 2:
+        if len(batch_sizes) == 2:
             raise KeyboardInterrupt
-        seen.append(len(batch))
+        batch_sizes.append(len(batch))
         return call(self, batch)
 
     arguments = {"root": folder, "batch_size": 5, "progress": False}
@@ -142,17 +142,17 @@ def test_an_interrupted_table_goes_on(folder, frame, tmp_path, monkeypatch):
 def test_values_that_the_model_has_not_seen_count_as_unmentioned(folder, frame, tmp_path):
     strange = frame.assign(elevation="hovering")
     silent = frame.assign(elevation=None)
-    said = [
+    tables = [
         predict_table(folder / "model", each, tmp_path / "t.csv", root=folder, max_unread=1.0, progress=False).drop(
             columns=["elevation", "unreadable"]
         )
         for each in (strange, silent)
     ]
-    pd.testing.assert_frame_equal(*said)
-    assert said[0]["filled(elevation)"].notna().all()
+    pd.testing.assert_frame_equal(*tables)
+    assert tables[0]["filled(elevation)"].notna().all()
 
 
-def test_a_model_without_images_and_one_that_fills_nothing(tmp_path, frame):
+def test_a_model_without_images_and_one_without_reconstruction(tmp_path, frame):
     torch.manual_seed(0)
     for reconstructor in (MaskedTokenReconstructor(64), None):
         model = AlignedFusionClassifier(
@@ -200,7 +200,7 @@ def test_a_modality_that_no_row_of_a_batch_has(folder, frame, tmp_path):
     assert table["predicted"].notna().all()
 
 
-def test_what_cannot_be_predicted_is_refused(folder, frame, tmp_path):
+def test_invalid_tables_are_refused(folder, frame, tmp_path):
     def refuses(message, table=frame, output="t.csv", **arguments):
         with pytest.raises(ValueError, match=message):
             predict_table(folder / "model", table, tmp_path / output, **{"root": folder, "progress": False} | arguments)
@@ -217,14 +217,14 @@ def test_what_cannot_be_predicted_is_refused(folder, frame, tmp_path):
 def test_the_command_writes_a_table(folder, tmp_path, capsys):
     output = tmp_path / "out.parquet"
     assert cli.main(["predict", str(folder / "model"), "--table", str(folder / "cases.csv"), "-o", str(output)]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     table = pd.read_parquet(output)
     assert len(table) == ROWS
-    assert told.startswith(f"{output}: 23 cases; predicted ")
+    assert printed.startswith(f"{output}: 23 cases; predicted ")
     for name, share in table["predicted"].value_counts(normalize=True).items():
-        assert f"{name} {share:.1%}" in told
+        assert f"{name} {share:.1%}" in printed
 
-    # A run knows its columns, under which the model's images may have other names.
+    # A run stores its image columns, whose names may differ from the model's modalities.
     renamed = tmp_path / "renamed.csv"
     pd.read_csv(folder / "cases.csv").rename(columns={"photo": "a", "scan": "b"}).to_csv(renamed, index=False)
     common = ["--table", str(renamed), "--image-root", str(folder), "-o", str(tmp_path / "r.csv")]
@@ -238,11 +238,11 @@ def test_the_command_writes_a_table(folder, tmp_path, capsys):
         assert again["p(benign)"].to_numpy() == pytest.approx(table["p(benign)"].to_numpy(), abs=2e-6)
 
 
-def test_the_command_says_what_belongs_together(folder, tmp_path, capsys):
+def test_the_command_names_options_that_belong_together(folder, tmp_path, capsys):
     for arguments, message in (
         (["--table", "x.csv"], "--table and -o belong together"),
         (["-o", "x.csv"], "--table and -o belong together"),
-        (["--table", "x.csv", "-o", "y.csv", "--attributes", "{}"], "--attributes are those of one case"),
+        (["--table", "x.csv", "-o", "y.csv", "--attributes", "{}"], "--attributes is for one case"),
         (["--attributes", "age"], "--attributes is not JSON"),
         (["--table", str(tmp_path / "none.csv"), "-o", "y.csv"], "there is no table at"),
     ):

@@ -38,7 +38,7 @@ def codes():
 
 
 def one_step(fusion, maps, codes):
-    """What a network behind the fusion does to it: after a step, the zeros have gone."""
+    """One training step, after which the output layer is not zero."""
     optimizer = torch.optim.SGD(fusion.parameters(), lr=0.1)
     out = fusion.train()(maps, codes)
     (sum((m * torch.randn_like(m)).mean() for m in out.maps) + out.loss).backward()
@@ -111,7 +111,7 @@ def test_a_row_alone_is_as_in_the_batch(read, fusion_for, codes):
 
 
 @every_read
-def test_the_attributes_hear_of_the_image(read, fusion_for, codes):
+def test_the_reconstruction_depends_on_the_image(read, fusion_for, codes):
     fusion, maps, others = fusion_for(PLANES, read).eval(), maps_of(PLANES), maps_of(PLANES)
     first, second = (fusion(m, codes).reconstruction for m in (maps, others))
     is_value = first.isfinite()
@@ -298,7 +298,9 @@ def test_settings_are_refused_by_name(schema):
     with pytest.raises(ValueError, match=r"read must be one of \('global', 'pooled', 'full'\), got 'local'"):
         FeatureMapFusion(tokenizer, [5], read="local")
     for channels in ([], [5, 0]):
-        with pytest.raises(ValueError, match=r"channels must name the channels of one map or more, got \["):
+        with pytest.raises(
+            ValueError, match=r"channels must hold a positive number for each map, one map or more; got \["
+        ):
             FeatureMapFusion(tokenizer, channels)
     for read in READS:
         with pytest.raises(ValueError, match=r"dim must be divisible by num_heads, got dim=38 and num_heads=3"):
@@ -331,10 +333,23 @@ def test_maps_and_codes_are_refused_by_what_came(read, fusion_for, codes):
 
 def test_full_attention_over_too_many_positions_is_refused(fusion_for, codes):
     maps = maps_of(PLANES)  # 7 x 11 and 3 x 2 positions
-    with pytest.raises(ValueError, match=r"would let 83 positions attend .* max_positions=82; read='global' or 'pool"):
+    with pytest.raises(
+        ValueError, match=r"compute attention between 83 positions, .* max_positions=82; read='global' or"
+    ):
         fusion_for(PLANES, "full", max_positions=82)(maps, codes)
     assert fusion_for(PLANES, "full", max_positions=83)(maps, codes).maps[0].shape == (3, 5, 7, 11)
     assert fusion_for(PLANES, "pooled", max_positions=82)(maps, codes).maps[0].shape == (3, 5, 7, 11)
+
+
+@every_read
+@pytest.mark.parametrize("levels", [PLANES, VOLUMES], ids=["2-D", "3-D"])
+def test_the_memory_layout_is_kept(levels, read, fusion_for, codes):
+    fusion = fusion_for(levels, read).eval()
+    for layout in (torch.channels_last if levels is PLANES else torch.channels_last_3d, torch.contiguous_format):
+        maps = [each.contiguous(memory_format=layout) for each in maps_of(levels)]
+        out = fusion(maps, codes).maps
+        assert all(each.is_contiguous(memory_format=layout) for each in out)
+        assert all(torch.equal(a, b) for a, b in zip(out, maps, strict=True))
 
 
 def test_a_state_dict_rebuilds_it_and_settings_show(fusion_for, codes):

@@ -1,4 +1,4 @@
-"""On detectors of other people, each with a small random backbone; then on a toy, all that may happen around a call."""
+"""Detectors of other libraries, each with a small random backbone; then a toy, for everything around a call."""
 
 import copy
 import io
@@ -241,7 +241,7 @@ def test_after_one_step_a_row_reacts_to_its_own_attributes_and_to_no_other(case,
         assert any(not torch.equal(a[1], b[1]) for a, b in rows)
 
 
-def test_training_tells_the_reconstruction_loss(case, schema):
+def test_training_adds_the_reconstruction_loss(case, schema):
     model = plug_in(case, schema, hide_probability=0.5).train()
     torch.manual_seed(2)
     with model.use_codes(CODES) as call:
@@ -285,7 +285,7 @@ class Toy(nn.Module):
 
 
 def toy(side="output", at="backbone", seed=0, **settings):
-    """A fused toy that has learned something; it needs no fixture, so that other processes can build it."""
+    """A fused toy with an output layer that is not zero; it needs no fixture, so that other processes can build it."""
     attributes = [Attribute("a", values=("x", "y", "z")), Attribute("b", values=("0", "1"))]
     schema = AttributeSchema([*attributes, Attribute("age", kind="numeric", edges=(30.0, 45.0, 60.0, 75.0))])
     torch.manual_seed(seed)
@@ -305,7 +305,7 @@ def some_codes(count, rows=3):
 
 
 def by_hand(model, x, codes):
-    """The toy with its maps fused in plain sight."""
+    """The output of the toy, with its maps fused by hand."""
     with torch.no_grad():
         maps = nn.functional.gelu(model.detector.backbone[0](x))
         return model.detector.head(model.fusion(maps, codes).maps)
@@ -595,6 +595,10 @@ def test_a_copy_is_a_model_of_its_own(duplicate):
         assert torch.equal(model.detector(x), by_hand(model, x, None))
         assert torch.equal(twin.detector(x), by_hand(twin, x, second))
     assert len(twin.detector.backbone._forward_hooks) == 1
+    twin.remove()
+    assert torch.equal(twin.detector(x), Toy.forward(twin.detector, x))
+    assert not twin.detector.backbone._forward_hooks
+    assert torch.equal(model(x, codes=first), before)
 
 
 def test_a_shallow_copy_does_not_take_the_hook():
@@ -606,7 +610,7 @@ def test_a_shallow_copy_does_not_take_the_hook():
 
 
 @pytest.mark.parametrize("by", ["argument", "context"])
-def test_threads_do_not_hear_each_others_attributes(by):
+def test_threads_do_not_share_codes(by):
     model, x = toy(), images()
     codes = some_codes(2)
     expected = [by_hand(model, x, each) for each in codes]
@@ -767,7 +771,7 @@ class Broken(Toy):
     ids=["the detector", "its backbone", "with breaks"],
 )
 @torch.no_grad()
-def test_no_attributes_get_lost_where_only_a_part_is_compiled(part, detector):
+def test_codes_reach_a_detector_of_which_a_part_is_compiled(part, detector):
     torch._dynamo.reset()
     reference, x = toy(), images()
     model = FusedDetector(detector(), copy.deepcopy(reference.fusion), at="backbone").eval()

@@ -60,7 +60,7 @@ def plain_read(read, maps, token):
 
 
 def plain_write(write, features, message):
-    """At every position and head a softmax over {itself, message}; of the two, only the message has something to say."""
+    """At every position and head a softmax over {itself, message}; only the message has a value."""
     normed = positions_of(features)
     query, own = write.query_key(normed).unflatten(-1, (2, write.num_heads, -1)).unbind(2)  # (B, N, h, w)
     other = write.key(message).unflatten(-1, (write.num_heads, -1))[:, None]  # (B, 1, h, w)
@@ -176,9 +176,9 @@ def test_rows_do_not_touch_each_other():
     first, second = (read([NormedMap(m) for m in each], token) for each in (maps, other))
     assert torch.equal(first[[0, 2]], second[[0, 2]])
     assert (first[1] - second[1]).abs().max() > 1e-6
-    told = message.clone()
-    told[1] += 1
-    first, second = (write(NormedMap(maps[0]), m) for m in (message, told))
+    changed = message.clone()
+    changed[1] += 1
+    first, second = (write(NormedMap(maps[0]), m) for m in (message, changed))
     assert torch.equal(first[[0, 2]], second[[0, 2]])
     assert (first[1] - second[1]).abs().max() > 1e-6
 
@@ -194,7 +194,7 @@ def test_the_bias_tells_levels_apart():
 
 @pytest.mark.parametrize("scale", [1.0, 100.0, 0.0])
 def test_bfloat16_is_finite_and_close(scale):
-    # 0: a map that says nothing, as zero padding does; its deviation is 0.
+    # 0: a constant map, such as zero padding; its deviation is 0.
     maps = [(m.detach() * scale).bfloat16() for m in draw(LEVELS["2-D and 3-D"])]
     read, token = reader(LEVELS["2-D and 3-D"]).bfloat16(), torch.randn(3, 1, 14).bfloat16()
     for m in maps:

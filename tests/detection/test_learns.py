@@ -1,4 +1,4 @@
-"""The example of docs/detection.md: attributes bring what the image cannot know, and nothing is lost without them."""
+"""The example of docs/detection.md: attributes add what the image does not show, and their absence costs nothing."""
 
 import json
 import runpy

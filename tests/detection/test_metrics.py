@@ -321,14 +321,14 @@ def test_intervals_of_nothing():
         ([found(), ([BOX], [0.5, 0.6])], [[], []], r"image 1: 1 detections need scores \(1,\), got \(2,\)"),
         ([found(), ([BOX[:3]], [0.5])], [[], []], r"image 1: detection boxes must be of shape .* got \(1, 3\)"),
         ([found()], [BOX], r"image 0: lesion boxes must be of shape .* got \(4,\)"),
-        ([([[9.0, 0, 5, 5]], [0.5])], [[]], r"image 0: detection box \[9.0, 0.0, 5.0, 5.0\] is none: .*not x y width height"),
-        ([found()], [[[0, 0, math.nan, 1]]], r"image 0: lesion box \[0.0, 0.0, nan, 1.0\] is none"),
+        ([([[9.0, 0, 5, 5]], [0.5])], [[]], r"image 0: detection box \[9.0, 0.0, 5.0, 5.0\] is invalid: .*x y width height"),
+        ([found()], [[[0, 0, math.nan, 1]]], r"image 0: lesion box \[0.0, 0.0, nan, 1.0\] is invalid"),
         ([found((BOX, math.nan))], [[]], "image 0: a score must be a finite number, got nan"),
-        ([{"boxes": [BOX]}], [[]], r"image 0: detections are a mapping with 'boxes' and 'scores'.* the keys \['boxes'\]"),
-        ([np.zeros((3, 5))], [[]], "image 0: detections are a mapping .* got ndarray"),
-        ([found()], [{"box": [BOX]}], r"image 0: lesion boxes go by the key 'boxes', got the keys \['box'\]"),
+        ([{"boxes": [BOX]}], [[]], r"image 0: detections must be a mapping with 'boxes' and 'scores'.* the keys \['boxes'\]"),
+        ([np.zeros((3, 5))], [[]], "image 0: detections must be a mapping .* got ndarray"),
+        ([found()], [{"box": [BOX]}], r"image 0: lesion boxes must be under the key 'boxes', got the keys \['box'\]"),
         ([found()], [["one"]], "image 0: lesion boxes must be a tensor or an array of numbers"),
-        ([found((BOX, 1))], [[[0, 0, 0, 1, 1, 1]]], "image 0: its detections have 4 numbers a box, its lesions 6"),
+        ([found((BOX, 1))], [[[0, 0, 0, 1, 1, 1]]], "image 0: boxes of detections have 4 numbers, boxes of lesions 6"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_image(detections, lesions, message):
@@ -395,7 +395,7 @@ def test_labels_are_checked():
     refused = {
         r"image 0: a detection needs a mapping with 'boxes' and 'labels', got tuple": (right[0], found((BOX, 0.5))),
         r"image 0: a lesion needs a mapping .* got the keys \['boxes'\]": ({"boxes": [BOX]}, right[1]),
-        r"image 0: lesion label 3 has no name; named are \[1\]": (labelled([BOX], [3]), right[1]),
+        r"image 0: lesion label 3 is not in names, which has \[1\]": (labelled([BOX], [3]), right[1]),
         r"image 0: 1 detections need labels \(1,\), got \(2,\)": (right[0], labelled([BOX], [1, 1], [0.5])),
         r"image 0: 0 lesions need labels \(0,\), got \(1,\)": (labelled([], [1]), right[1]),
     }

@@ -1,3 +1,4 @@
+import re
 from collections import OrderedDict, namedtuple
 
 import pytest
@@ -5,6 +6,8 @@ import timm
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
+from torchvision.models import swin_transformer
+from torchvision.ops import Permute
 
 from alignedfusion import AttributeTokenizer
 from alignedfusion.detection import FeatureMapFusion, FusedDetector
@@ -100,13 +103,20 @@ def test_probing_leaves_the_model_as_it_was():
 
 
 def test_channels_last_are_refused():
-    settings = {"img_size": 32, "window_size": 2, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}
-    swin = timm.create_model(
-        "swin_tiny_patch4_window7_224", features_only=True, pretrained=False, out_indices=(0, 1), **settings
-    )
-    assert [tuple(x.shape) for x in swin(torch.rand(1, 3, 32, 32))] == [(1, 8, 8, 8), (1, 4, 4, 16)]
-    with pytest.raises(ValueError, match=r"submodule '' has its channels last \(NHWC\): put a module behind it"):
-        find_maps(swin, "", torch.rand(1, 3, 32, 32))
+    small = {"img_size": 32, "window_size": 2, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}
+    settings = {"features_only": True, "pretrained": False, "out_indices": (0, 1), **small}
+    of_timm = timm.create_model("swin_tiny_patch4_window7_224", **settings)
+    of_torchvision = swin_transformer.SwinTransformer([4, 4], 24, [1, 1], [1, 2], [2, 2]).features
+    for swin, size in ((of_timm, (1, 4, 4, 16)), (of_torchvision, (1, 4, 6, 48))):
+        image = torch.rand(1, 3, 32, 32 if swin is of_timm else 48)
+        with pytest.raises(
+            ValueError, match=rf"returns maps with the channels last, such as {re.escape(str(size))}: put"
+        ):
+            find_maps(swin, "", image)
+    # A layer norm does not make a map channels-last.
+    convnext = timm.create_model("convnext_atto", features_only=True, pretrained=False)
+    assert [each.shape[1] for each in find_maps(convnext, "", torch.rand(1, 3, 64, 64))[1]] == [40, 80, 160, 320]
+    assert find_maps(nn.Sequential(of_torchvision, Permute([0, 3, 1, 2])), "", image)[1][0].shape == (1, 48, 4, 6)
 
 
 def test_what_is_not_there_is_named():

@@ -149,7 +149,7 @@ def test_hugging_face_trainer(fusion_for, tmp_path):
         return {"pixel_values": pixels, "codes": codes, "labels": [row["labels"] for row in rows]}
 
     settings = {"num_train_epochs": 1, "per_device_train_batch_size": 3, "per_device_eval_batch_size": 3}
-    settings |= {"report_to": "none", "use_cpu": True, "save_strategy": "no", "disable_tqdm": True}
+    settings |= {"report_to": "none", "use_cpu": True, "save_strategy": "epoch", "disable_tqdm": True}
     # The defaults keep only inputs that forward() names, and look for labels there.
     settings |= {"remove_unused_columns": False, "label_names": ["labels"]}
     arguments = transformers.TrainingArguments(str(tmp_path), prediction_loss_only=True, **settings)
@@ -162,6 +162,7 @@ def test_hugging_face_trainer(fusion_for, tmp_path):
 
     assert [sorted(codes.tolist()) for codes in seen] == [sorted(CODES.tolist())]
 
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     after = model.fusion.state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert {"tokenizer", "reconstructor", "write"} <= changed  # codes and reconstruction loss reached the optimizer

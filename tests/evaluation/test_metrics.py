@@ -57,7 +57,7 @@ def cases(schema, batch):
     return TensorCases(image, codes.clamp(min=0), labels)
 
 
-def test_predictions_are_the_model_s_whatever_the_batch(schema, build, cases):
+def test_predictions_do_not_depend_on_the_batch_size(schema, build, cases):
     model = build(schema)
     nothing = torch.full_like(cases.codes, UNKNOWN)
     found = predict(model, cases, [cases.codes, nothing], batch_size=5, progress=False)
@@ -70,12 +70,12 @@ def test_predictions_are_the_model_s_whatever_the_batch(schema, build, cases):
 
 def test_each_image_is_encoded_once(schema, build, cases, monkeypatch):
     visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
-    seen = []
+    batch_sizes = []
     features = visual.backbone.forward_features
-    monkeypatch.setattr(visual.backbone, "forward_features", lambda x: seen.append(len(x)) or features(x))
+    monkeypatch.setattr(visual.backbone, "forward_features", lambda x: batch_sizes.append(len(x)) or features(x))
     images = TensorCases(torch.randn(13, 3, 32, 32), cases.codes, cases.labels)
     missing_sweep(build(schema, visual=visual), images, schema, progress=False)
-    assert sum(seen) == 13
+    assert sum(batch_sizes) == 13
 
 
 def test_two_images_and_absent_ones_are_evaluated(schema, build, cases):
@@ -86,7 +86,7 @@ def test_two_images_and_absent_ones_are_evaluated(schema, build, cases):
     model = build(schema, modalities=("a", "b", "report"))
     gappy = Gappy({"a": cases.image, "b": cases.image.clone()}, cases.codes, cases.labels)
     expected = predict(model, gappy, [cases.codes], progress=False)
-    gappy.image["b"][:4] = torch.nan  # what is not there cannot matter
+    gappy.image["b"][:4] = torch.nan  # absent images are ignored
     assert np.array_equal(predict(model, gappy, [cases.codes], progress=False), expected)
 
 
@@ -104,7 +104,7 @@ def test_a_table_aligns_its_columns():
     assert text.splitlines() == ["missing  macro auc", "  0.0 %      0.900", " 25.0 %          -"]
 
 
-def test_each_image_is_encoded_once_whatever_its_column_is_called(schema, build):
+def test_each_image_is_encoded_once_with_any_column_name(schema, build):
     names = ("img.front", "keys")
     visual = {name: VisualTokenizer("test_vit", 38, pretrained=False, image_size=32) for name in names}
     model = build(schema, visual=visual, modalities=(*names, "report")).eval()

@@ -10,7 +10,7 @@ def test_one_block_by_hand():
     for layer in (block.qkv, block.out, block.mlp[3]):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-    block.qkv.weight.data[4:] = torch.eye(2)  # query and key are 0: everyone attends evenly; value is the normed token
+    block.qkv.weight.data[4:] = torch.eye(2)  # query and key are 0, so attention is uniform; value is the normed token
     block.out.weight.data[:] = torch.eye(2)
 
     # Normed: (1, 3) -> (-1, 1), (5, 1) -> (1, -1), (2, 8) -> (-1, 1). Their mean (-1/3, 1/3) is added to each.
@@ -24,7 +24,7 @@ def test_one_block_by_hand():
     torch.testing.assert_close(block(tokens, is_valid)[:, [0, 2]], expected, atol=1e-5, rtol=0)
 
 
-def test_padding_is_as_good_as_absent():
+def test_padding_equals_absent_tokens():
     block = SelfAttentionBlock(38, num_heads=2)
     tokens = torch.randn(7, 11, 38)
     is_valid = torch.arange(11).expand(7, -1) < 5
@@ -35,14 +35,14 @@ def test_padding_is_as_good_as_absent():
     assert torch.equal(block(tokens, is_valid)[:, :5], padded[:, :5])
 
 
-def test_a_full_mask_is_no_mask_and_order_does_not_matter():
+def test_a_full_mask_equals_no_mask_and_order_does_not_matter():
     block = SelfAttentionBlock(38, num_heads=2)
     tokens, order = torch.randn(7, 11, 38), torch.randperm(11)
     torch.testing.assert_close(block(tokens, torch.ones(7, 11, dtype=torch.bool)), block(tokens))
     torch.testing.assert_close(block(tokens[:, order]), block(tokens)[:, order])
 
 
-def test_dropout_works_in_training_only_and_gradients_arrive():
+def test_dropout_in_training_only_and_gradients():
     block = SelfAttentionBlock(38, num_heads=2, mlp_ratio=1.5, dropout=0.5)
     tokens = torch.randn(7, 11, 38, requires_grad=True)
     assert block.mlp[0].out_features == 57
@@ -59,7 +59,7 @@ def test_heads_must_divide_the_width():
 
 
 def by_hand(block, tokens, context, heads):
-    """What a cross-attention block should give, head by head."""
+    """The expected output of a cross-attention block, computed head by head."""
     width = tokens.shape[-1] // heads
     query = block.query(block.norm_query(tokens))
     key, value = block.key_value(block.norm_context(context)).chunk(2, dim=-1)
@@ -80,7 +80,7 @@ def test_cross_attention_is_a_softmax_over_the_context_by_hand():
     torch.testing.assert_close(crossed, by_hand(block, tokens, context, 2))
 
 
-def test_padding_in_the_context_counts_for_nothing():
+def test_padding_in_the_context_is_ignored():
     block = CrossAttentionBlock(38, num_heads=2)
     tokens, context = torch.randn(7, 3, 38), torch.randn(7, 11, 38)
     is_valid = torch.arange(11).expand(7, -1) < 5
@@ -91,14 +91,14 @@ def test_padding_in_the_context_counts_for_nothing():
     torch.testing.assert_close(block(tokens, context, torch.ones(7, 11, dtype=torch.bool)), block(tokens, context))
 
 
-def test_tokens_that_cross_do_not_see_each_other_and_rows_neither():
+def test_cross_attention_keeps_tokens_and_rows_independent():
     block = CrossAttentionBlock(38, num_heads=2)
     tokens, context = torch.randn(7, 3, 38), torch.randn(7, 11, 38)
     torch.testing.assert_close(block(tokens[:, 1:2], context), block(tokens, context)[:, 1:2])
     torch.testing.assert_close(block(tokens[2:3], context[2:3]), block(tokens, context)[2:3])
 
 
-def test_dropout_of_cross_attention_works_in_training_only_and_gradients_arrive():
+def test_dropout_of_cross_attention_in_training_only_and_gradients():
     block = CrossAttentionBlock(38, num_heads=2, dropout=0.5)
     tokens, context = torch.randn(7, 3, 38, requires_grad=True), torch.randn(7, 11, 38, requires_grad=True)
     assert block.mlp[0].out_features == 152

@@ -34,11 +34,15 @@ class DoublingVisual(VisualTokenizer):
 
 
 @pytest.mark.parametrize("reconstruct", ["once", "two_pass", "none"])
-@pytest.mark.parametrize("evidence", [True, False])
-def test_a_reloaded_model_answers_bit_for_bit(evidence, reconstruct, schema, build, batch, tmp_path):
+@pytest.mark.parametrize("unimodal_heads", [True, False])
+def test_a_reloaded_model_predicts_bit_for_bit(unimodal_heads, reconstruct, schema, build, batch, tmp_path):
     names = [f"class {c}" for c in range(17)]
     model = build(
-        schema, fill=reconstruct, hiding=HideAttributes(0.5, whole=0.1), class_names=names, unimodal_heads=evidence
+        schema,
+        fill=reconstruct,
+        hiding=HideAttributes(0.5, whole=0.1),
+        class_names=names,
+        unimodal_heads=unimodal_heads,
     )
     model.set_class_counts(range(17))
     model.branch_weights.copy_(torch.rand(len(model.branches)))
@@ -51,7 +55,7 @@ def test_a_reloaded_model_answers_bit_for_bit(evidence, reconstruct, schema, bui
     assert list(expected) == ["loss", "logits", "reconstruction", "intermediate", "contributions"]
     assert torch.equal(again.log_prior, model.log_prior)
     assert torch.equal(again.branch_weights, model.branch_weights)
-    assert again.branches == (("image", "report", "fused") if evidence else ("fused",))
+    assert again.branches == (("image", "report", "fused") if unimodal_heads else ("fused",))
     assert (again.class_names, again.hiding.p, again.reconstructor.fill) == (model.class_names, 0.5, reconstruct)
     assert again.schema == schema
 
@@ -95,7 +99,7 @@ def test_settings_are_plain_json_and_nothing_is_pickled(schema, build, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_come_back_in_the_type_they_had(dtype, schema, build, batch, tmp_path):
+def test_weights_keep_their_dtype(dtype, schema, build, batch, tmp_path):
     model = build(schema).to(dtype).eval()
     model.save_pretrained(tmp_path)
     image, codes, _ = batch(schema)
@@ -162,7 +166,7 @@ def test_settings_that_cannot_be_written_leave_the_previous_checkpoint(schema, b
     build(schema).save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     other = build(schema, depth=1)
-    other.hiding.p = object()  # nothing that JSON knows
+    other.hiding.p = object()  # not a JSON type
     with pytest.raises(TypeError, match="not JSON serializable"):
         other.save_pretrained(tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
@@ -175,7 +179,7 @@ def test_class_names_of_numpy_can_be_saved(schema, build, tmp_path):
 
 def test_a_folder_without_a_model_is_named(schema, build, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"no saved model in '.*none': config.json and model.safetensors not there"
+        FileNotFoundError, match=r"no saved model in '.*none': config.json and model.safetensors are missing"
     ):
         read(tmp_path / "none")
     build(schema).save_pretrained(tmp_path)
@@ -188,18 +192,18 @@ def test_a_folder_without_a_model_is_named(schema, build, tmp_path):
     with pytest.raises(ValueError, match=r"config\.json' was not written by alignedfusion"):
         read(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no saved model in '.*': model.safetensors not there"):
+    with pytest.raises(FileNotFoundError, match=r"no saved model in '.*': model.safetensors is missing"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["intermediate", "joint"])
-def test_a_folder_that_the_release_before_the_move_saved_gives_the_same_answers(name):
+def test_a_folder_of_format_2_gives_the_same_predictions(name):
     folder = Path(__file__).parents[1] / "fixtures" / f"saved_by_0_1_0_{name}"
     case = load_file(folder / "case.safetensors")
     image = {m: case[m] for m in ("clinic", "derm")}
     model = read(folder)
     out = model(image, case["codes"])
-    # Equal bit by bit where they were written; another processor may add up in another order.
+    # Bit-equal on the machine that wrote them; another processor may sum in another order.
     torch.testing.assert_close(out.logits, case["logits"], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(out.reconstruction, case["reconstruction"], rtol=1e-6, atol=1e-6)
     assert model.class_names == ("nevus", "melanoma", "other")
@@ -209,7 +213,7 @@ def test_a_folder_that_the_release_before_the_move_saved_gives_the_same_answers(
 
 
 def edited(folder, change):
-    """Save a change of the settings beside the weights."""
+    """Change the settings of a saved model."""
     settings = json.loads((folder / "config.json").read_text())
     change(settings)
     (folder / "config.json").write_text(json.dumps(settings))
@@ -220,10 +224,10 @@ def edited(folder, change):
     [
         (lambda s: s["tokenizer"].update(dim=10**6), "tokenizer.dim asks for 1000000, the weights have 38"),
         (lambda s: s["fusion"].update(dim=10**6), "fusion.dim asks for 1000000, the weights have 38"),
-        (lambda s: s["fusion"].update(depth=10**6), "fusion.depth=1000000, the weights hold far less"),
-        (lambda s: s["fusion"].update(num_tokens=10**6), "fusion.num_tokens=1000000, the weights hold far less"),
+        (lambda s: s["fusion"].update(depth=10**6), "fusion.depth=1000000, the weights have far fewer"),
+        (lambda s: s["fusion"].update(num_tokens=10**6), "fusion.num_tokens=1000000, the weights have far fewer"),
         (lambda s: s["visual"].update(num_features=10**6), "num_features=1000000, no weight is as wide"),
-        (lambda s: s["visual"].update(image_size=10**6), "images of 1000000 pixels; 8192 is the most"),
+        (lambda s: s["visual"].update(image_size=10**6), "images of 1000000 pixels; 8192 is the maximum"),
         (lambda s: s.update(class_names=["a", "b"]), "class_names asks for 2, the weights have 17"),
     ],
 )
@@ -238,7 +242,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused_before_anything_is_built
 
 
 @pytest.mark.parametrize("name", ["hf-hub:somebody/model", "local-dir:/etc", "https://example.org/x", "../x"])
-def test_a_saved_backbone_that_would_open_a_connection_or_a_path_is_refused(name, schema, build, tmp_path, monkeypatch):
+def test_a_saved_backbone_with_a_url_or_path_is_refused(name, schema, build, tmp_path, monkeypatch):
     own = VisualTokenizer("test_vit", 38, pretrained=False)
     build(schema, visual=own).save_pretrained(tmp_path)
     edited(tmp_path, lambda settings: settings["visual"].update(backbone=name))

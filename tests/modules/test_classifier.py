@@ -40,7 +40,7 @@ def test_with_all_attributes_mentioned_reconstruction_changes_nothing(reconstruc
     assert not torch.equal(model(image, codes).logits, without(image, codes).logits)
 
 
-def test_with_none_mentioned_the_model_still_answers_and_from_the_image(schema, build, batch, assert_trainable):
+def test_with_none_mentioned_the_prediction_depends_on_the_image(schema, build, batch, assert_trainable):
     image, codes, labels = batch(schema)
     nothing = torch.full_like(codes, UNKNOWN)
     for reconstruct in ("once", "two_pass", "none"):
@@ -52,7 +52,9 @@ def test_with_none_mentioned_the_model_still_answers_and_from_the_image(schema, 
 
 @pytest.mark.parametrize("reconstruct", ["once", "two_pass", "none"])
 @pytest.mark.parametrize("code", [0, UNKNOWN])
-def test_every_parameter_learns_when_nothing_is_hidden(reconstruct, code, schema, build, batch, assert_trainable):
+def test_every_parameter_has_a_gradient_when_nothing_is_hidden(
+    reconstruct, code, schema, build, batch, assert_trainable
+):
     image, codes, labels = batch(schema)
     for tokenizer in (None, AttributeTokenizer(schema, 38, text_encoder=torch.randn(10, 23))):
         model = build(schema, tokenizer=tokenizer, fill=reconstruct, hiding=HideAttributes(0.0, whole=0.1))
@@ -82,7 +84,7 @@ def test_the_loss_is_cross_entropy_over_classes_and_hidden_cells_by_hand(schema,
     assert model.eval()(image, codes, torch.arange(7)).loss.item() == pytest.approx(2.833213, abs=1e-5)
 
 
-def test_the_loss_asks_every_part_to_be_right_alone_by_hand(schema, build, batch):
+def test_the_loss_has_a_term_for_every_branch_by_hand(schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema).eval()
     # The prior of each of the seven classes that occur is (3 + 1) / 48 = 1 / 12, of the ten others (1 + 1) / 48.
@@ -92,13 +94,13 @@ def test_the_loss_asks_every_part_to_be_right_alone_by_hand(schema, build, batch
         nn.init.zeros_(head[2].weight)
         head[2].bias.data = bias * is_right
     model.unimodal_heads.heads["image"] = Constant(torch.zeros(7, 11, 17))
-    # The image says nothing: ln 12 = 2.484907. The report's three attributes say ln 2 each, together a factor of 8:
+    # The image contributes nothing: ln 12 = 2.484907. The report's three attributes contribute ln 2 each, a factor of 8:
     # 4 * 8 / (7 * 4 * 8 + 10 * 2) = 8 / 61, so 2.031432. The fused tokens halve: even, so ln 17 = 2.833213.
     for weights in (model.initial_branch_weights(), torch.rand(3)):
         model.branch_weights.copy_(weights)
         assert model(image, codes, torch.arange(7)).loss.item() == pytest.approx(7.349552, abs=1e-5)
 
-    # Hidden, a cell of three even values and one of two: (ln 3 + ln 2) / 2 = 0.895880 beside it.
+    # Hidden are a cell of three even values and one of two: plus (ln 3 + ln 2) / 2 = 0.895880.
     model.reconstructor.query = nn.Sequential(Constant(torch.zeros(7, 3, 38)))
     is_hidden = torch.tensor([[True, True, False], *[[False] * 3] * 6])
     loss = model(image, torch.tensor([[0, 1, 4]] * 7), torch.arange(7), is_hidden=is_hidden).loss
@@ -114,7 +116,7 @@ class Constant(nn.Module):
         return self.value
 
 
-def test_pooling_counts_what_is_there_by_hand(schema, build):
+def test_pooling_ignores_padding_and_absent_rows_by_hand(schema, build):
     class Echo(Fusion):
         """A fusion that returns its tokens as they are."""
 
@@ -154,7 +156,7 @@ def test_several_images_with_one_backbone_or_one_each(topology, schema, build, b
         assert_trainable(model, model(spoilt, codes, labels, is_present=is_present))
 
 
-def test_nobody_has_anything_and_all_stays_finite(schema, build, batch):
+def test_outputs_are_finite_when_everything_is_absent(schema, build, batch):
     image, codes, labels = batch(schema)
     absent = torch.zeros(7, dtype=torch.bool)
     for fusion in (None, JointSelfAttention(38, num_heads=2)):
@@ -164,7 +166,7 @@ def test_nobody_has_anything_and_all_stays_finite(schema, build, batch):
         assert out.loss.isfinite()
 
 
-def test_an_absent_report_asks_nothing_of_the_reconstruction(schema, build, batch):
+def test_an_absent_report_adds_nothing_to_the_reconstruction_loss(schema, build, batch):
     image, codes, labels = batch(schema)
     model, is_present = build(schema), {"report": torch.arange(7) < 5}
     everything = torch.ones(7, 3, dtype=torch.bool)
@@ -175,7 +177,7 @@ def test_an_absent_report_asks_nothing_of_the_reconstruction(schema, build, batc
 
 
 @pytest.mark.parametrize("kind", ["padded", "absent"])
-def test_nan_where_nothing_is_does_not_reach_the_gradients(kind, schema, build, batch, assert_trainable):
+def test_nan_in_absent_inputs_does_not_reach_the_gradients(kind, schema, build, batch, assert_trainable):
     image, codes, labels = batch(schema)
     model = build(schema)
     is_valid, is_present = torch.arange(11).expand(7, -1) < 5, torch.arange(7) < 5
@@ -239,12 +241,12 @@ def test_a_modality_without_any_token_contributes_nothing(unimodal_heads, schema
         assert not out.contributions[:, 0].any()
 
 
-def test_nan_that_a_visual_module_makes_of_padding_stays_there(schema, build, batch):
+def test_nan_of_a_visual_module_in_padding_does_not_spread(schema, build, batch):
     image, codes, _ = batch(schema)
     is_valid = torch.arange(11).expand(7, -1) < 5
 
     class Normalising(nn.Module):
-        """A module of a user's own that divides by the norm of a token: 0 / 0 where padded."""
+        """A user's module that divides by the norm of a token: 0 / 0 for padding."""
 
         def forward(self, tokens):
             return (tokens / tokens.norm(dim=-1, keepdim=True)).repeat(1, 1, 3)[..., :38]
@@ -257,6 +259,6 @@ def test_nan_that_a_visual_module_makes_of_padding_stays_there(schema, build, ba
 
 
 @pytest.mark.parametrize("counts", [[-1.0] * 17, [float("nan")] * 17])
-def test_counts_that_are_none_are_refused(counts, schema, build):
+def test_negative_and_nan_counts_are_refused(counts, schema, build):
     with pytest.raises(ValueError, match="counts are numbers of cases and cannot be negative or nan"):
         build(schema).set_class_counts(counts)

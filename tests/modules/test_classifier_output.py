@@ -19,7 +19,7 @@ def out():
     )
 
 
-def test_a_field_is_had_by_attribute_by_name_and_by_position(out):
+def test_fields_are_read_by_attribute_key_and_position(out):
     assert out.logits is out["logits"] is out[1]
     assert out[1:] == (out.logits, out.contributions)
     assert out.reconstruction is None
@@ -32,7 +32,7 @@ def test_a_field_is_had_by_attribute_by_name_and_by_position(out):
         out[3]
 
 
-def test_a_changed_field_has_changed_in_every_way(out):
+def test_a_changed_field_is_changed_by_attribute_key_and_position(out):
     out.loss = torch.tensor(3.0)
     assert out["loss"].item() == out[0].item() == 3.0
     out["loss"] = torch.tensor(5.0)
@@ -66,7 +66,7 @@ def test_a_misspelt_field_is_refused(out):
         lambda out: type(out)((name, out[name]) for name in out),  # DataParallel, which gathers on GPUs only
     ],
 )
-def test_it_survives_what_takes_it_apart(travel, out):
+def test_it_is_rebuilt_by_libraries_that_flatten_it(travel, out):
     again = travel(out)
     assert type(again) is ClassifierOutput
     assert list(again) == NAMES

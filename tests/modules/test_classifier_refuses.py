@@ -78,7 +78,7 @@ def test_a_call_refuses_masks_that_do_not_fit(masks, message, schema, build, bat
 
 
 class Handmade(nn.Module):
-    """A fusion that is not derived from `Fusion`, with all that a classifier reads but what `lacks` names."""
+    """A fusion that is not derived from `Fusion` and lacks the attributes in `lacks`."""
 
     def __init__(self, lacks):
         super().__init__()
@@ -102,7 +102,7 @@ def test_a_fusion_that_lacks_something_is_refused_by_its_name(lacks, schema, bui
         build(schema, fusion=Fusion(38))
 
 
-def test_a_fusion_that_pools_otherwise_takes_a_reconstructor_too(schema, build, batch):
+def test_a_fusion_with_its_own_pooling_works_with_a_reconstructor(schema, build, batch):
     image, codes, labels = batch(schema)
     output = build(schema, fusion=ElementwiseSum(38, num_heads=2))(image, codes, labels)
     assert output.reconstruction.shape == (7, 3, 5)

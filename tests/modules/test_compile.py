@@ -29,7 +29,7 @@ def test_random_hiding_and_every_mask_compile(schema, build, batch, assert_train
         "is_present": {"image": torch.arange(7) < 5, "report": torch.arange(7) > 2},
     }
     model = build(schema, fill="two_pass", hiding=HideAttributes(0.5, whole=0.1), dropout=0.5)
-    # Capturing the graph is what could fail here; generating code for it takes half a minute.
+    # Only the capture of the graph is tested; code generation would take half a minute.
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert_trainable(model, compiled(image, codes, labels, **masks))
     model.eval()

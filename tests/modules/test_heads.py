@@ -8,7 +8,7 @@ from alignedfusion.modules.heads import UnimodalHeads
 IMAGES = ("clinical", "dermoscopy")
 
 
-def tokens_of(model, image, codes):
+def tokenize(model, image, codes):
     """Tokens of every modality before fusion."""
     return {"image": model.visual(image), "report": model.tokenizer(codes)}
 
@@ -18,30 +18,32 @@ def test_attributes_add_up_and_patches_are_a_mean_by_hand(schema, build, batch):
     model = build(schema).eval()
     model.branch_weights.copy_(torch.tensor([2.0, 0.25, 0.5]))
     is_valid = torch.arange(11).expand(7, -1) < torch.tensor([[1], [2], [3], [5], [7], [11], [11]])
-    each = model.unimodal_heads.token_contributions(tokens_of(model, image, codes))
+    each = model.unimodal_heads.token_contributions(tokenize(model, image, codes))
     assert each["image"].shape == (7, 11, 17)
     assert each["report"].shape == (7, 3, 17)
 
-    said = model(image, codes, is_valid={"image": is_valid}).contributions
+    contributions = model(image, codes, is_valid={"image": is_valid}).contributions
     mean = torch.stack([row[:n].mean(0) for row, n in zip(each["image"], (1, 2, 3, 5, 7, 11, 11), strict=True)])
-    torch.testing.assert_close(said[:, 0], 2.0 * mean)
-    torch.testing.assert_close(said[:, 1], 0.25 * (each["report"][:, 0] + each["report"][:, 1] + each["report"][:, 2]))
+    torch.testing.assert_close(contributions[:, 0], 2.0 * mean)
+    torch.testing.assert_close(
+        contributions[:, 1], 0.25 * (each["report"][:, 0] + each["report"][:, 1] + each["report"][:, 2])
+    )
 
 
-@pytest.mark.parametrize(("absent", "part"), [("image", 0), ("report", 1)])
-def test_who_is_absent_says_exactly_nothing(absent, part, schema, build, batch):
+@pytest.mark.parametrize(("absent", "branch"), [("image", 0), ("report", 1)])
+def test_an_absent_modality_contributes_exactly_zero(absent, branch, schema, build, batch):
     image, codes, _ = batch(schema)
     model, is_present = build(schema).eval(), torch.arange(7) < 5
-    everyone, out = model(image, codes), model(image, codes, is_present={absent: is_present})
-    assert not out.contributions[5:, part].any()
-    assert out.contributions[5:, 1 - part].any(-1).all()
-    assert torch.equal(out.contributions[:5], everyone.contributions[:5])
+    whole, out = model(image, codes), model(image, codes, is_present={absent: is_present})
+    assert not out.contributions[5:, branch].any()
+    assert out.contributions[5:, 1 - branch].any(-1).all()
+    assert torch.equal(out.contributions[:5], whole.contributions[:5])
     image[5:] = torch.nan
-    spoilt = model(image, codes, is_present={"image": is_present, absent: is_present})
-    assert not spoilt.contributions[5:, part].any()
+    with_nan = model(image, codes, is_present={"image": is_present, absent: is_present})
+    assert not with_nan.contributions[5:, branch].any()
 
 
-def test_padding_says_nothing(schema, build, batch):
+def test_padding_contributes_nothing(schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema).eval()
     expected = model(image[:, :5], codes).contributions
@@ -52,7 +54,7 @@ def test_padding_says_nothing(schema, build, batch):
     assert not nothing[:, 0].any()
 
 
-def test_several_images_are_one_part_and_the_sum_of_their_means(schema, build, batch):
+def test_several_images_are_one_branch_the_sum_of_their_means(schema, build, batch):
     first, codes, _ = batch(schema)
     image = {"clinical": first, "dermoscopy": torch.randn(7, 5, 13)}
     model = build(schema, modalities=(*IMAGES, "report")).eval()
@@ -63,28 +65,28 @@ def test_several_images_are_one_part_and_the_sum_of_their_means(schema, build, b
         {**{m: model.visual(x) for m, x in image.items()}, "report": model.tokenizer(codes)}
     )
     torch.testing.assert_close(out.contributions[:, 0], 2 / 3 * (each["clinical"].mean(1) + each["dermoscopy"].mean(1)))
-    # With one of two absent, the other still speaks.
+    # With one of two absent, the other still contributes.
     one = model(image, codes, is_present={"dermoscopy": torch.arange(7) < 0}).contributions
     torch.testing.assert_close(one[:, 0], 2 / 3 * each["clinical"].mean(1))
 
 
-@pytest.mark.parametrize(("modality", "parts"), [("image", ("image", "fused")), ("report", ("report", "fused"))])
-def test_a_model_of_one_modality_has_its_part_alone(modality, parts, schema, build, batch):
+@pytest.mark.parametrize(("modality", "branches"), [("image", ("image", "fused")), ("report", ("report", "fused"))])
+def test_a_model_of_one_modality_has_one_unimodal_branch(modality, branches, schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema, fusion=JointSelfAttention(38, modalities=(modality,), num_heads=2))
-    assert model.branches == parts
+    assert model.branches == branches
     assert model(image if modality == "image" else None, codes).contributions.shape == (7, 2, 17)
     torch.testing.assert_close(model.branch_weights, torch.tensor([2 / 3, 1 / 3]))
 
 
-@pytest.mark.parametrize("evidence", [True, False])
-def test_logits_are_the_prior_and_the_sum_of_what_the_parts_say(evidence, schema, build, batch):
+@pytest.mark.parametrize("unimodal_heads", [True, False])
+def test_logits_are_the_prior_plus_the_contributions(unimodal_heads, schema, build, batch):
     image, codes, _ = batch(schema)
-    model = build(schema, unimodal_heads=evidence).eval()
+    model = build(schema, unimodal_heads=unimodal_heads).eval()
     model.set_class_counts(range(17))
     out = model(image, codes)
     torch.testing.assert_close(out.logits, model.log_prior + out.contributions.sum(1))
-    # A weight scales what its part says, and nothing else.
+    # A weight scales only the contribution of its branch.
     model.branch_weights[-1] *= 5
     louder = model(image, codes)
     torch.testing.assert_close(louder.contributions[:, -1], 5 * out.contributions[:, -1])
@@ -92,31 +94,31 @@ def test_logits_are_the_prior_and_the_sum_of_what_the_parts_say(evidence, schema
     torch.testing.assert_close(louder.logits, model.log_prior + louder.contributions.sum(1))
 
 
-def test_neither_modality_changes_what_the_other_says(schema, build, batch):
+def test_unimodal_contributions_do_not_depend_on_the_other_modality(schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema).eval()
     out, other = model(image, codes).contributions, model(torch.randn(7, 11, 13), codes).contributions
     assert torch.equal(out[:, 1], other[:, 1])
     assert (out[:, [0, 2]] != other[:, [0, 2]]).any(-1).all()
     silent = model(image, torch.full_like(codes, -1)).contributions
-    told = (codes != -1).any(1)
+    is_mentioned = (codes != -1).any(1)
     assert torch.equal(out[:, 0], silent[:, 0])
-    assert (out[told][:, [1, 2]] != silent[told][:, [1, 2]]).any(-1).all()
-    assert told.any()
+    assert (out[is_mentioned][:, [1, 2]] != silent[is_mentioned][:, [1, 2]]).any(-1).all()
+    assert is_mentioned.any()
 
 
-def test_what_a_modality_says_teaches_its_own_weights_alone(schema, build, batch):
+def test_the_gradient_of_a_contribution_reaches_its_own_modality_only(schema, build, batch):
     image, codes, _ = batch(schema)
     of_image, of_report = ("visual.", "unimodal_heads.heads.image."), ("tokenizer.", "unimodal_heads.heads.report.")
-    for part, own, others in ((0, of_image, of_report), (1, of_report, of_image)):
+    for branch, own, others in ((0, of_image, of_report), (1, of_report, of_image)):
         model = build(schema)
-        model(image, codes).contributions[:, part].square().sum().backward()
+        model(image, codes).contributions[:, branch].square().sum().backward()
         learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
         assert all(any(name.startswith(prefix) for name in learned) for prefix in own)
         assert not any(name.startswith((*others, "fusion.", "head.", "reconstructor.")) for name in learned)
 
 
-def test_the_prior_is_of_smoothed_counts(schema, build):
+def test_the_prior_comes_from_smoothed_counts(schema, build):
     model = build(schema)
     assert not model.log_prior.any()
     model.set_class_counts([0, 1, 2, 5, *[7] * 13])
@@ -131,7 +133,7 @@ def test_the_prior_is_of_smoothed_counts(schema, build):
         model.set_class_counts(torch.ones(17, 1))
 
 
-def test_without_evidence_the_fused_tokens_speak_alone(schema, build, batch):
+def test_without_unimodal_heads_only_the_fused_branch_exists(schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema, unimodal_heads=False).eval()
     assert model.branches == ("fused",)
@@ -143,25 +145,25 @@ def test_without_evidence_the_fused_tokens_speak_alone(schema, build, batch):
     assert torch.equal(out.logits, out.contributions[:, 0])
 
 
-def test_heads_drop_out_in_training_only_and_know_their_parts():
+def test_heads_have_dropout_in_training_only_and_list_their_branches():
     heads = UnimodalHeads(38, (*IMAGES, "report"), 17, dropout=0.5)
     tokens = {"clinical": torch.randn(7, 11, 38), "dermoscopy": torch.randn(7, 5, 38), "report": torch.randn(7, 3, 38)}
     assert heads.branches == ("image", "report")
     assert not torch.equal(heads(tokens, {}, {})["report"], heads(tokens, {}, {})["report"])
     heads.eval()
-    said = heads(tokens, {}, {})
-    assert set(said) == {"image", "report"}
-    assert all(torch.equal(said[part], heads(tokens, {}, {})[part]) for part in said)
+    contributions = heads(tokens, {}, {})
+    assert set(contributions) == {"image", "report"}
+    assert all(torch.equal(contributions[branch], heads(tokens, {}, {})[branch]) for branch in contributions)
 
 
-def test_a_report_that_mentions_nothing_is_no_evidence(schema, build, batch):
+def test_a_report_that_mentions_nothing_contributes_nothing(schema, build, batch):
     image, codes, _ = batch(schema)
     codes = codes.clone()
     codes[:, 0], codes[2] = 1, UNKNOWN
     model = build(schema).eval()
     report = model.branches.index("report")
-    evidence = model(image, codes).contributions[:, report]
-    assert (evidence != 0).all(1).tolist() == [True, True, False, True, True, True, True]
-    assert (evidence[2] == 0).all()
+    contributions = model(image, codes).contributions[:, report]
+    assert (contributions != 0).all(1).tolist() == [True, True, False, True, True, True, True]
+    assert (contributions[2] == 0).all()
     everything = torch.ones_like(codes, dtype=torch.bool)
     assert (model(image, codes, is_hidden=everything).contributions[:, report] == 0).all()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignedfusion import UNKNOWN, hide_attributes
-from alignedfusion.modules.masking import apply_hiding
+from alignedfusion.modules.masking import HideAttributes
 
 
 def full_table(rows):
@@ -33,24 +33,24 @@ def test_zero_hides_nothing_and_one_hides_every_mentioned_cell():
     assert torch.equal(is_hidden, codes != UNKNOWN)
 
 
-def test_the_generator_decides_which_cells_are_hidden():
+def test_hidden_cells_depend_on_the_generator():
     codes = full_table(7)
     draw = torch.rand(7, 5, generator=torch.Generator().manual_seed(3))
     _, is_hidden = hide_attributes(codes, 0.4, generator=torch.Generator().manual_seed(3))
     assert torch.equal(is_hidden, draw < 0.4)
 
 
-def test_the_share_of_hidden_cells_is_p_by_default_the_paper_s():
+def test_the_share_of_hidden_cells_is_p_with_the_paper_s_default():
     _, is_hidden = hide_attributes(full_table(4000), generator=torch.Generator().manual_seed(0))
     assert is_hidden.float().mean().item() == pytest.approx(0.3, abs=0.015)  # 20000 cells: standard error 0.003
 
 
-def test_now_and_then_a_whole_report_is_hidden():
+def test_whole_reports_are_hidden_with_their_probability():
     codes = full_table(4000)
-    seen, is_hidden = hide_attributes(codes, 0.0, whole=0.1, generator=torch.Generator().manual_seed(0))
+    visible, is_hidden = hide_attributes(codes, 0.0, whole=0.1, generator=torch.Generator().manual_seed(0))
     assert torch.equal(is_hidden.any(1), is_hidden.all(1))
     assert is_hidden.all(1).float().mean().item() == pytest.approx(0.1, abs=0.02)
-    assert torch.equal(seen == UNKNOWN, is_hidden)
+    assert torch.equal(visible == UNKNOWN, is_hidden)
     with pytest.raises(ValueError, match=r"whole must be between 0 and 1, got 2"):
         hide_attributes(codes, whole=2)
 
@@ -64,16 +64,18 @@ def test_p_is_a_probability(p):
 def test_a_given_mask_hides_its_mentioned_cells_and_nothing_else():
     codes = torch.tensor([[2, UNKNOWN, 0]])
     is_hidden = torch.tensor([[True, True, False]])
-    seen, hidden = apply_hiding(codes, is_hidden, p=1.0, training=True)
-    assert seen.tolist() == [[UNKNOWN, UNKNOWN, 0]]
+    visible, hidden = HideAttributes(1.0)(codes, is_hidden)
+    assert visible.tolist() == [[UNKNOWN, UNKNOWN, 0]]
     assert hidden.tolist() == [[True, False, False]]
     with pytest.raises(ValueError, match="is_hidden"):
-        apply_hiding(codes, is_hidden.float(), p=0.0, training=False)
+        HideAttributes(0.0)(codes, is_hidden.float())
 
 
 def test_cells_are_drawn_in_training_only():
     codes = full_table(11)
-    seen, is_hidden = apply_hiding(codes, None, p=1.0, training=False)
-    assert torch.equal(seen, codes)
+    visible, is_hidden = HideAttributes(1.0).eval()(codes)
+    assert torch.equal(visible, codes)
     assert not is_hidden.any()
-    assert (apply_hiding(codes, None, p=1.0, training=True)[0] == UNKNOWN).all()
+    assert (HideAttributes(1.0)(codes)[0] == UNKNOWN).all()
+    with pytest.raises(ValueError, match=r"whole must be between 0 and 1, got 1\.5"):
+        HideAttributes(0.3, whole=1.5)

@@ -1,4 +1,4 @@
-"""What must always hold, whatever is missing: random schemas, shapes, masks and precisions through the whole model."""
+"""Invariants of the whole model with missing inputs: random schemas, shapes, masks and precisions."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ BOOLEANS = st.sampled_from([True, False])
 
 @dataclass
 class Case:
-    """A random schema, and a batch of which anything may be missing."""
+    """A random schema, and a batch with missing cells, images and reports."""
 
     schema: AttributeSchema
     image: Tensor
@@ -83,7 +83,7 @@ def test_what_is_hidden_padded_or_absent_changes_nothing(reconstruct, build, cas
     if case.masks["is_valid"]:
         image[~case.masks["is_valid"]["image"]] = torch.inf
     others = torch.where(is_secret, (case.codes + shift) % counts, case.codes)
-    # A hidden cell that becomes unmentioned is no longer the same question to the loss, but the same input.
+    # A hidden cell that becomes unmentioned leaves the loss, but the input stays the same.
     gone = case.codes.masked_fill(is_secret, UNKNOWN)
     expected = case.forward(model)
     assert same(case.forward(model, image=image), expected)
@@ -92,7 +92,7 @@ def test_what_is_hidden_padded_or_absent_changes_nothing(reconstruct, build, cas
 
 
 @given(case=cases(), data=st.data())
-def test_rows_do_not_touch_each_other(build, case, data):
+def test_rows_do_not_affect_each_other(build, case, data):
     model, row = build(case.schema), data.draw(st.integers(0, len(case.codes) - 1))
     together, alone = case.forward(model), case.forward(model, rows=slice(row, row + 1))
     for field in ("logits", "reconstruction", "intermediate"):

@@ -38,12 +38,12 @@ def test_only_cells_that_were_mentioned_and_hidden_count():
     loss = reconstruction_loss(logits, codes, is_hidden)
     assert torch.equal(reconstruction_loss(torch.where(is_hidden[..., None], logits, 9.0), codes, is_hidden), loss)
     assert torch.equal(reconstruction_loss(logits, codes.masked_fill(~is_hidden, -1), is_hidden), loss)
-    # A cell that was never mentioned has no right answer, whatever is_hidden says.
+    # A cell that was never mentioned has no target, even if is_hidden marks it.
     everything = torch.ones(7, 3, dtype=torch.bool)
     torch.testing.assert_close(reconstruction_loss(logits, codes.masked_fill(~is_hidden, -1), everything), loss)
 
 
-def test_nothing_hidden_costs_nothing_and_keeps_a_gradient_path():
+def test_the_loss_is_zero_with_a_gradient_path_when_nothing_is_hidden():
     logits = torch.randn(7, 3, 5).index_fill(2, torch.tensor([4]), -math.inf).requires_grad_()
     loss = reconstruction_loss(logits, torch.full((7, 3), -1), torch.zeros(7, 3, dtype=torch.bool))
     assert loss.item() == 0.0

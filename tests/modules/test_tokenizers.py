@@ -66,7 +66,7 @@ def test_attribute_tokenizer_refuses_codes_and_other_schemas(schema):
         AttributeTokenizer(turned, 38).load_state_dict(tokenizer.state_dict())
 
 
-# timm's interpolation of Swin's position biases is behind torch's times in two ways.
+# timm's interpolation of Swin's position biases uses deprecated functions of torch.
 timm_resizes_windows = pytest.mark.filterwarnings(
     "ignore:torch.searchsorted:UserWarning", "ignore:Using a non-tuple sequence:UserWarning"
 )
@@ -107,7 +107,7 @@ def test_token_i_is_position_i_of_the_backbone_s_map(name, image_size, size, pre
         assert torch.equal(token, own[:, :, row, column])
 
 
-def test_tokens_that_were_stored_do_what_the_image_did():
+def test_stored_tokens_give_the_result_of_the_image():
     visual = VisualTokenizer("test_convnext", 38, pretrained=False, frozen=True)
     image = torch.randn(2, 3, 64, 96)
     stored = visual.features(image)
@@ -120,7 +120,7 @@ def test_tokens_that_were_stored_do_what_the_image_did():
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_a_frozen_backbone_does_not_move_and_another_does(frozen):
+def test_only_a_frozen_backbone_stays_unchanged(frozen):
     visual = VisualTokenizer("test_efficientnet", 38, pretrained=False, frozen=frozen).train()
     before = {name: buffer.clone() for name, buffer in visual.backbone.named_buffers()}
     visual(torch.randn(2, 3, 64, 64)).square().mean().backward()
@@ -149,8 +149,8 @@ def lite0_weights():
 
 def test_weights_of_a_local_file(lite0_weights, tmp_path):
     by_hand = timm.create_model("tf_efficientnet_lite0").eval()
-    theirs = torch.load(lite0_weights, weights_only=True)
-    state = dict(zip(by_hand.state_dict(), theirs.values(), strict=True))  # 296 tensors, in the same order
+    weights = torch.load(lite0_weights, weights_only=True)
+    state = dict(zip(by_hand.state_dict(), weights.values(), strict=True))  # 296 tensors, in the same order
     by_hand.load_state_dict(state)
     path = tmp_path / "lite0.pth"
     torch.save(state, path)
@@ -171,7 +171,7 @@ def test_weights_under_other_names_are_refused_rather_than_left_random(lite0_wei
 def test_visual_tokenizer_is_rebuilt_from_plain_settings(name, image_size):
     visual = VisualTokenizer(name, 38, pretrained=False, frozen=True, image_size=image_size).eval()
     data = json.loads(json.dumps(visual.to_dict()))
-    data["preprocessing"]["mean"] = [0.25, 0.5, 0.75]  # as an older timm may have had it
+    data["preprocessing"]["mean"] = [0.25, 0.5, 0.75]  # as in an older release of timm
     again = VisualTokenizer.from_dict(data).eval()
     again.load_state_dict(visual.state_dict())
     image = torch.randn(2, *visual.preprocessing["input_size"])
@@ -184,7 +184,7 @@ def test_visual_tokenizer_is_rebuilt_from_plain_settings(name, image_size):
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
 def test_windows_of_trained_weights_at_another_size_are_rebuilt(name, tmp_path):
     trained = timm.create_model(name, num_classes=0)
-    for parameter in trained.parameters():  # some start at zero, and would hide a difference
+    for parameter in trained.parameters():  # some are initialised to zero, which would hide a difference
         parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
     path = tmp_path / "weights.pth"
     torch.save(trained.state_dict(), path)
@@ -200,7 +200,7 @@ def test_windows_of_trained_weights_at_another_size_are_rebuilt(name, tmp_path):
 def test_transform_shows_the_whole_image():
     visual = VisualTokenizer("test_convnext", 38, pretrained=False, image_size=64)
     picture = Image.new("RGB", (200, 100))
-    picture.putpixel((0, 50), (255, 255, 255))  # a finding at the very edge
+    picture.putpixel((0, 50), (255, 255, 255))  # a finding at the edge
     pixels = visual.transform()(picture)
     assert pixels.shape == (3, 64, 64)
     brightest = (pixels == pixels.amax((1, 2), keepdim=True)).nonzero()
@@ -209,23 +209,23 @@ def test_transform_shows_the_whole_image():
 
 
 def test_an_unknown_backbone_gets_a_suggestion():
-    with pytest.raises(ValueError, match=r"timm has no model 'test_vi'; close to it: \['test_vit'"):
+    with pytest.raises(ValueError, match=r"timm has no model 'test_vi'; similar names: \['test_vit'"):
         VisualTokenizer("test_vi", 38, pretrained=False)
     with pytest.raises(ValueError, match=r"timm has no model 'zzz'; timm.list_models\(\) lists them"):
         VisualTokenizer("zzz", 38)
 
 
-def test_weights_that_cannot_be_had_are_named(monkeypatch, tmp_path):
+def test_missing_weights_are_named(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"no weights file at '.*none.pth'; pretrained takes True, False or a local"):
         VisualTokenizer("test_vit", 38, pretrained=tmp_path / "none.pth")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="the pretrained weights of 'test_vit' could not be fetched"):
+    with pytest.raises(ValueError, match="the pretrained weights of 'test_vit' could not be downloaded"):
         VisualTokenizer("test_vit", 38)
 
 
 def test_without_a_backbone_there_are_no_images():
-    with pytest.raises(ValueError, match="without a backbone, num_features must say how wide"):
+    with pytest.raises(ValueError, match="without a backbone, num_features must be the width"):
         VisualTokenizer(None, 38)
     with pytest.raises(ValueError, match="num_features follows from the backbone"):
         VisualTokenizer("test_vit", 38, pretrained=False, num_features=13)
@@ -241,5 +241,5 @@ def test_without_a_backbone_there_are_no_images():
 
 def test_a_backbone_of_several_maps_is_refused():
     visual = VisualTokenizer("coat_tiny", 38, pretrained=False)
-    with pytest.raises(ValueError, match="'coat_tiny' gives list, not one map of tokens; take another model"):
+    with pytest.raises(ValueError, match="'coat_tiny' returns list, not one map of tokens; choose another model"):
         visual(torch.zeros(1, 3, 224, 224))

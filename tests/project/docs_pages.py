@@ -1,4 +1,4 @@
-"""What pages of docs/ take for granted (files that lie there, names of the reader's own code), and what holds after them."""
+"""Setup of the pages of docs/ (files and names that they use without defining them), and checks after their code ran."""
 
 import gc
 import warnings
@@ -18,11 +18,11 @@ from alignedfusion.presets import Backbone, standard
 from alignedfusion.reports.showing import mark
 from alignedfusion.reports.workers import read_all
 from alignedfusion.sklearn import AlignedFusionEstimator
-from alignedfusion.training import fit
+from alignedfusion.training import TrainingSettings, fit
 
 
 def some_cases(names, monkeypatch):
-    """cases.csv with pictures, the same as a data set; trainings of one epoch, a toy for the backbone that a hub would send."""
+    """cases.csv with images, the same cases as a data set, trainings of one epoch, and a tiny backbone without a download."""
     warnings.filterwarnings("ignore", "pretrained=False")  # until the test ends
     drawn = phantom.make(40, image_size=32, missing=0.2)
     table = pd.DataFrame(phantom.SCHEMA.decode(drawn.codes))[["border", "growth"]]
@@ -35,7 +35,7 @@ def some_cases(names, monkeypatch):
         monkeypatch.setitem(AlignedFusionEstimator.__init__.__kwdefaults__, name, value)
     monkeypatch.setattr(
         gc, "collect", lambda *_: 0
-    )  # each training ends with one, which takes longer than it does here
+    )  # a collection at the end of each training would take longer than the training
     monkeypatch.setattr(tokenizers, "create_backbone", lambda name, *rest: create_backbone("test_vit", *rest))
 
     frame = pd.DataFrame({"age": [20, 30], "sex": ["f", None], "file": ["0.png", "1.png"], "label": ["x", "y"]})
@@ -54,27 +54,27 @@ def some_cases(names, monkeypatch):
 
 
 def a_loop(names, monkeypatch):
-    """A model and what trains it."""
+    """A model, its cases, `fit`, an optimizer and a loader."""
     names["model"] = standard(
         phantom.SCHEMA, phantom.CLASS_NAMES, backbone=Backbone("test_vit", pretrained=False, image_size=32), dim=64
     )
     names["train"], names["valid"] = (
         phantom.make(n, image_size=32).cases(mean=[0.5] * 3, std=[0.5] * 3) for n in (16, 8)
     )
-    names["fit"] = partial(fit, epochs=1, progress=False)
+    names["fit"] = partial(fit, settings=TrainingSettings(epochs=1), progress=False)
     names["optimizer"] = torch.optim.AdamW(names["model"].parameters())
     names["loader"] = torch.utils.data.DataLoader(names["train"], batch_size=8)
 
 
 def nothing_has_changed(names):
-    """A detector that was just fused answers as it did alone."""
+    """Right after wrapping, a detector returns the same boxes."""
     alone = names["fusion"].eval() and names["detector"].eval()(names["images"])
-    for said, expected in zip(names["boxes"], alone, strict=True):
-        assert all(torch.equal(said[key], expected[key]) for key in expected)
+    for boxes, expected in zip(names["boxes"], alone, strict=True):
+        assert all(torch.equal(boxes[key], expected[key]) for key in expected)
 
 
 def one_word_is_read(names):
-    """The extractor of one's own extracts."""
+    """The extractor that the page defines works."""
     rows = read_all(["An effusion.", "Nothing."], names["OneWord"](), progress=False)
     assert [row["effusion"].value for row in rows] == ["positive", None]
     assert mark("An effusion.", rows[0]) == "An [effusion]{effusion: positive}."

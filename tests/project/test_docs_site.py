@@ -1,7 +1,7 @@
-"""What the pages of docs/ and the README print must be true: Python runs, says what its comments say, commands parse.
+"""The code of docs/ and the README: Python runs and returns what its comments state, commands parse, links resolve.
 
-A block that starts with ```python runs, after those before it on its page, in an empty folder. One that starts with ```py is
-only shown, because it needs what no test has; each is counted here.
+Blocks that start with ```python run in the order of their page, in an empty folder. A block that starts with ```py does not run
+here, because it needs a hub or a cluster; `SHOWN` counts these blocks.
 """
 
 import ast
@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import alignedfusion
-from alignedfusion import baselines, detection, reports
+from alignedfusion import baselines, deployment, detection, evaluation, reports, training
 from alignedfusion.commands import main as cli
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,7 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "results" not in path.pare
 PAGES.append(ROOT / "README.md")
 SHOWN = {
     "README.md": 1,  # a model hub; tests/deployment/test_hub.py runs it
+    "detection.md": 6,  # further libraries; tests/detection/test_recipes.py runs the same on small networks
     "several-machines.md": 1,  # a cluster; tests/tables/test_cluster.py runs what it maps
 }
 CLAIMED_SHAPE = re.compile(r"\((?:\d+, )*\d+,?\)")
@@ -44,20 +45,20 @@ def has(page, language):
 
 
 def check(value, comment, line):
-    """Whether a value is what the comment behind it says, if the comment says a shape or a value and not just words."""
-    said = comment.split(": ")[0] if not comment.startswith("{") else comment
-    shape = CLAIMED_SHAPE.match(said)
+    """Compare a value with its comment; False if the comment is words and not a shape or a value."""
+    claim = comment.split(": ")[0] if not comment.startswith("{") else comment
+    shape = CLAIMED_SHAPE.match(claim)
     if shape and isinstance(value, torch.Tensor):
         assert str(tuple(value.shape)) == shape.group(), line
         return True
-    if said in ("True", "False", "None") or re.match(r"[-\[{'\d]|\([\d'\[-]|[A-Z]\w+\(", said):
-        assert repr(value) == said, line
+    if claim in ("True", "False", "None") or re.match(r"[-\[{'\d]|\([\d'\[-]|[A-Z]\w+\(", claim):
+        assert repr(value) == claim, line
         return True
     return False
 
 
 def run(source, names, file="page"):
-    """Run a block statement by statement; the number of comments that were checked."""
+    """Run a block statement by statement and return the number of checked comments."""
     lines, checked = source.splitlines(), 0
     for statement in ast.parse(source).body:
         comment = re.search(r"\s# (\S.*)$", lines[statement.end_lineno - 1])
@@ -74,8 +75,8 @@ def run(source, names, file="page"):
     return checked
 
 
-@pytest.mark.parametrize("page", [each for each in PAGES if has(each, "python")], ids=name_of)
-def test_the_python_of_a_page_runs_and_gives_what_its_comments_say(page, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", [page for page in PAGES if has(page, "python")], ids=name_of)
+def test_the_python_of_a_page_runs_and_returns_what_its_comments_state(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     before, after = docs_pages.BEFORE.get(name_of(page)), docs_pages.AFTER.get(name_of(page))
@@ -102,7 +103,7 @@ def test_a_wrong_comment_is_noticed():
             run(line, names)
 
 
-def test_nothing_is_left_unrun_unnoticed():
+def test_every_block_that_does_not_run_is_counted():
     shown = {name_of(page): len(blocks(page, "py")) for page in PAGES if has(page, "py")}
     assert shown == SHOWN
     assert {*docs_pages.BEFORE, *docs_pages.AFTER} <= {name_of(page) for page in PAGES if has(page, "python")}
@@ -112,8 +113,8 @@ def test_nothing_is_left_unrun_unnoticed():
     assert set(languages) <= {"", "python", "py", "bash", "text", "yaml", "math"}  # no other name for Python
 
 
-@pytest.mark.parametrize("page", [each for each in PAGES if has(each, "bash")], ids=name_of)
-def test_every_command_of_a_page_is_one(page):
+@pytest.mark.parametrize("page", [page for page in PAGES if has(page, "bash")], ids=name_of)
+def test_every_command_of_a_page_parses(page):
     for block in blocks(page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line.replace("&&", ";").replace(";", " ; "), comments=True)
@@ -126,7 +127,7 @@ def test_every_command_of_a_page_is_one(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_file_that_a_page_links_to_is_there(page):
+def test_every_file_that_a_page_links_to_exists(page):
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
     example_pages = {f"{path.stem}.md" for path in (ROOT / "examples").glob("*.py")}
@@ -153,6 +154,6 @@ def test_the_reference_has_every_public_name_and_no_other():
             importlib.import_module(name)
         except ModuleNotFoundError:
             assert hasattr(importlib.import_module(module), attribute), name
-    for package in (alignedfusion, baselines, detection, reports):
+    for package in (alignedfusion, baselines, deployment, detection, evaluation, reports, training):
         for name in package.__all__:
             assert f"{package.__name__}.{name}" in described, name

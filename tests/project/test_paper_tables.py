@@ -117,8 +117,8 @@ def test_the_official_split_lends_a_sixth_of_the_training_cases_to_validation(to
 
 
 def test_columns_follow_the_table():
-    assert [column.training_rate for column in results.columns_of("1a", "cell")] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
-    assert [column.key for column in results.columns_of("1b", "denials kept")][-1] == "denials kept 1"
+    assert [column.training_rate for column in results.list_columns("1a", "cell")] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    assert [column.key for column in results.list_columns("1b", "denials kept")][-1] == "denials kept 1"
 
 
 def test_a_picture_names_every_curve(tmp_path):

@@ -1,4 +1,4 @@
-"""What the project says about itself, in several files, is the same in all of them."""
+"""Version, licence, dependencies and contributing notes agree between the files that state them."""
 
 import re
 import subprocess
@@ -40,7 +40,7 @@ def test_the_citation_names_the_licence_and_the_paper():
     )
 
 
-def test_what_a_contributor_is_told_to_open_is_there():
+def test_every_file_that_contributing_names_exists():
     named = re.findall(r"`((?:alignedfusion|benchmarks|docs|tests|\.ci)/[\w./]+)`", CONTRIBUTING)
     named = sorted(name for name in set(named) if "NAME" not in name)
     assert len(named) >= 8
@@ -53,7 +53,7 @@ def test_what_a_contributor_is_told_to_open_is_there():
 @pytest.mark.parametrize(
     "package", ["torch", "transformers", "timm", "huggingface_hub", "numpy", "pandas", "scikit-learn"]
 )
-def test_the_table_of_versions_is_that_of_the_package(package):
+def test_the_table_of_versions_agrees_with_pyproject(package):
     (lowest,) = re.findall(rf"^\| {package} \| (\S+) \|", CONTRIBUTING, flags=re.MULTILINE)
     assert f'    "{package}>={lowest}",' in PYPROJECT
 
@@ -65,7 +65,7 @@ def test_the_lowest_python_is_that_of_the_package():
 
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
-def test_issue_forms_are_what_github_takes_and_ask_for_no_patient(path):
+def test_issue_forms_are_valid_and_ask_for_no_patient_data(path):
     form = yaml.safe_load(path.read_text())
     assert {"name", "description", "body"} <= set(form)
     fields = [field for field in form["body"] if field["type"] != "markdown"]

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_python_of_the_readme_gives_the_shapes_it_names():
+def test_the_python_of_the_readme_returns_the_shapes_it_names():
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)  # the README is ours
@@ -22,13 +22,13 @@ def test_the_python_of_the_readme_gives_the_shapes_it_names():
     assert len(re.findall(r"out\.(\w+)\s+# \(([\d, ]+)\)", code)) == 4
 
 
-def test_every_file_that_the_readme_links_to_is_there():
+def test_every_file_that_the_readme_links_to_exists():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert len(links) >= 3
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_every_option_that_the_readme_prints_is_one():
+def test_every_command_of_the_readme_parses():
     import alignedfusion.commands.main as cli
 
     parser = cli._parser()

@@ -143,7 +143,7 @@ def test_a_folder_is_read_with_its_subfolders_and_names_what_it_leaves_out(tmp_p
 
 def test_a_file_that_cannot_be_read_is_named_without_its_text(tmp_path):
     (tmp_path / "a.csv").write_bytes("text\nErg\u00fc\u00df".encode("cp1252"))
-    with pytest.raises(ValueError, match=r"a\.csv' are not in UTF-8 \(byte 8\): save them as CSV in UTF-8"):
+    with pytest.raises(ValueError, match=r"a\.csv' is not in UTF-8 \(byte 8\): save it as CSV in UTF-8"):
         read_reports(tmp_path / "a.csv")
     (tmp_path / "b.csv").write_text(f'text\n"{MARKER}\n')
     with pytest.raises(ValueError, match=r"cannot read the reports .*b\.csv' \(ParserError\)") as caught:
@@ -330,7 +330,7 @@ def test_an_interrupted_command_goes_on(folder, how):
     assert process.returncode == (130 if how is signal.SIGINT else -9)
     assert "Traceback" not in errors
     if how is signal.SIGINT:
-        assert "goes on with the same command" in errors
+        assert "the same command continues" in errors
     done = len(read_journal(evidence)[1])
     assert 0 < done < 4000
     assert not (folder / "stopped.csv").exists()

@@ -15,8 +15,8 @@ RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 """Shares of missing attributes that a model is calibrated for."""
 
 
-class Speaking(nn.Module):
-    """A model whose parts say what stands in the place of the image, (B, P, C)."""
+class ContributingModel(nn.Module):
+    """A model whose contributions (B, P, C) are its images."""
 
     def __init__(self, schema, initial):
         super().__init__()
@@ -32,44 +32,46 @@ class Speaking(nn.Module):
         return ClassifierOutput(contributions=image * self.branch_weights[:, None])
 
 
-def heard(loudness, rows=499):
-    """Cases of three classes of which each part says what it knows, exaggerated so many times; a negative one only guesses."""
+def draw_cases(factors, rows=499):
+    """Cases of three classes whose branches are overconfident by the given factors; a negative one is uninformative."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), rows, replacement=True, generator=generator)
     others = labels[torch.randperm(rows, generator=generator)]
-    said = []
-    for times in loudness:
-        known = F.one_hot(labels if times > 0 else others, 3) + torch.randn(rows, 3, generator=generator)
-        said.append(abs(times) * known)  # at 1: the log-likelihood of each class, up to what all have in common
-    return TensorCases(torch.stack(said, dim=1), torch.zeros(rows, 3, dtype=torch.int64), labels)
+    contributions = []
+    for factor in factors:
+        known = F.one_hot(labels if factor > 0 else others, 3) + torch.randn(rows, 3, generator=generator)
+        contributions.append(
+            abs(factor) * known
+        )  # at 1: the log-likelihood of each class, up to what all have in common
+    return TensorCases(torch.stack(contributions, dim=1), torch.zeros(rows, 3, dtype=torch.int64), labels)
 
 
-def test_an_overconfident_part_is_turned_down_and_an_honest_one_up(schema):
-    model = Speaking(schema, [2 / 3, 2 / 3])
-    calibrate(model, heard([5.0, 1.0]), progress=False)
+def test_the_weight_of_an_overconfident_branch_falls_and_of_a_calibrated_one_rises(schema):
+    model = ContributingModel(schema, [2 / 3, 2 / 3])
+    calibrate(model, draw_cases([5.0, 1.0]), progress=False)
     assert model.branch_weights[0] == pytest.approx(1 / 5, rel=0.15)
     assert model.branch_weights[1] == pytest.approx(1.0, rel=0.15)
 
 
-def test_a_part_that_only_guesses_is_not_turned_up(schema):
-    model = Speaking(schema, [2 / 3, 2 / 3, 1 / 3])
-    calibrate(model, heard([1.0, -1.0, -0.5]), progress=False)
+def test_the_weight_of_an_uninformative_branch_does_not_rise(schema):
+    model = ContributingModel(schema, [2 / 3, 2 / 3, 1 / 3])
+    calibrate(model, draw_cases([1.0, -1.0, -0.5]), progress=False)
     assert model.branch_weights[0] > 2 / 3
     assert model.branch_weights[1] < 0.3
     assert model.branch_weights[2] < 0.3
 
 
-@pytest.mark.parametrize(("loudness", "temperature"), [(5.0, 5.0), (0.5, 0.5), (1.0, 1.0)])
-def test_with_one_part_the_weight_is_one_over_a_temperature(loudness, temperature, schema):
-    model = Speaking(schema, [1.0])
-    calibrate(model, heard([loudness]), progress=False)
+@pytest.mark.parametrize(("factor", "temperature"), [(5.0, 5.0), (0.5, 0.5), (1.0, 1.0)])
+def test_with_one_branch_the_weight_is_one_over_a_temperature(factor, temperature, schema):
+    model = ContributingModel(schema, [1.0])
+    calibrate(model, draw_cases([factor]), progress=False)
     assert 1 / model.branch_weights.item() == pytest.approx(temperature, rel=0.15)
 
 
 def test_few_cases_move_the_weights_less_than_many(schema):
-    few, many = Speaking(schema, [1.0]), Speaking(schema, [1.0])
-    calibrate(few, heard([5.0], rows=5), progress=False)
-    calibrate(many, heard([5.0]), progress=False)
+    few, many = ContributingModel(schema, [1.0]), ContributingModel(schema, [1.0])
+    calibrate(few, draw_cases([5.0], rows=5), progress=False)
+    calibrate(many, draw_cases([5.0]), progress=False)
     assert many.branch_weights < few.branch_weights < 1.0
 
 
@@ -84,13 +86,13 @@ def model(request, schema, build):
     model = build(schema, unimodal_heads=request.param).eval()
     model.set_class_counts(range(17))
     for head in [model.head, *(model.unimodal_heads.heads.values() if request.param else ())]:
-        nn.init.normal_(head[2].weight, std=0.3)  # so that it has something to say
+        nn.init.normal_(head[2].weight, std=0.3)  # so that the contributions are not zero
     return model
 
 
 @torch.no_grad()
 def objective(model, cases, weights):
-    """Negative log posterior of weights, worked out from the logits that the model itself gives with them."""
+    """Negative log posterior of weights, computed from the model's logits with these weights."""
     model.branch_weights.copy_(weights)
     fit = 0.0
     for rate in RATES:
@@ -114,12 +116,12 @@ def test_the_weights_found_are_the_most_probable(model, cases):
             assert objective(model, cases, moved) > least
 
 
-def test_nothing_but_the_weights_changes_and_twice_is_as_good_as_once(model, cases):
+def test_calibration_changes_only_the_weights_and_is_idempotent(model, cases):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     calibrate(model.train(), cases, progress=False)
     assert not model.training
     once = model.branch_weights.clone()
-    for weights in (once, torch.full_like(once, 7.0)):  # it starts from the initial weights, whatever they are now
+    for weights in (once, torch.full_like(once, 7.0)):  # it starts from the initial weights, not from the current ones
         model.branch_weights.copy_(weights)
         with torch.no_grad():
             calibrate(model, cases, progress=False)
@@ -130,10 +132,10 @@ def test_nothing_but_the_weights_changes_and_twice_is_as_good_as_once(model, cas
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("evidence", [True, False])
-def test_training_calibrates_on_validation_cases_if_there_are_any(evidence, schema, build, cases, tmp_path):
+@pytest.mark.parametrize("unimodal_heads", [True, False])
+def test_training_calibrates_on_validation_cases_if_there_are_any(unimodal_heads, schema, build, cases, tmp_path):
     for valid in (cases, None):
-        model = build(schema, unimodal_heads=evidence)
+        model = build(schema, unimodal_heads=unimodal_heads)
         fit(model, cases, valid, tmp_path, TrainingSettings(epochs=1, batch_size=16), progress=False)
         assert torch.equal(model.branch_weights, model.initial_branch_weights()) == (valid is None)
         found = model.branch_weights.clone()

@@ -1,4 +1,4 @@
-"""Two processes train as one does with batches of twice the size. `train_in_processes.py` has the trainings."""
+"""Two processes train like one with batches of twice the size. `train_in_processes.py` has the training jobs."""
 
 import io
 import json
@@ -54,7 +54,7 @@ GOES_ON = goes_on_on_cpus()
 
 
 def launch(*arguments, timeout=300):
-    """What a launcher and its processes print; one thread each."""
+    """The output of a launcher and its processes, with one thread each."""
     command = [sys.executable, "-m", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
@@ -63,13 +63,13 @@ def launch(*arguments, timeout=300):
 
 
 def results(folder, job):
-    """What both processes returned for a job, the main one first."""
+    """The results of both processes for a job, the main process first."""
     return [json.loads((folder / f"{job}-{rank}.json").read_text()) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """The folder of all jobs in two processes."""
+    """The folder with the results of all jobs in two processes."""
     folder = tmp_path_factory.mktemp("two")
     launch(*TORCHRUN, SCRIPT, str(folder), *LOOPS, "trainer", "drawn", *(["interrupted"] if GOES_ON else []))
     return folder
@@ -89,7 +89,7 @@ def assert_trained_alike(found, expected):
     for name in ("loss", "rate", "norm", "accuracy", "cross_entropy"):
         assert len(expected[name]) == 3
         close(found[name], expected[name])
-    # A weight that nothing depends on goes where rounding errors send it, so outputs are compared, not weights.
+    # Rounding errors move weights that do not affect the output, so outputs are compared, not weights.
     close(found["logits"], expected["logits"], rtol=0.0, atol=2e-3)
     close(found["weights"], expected["weights"], rtol=1e-3)
     assert found["left"] == expected["left"] == []
@@ -103,20 +103,20 @@ def test_each_step_of_a_loop_has_the_loss_and_gradient_of_the_double_batch(job, 
     close(main["steps"], expected)
 
 
-def test_the_mean_of_each_process_s_means_is_another_number():
+def test_the_mean_of_the_processes_means_differs():
     cases = trainings.Cases(53)
     model = trainings.build().train()
 
     def loss(rows):
         return model(**default_collate([cases[i] for i in rows])).loss.item()
 
-    # The second batch hides cells in its second half only; the last has five rows, and three more to fill up.
+    # The second batch hides cells only in its second half; the last batch has five rows and three repeated ones.
     for first, second in ((range(16, 24), range(24, 32)), (range(48, 53), range(48, 50))):
         whole = loss(sorted({*first, *second}))
         assert abs((loss(first) + loss(second)) / 2 - whole) > 0.01 * whole
 
 
-def test_fit_trains_alike(two, alone):
+def test_fit_in_two_processes_equals_one(two, alone):
     main, other = results(two, "trainer")
     assert main == other
     assert_trained_alike(main, alone)
@@ -124,7 +124,7 @@ def test_fit_trains_alike(two, alone):
 
 
 @pytest.mark.skipif(not GOES_ON, reason="this torch restores nothing to the device 'cpu:0'")
-def test_an_interrupted_fit_goes_on_in_both(two, alone):
+def test_an_interrupted_fit_continues_in_both_processes(two, alone):
     for result in results(two, "interrupted"):
         assert result["checkpoints"] == 1
         close(result["loss"], alone["loss"])
@@ -138,7 +138,7 @@ def test_processes_share_the_cases_and_hide_different_cells(two, tmp_path):
     assert not torch.equal(hidden[0], hidden[1])
 
 
-def test_sharded_weights_train_alike_and_are_saved_whole(alone, tmp_path):
+def test_sharded_weights_train_equally_and_are_saved_complete(alone, tmp_path):
     launch(*FSDP, SCRIPT, str(tmp_path), "sharded")
     main, other = results(tmp_path, "sharded")
     if int(transformers.__version__.split(".")[0]) < 5:  # each process logs the norm of its own part of the gradient
@@ -158,7 +158,7 @@ def test_sharding_of_the_first_version_is_refused(tmp_path, monkeypatch):
             fit(trainings.build(), trainings.Cases(16), None, tmp_path, TrainingSettings(epochs=1))
 
 
-def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
+def test_an_incomplete_checkpoint_is_skipped(tmp_path):
     for step in (8, 12, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if step != 100:
@@ -166,7 +166,7 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
     assert [path.name for path in find_checkpoints(tmp_path)] == ["checkpoint-8", "checkpoint-12"]
 
 
-def test_only_models_that_may_leave_weights_without_a_gradient_look_for_them(schema, build):
+def test_only_models_with_possibly_unused_weights_search_for_them(schema, build):
     class Own(torch.nn.Module):
         def __init__(self):
             super().__init__()

@@ -28,7 +28,7 @@ def state(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def test_it_learns_and_leaves_no_checkpoints(schema, build, cases, tmp_path):
+def test_fit_learns_and_deletes_its_checkpoints(schema, build, cases, tmp_path):
     model = build(schema, hiding=HideAttributes(0.1, whole=0.0))
     log = fit(model, cases, None, tmp_path, settings(epochs=12), progress=False)
     losses = [entry["loss"] for entry in log if "loss" in entry]
@@ -39,7 +39,7 @@ def test_it_learns_and_leaves_no_checkpoints(schema, build, cases, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_last_epoch_is_kept_however_the_validation_cases_fare(schema, build, cases, tmp_path):
+def test_the_last_epoch_is_kept_regardless_of_validation(schema, build, cases, tmp_path):
     model = build(schema)
     # Validation labels that no training case has: every step makes them less likely, so the first epoch suits them best.
     valid = TensorCases(cases.image, cases.codes, cases.labels + 5)
@@ -55,7 +55,7 @@ def test_the_last_epoch_is_kept_however_the_validation_cases_fare(schema, build,
 
 
 class Interrupted(TensorCases):
-    """Raises Ctrl-C's exception when a case has been read so many times."""
+    """Raises KeyboardInterrupt after a given number of reads."""
 
     left = 53 * 2 + 20
 
@@ -66,7 +66,7 @@ class Interrupted(TensorCases):
         return super().__getitem__(index)
 
 
-def test_an_interrupted_training_goes_on_as_if_nothing_had_been(schema, build, cases, tmp_path):
+def test_an_interrupted_training_gives_the_same_result(schema, build, cases, tmp_path):
     whole = build(schema)
     fit(whole, cases, cases, tmp_path / "whole", settings(epochs=4), progress=False)
 
@@ -93,7 +93,7 @@ def test_equal_seeds_train_equal_models(schema, build, cases, tmp_path):
     assert not torch.equal(first, other)
 
 
-def test_training_tells_the_model_how_often_each_class_occurs(schema, build, cases, tmp_path):
+def test_training_sets_the_prior_from_the_class_counts(schema, build, cases, tmp_path):
     model, without = build(schema), build(schema, unimodal_heads=False)
     for each in (model, without):
         fit(each, cases, None, tmp_path, settings(epochs=1), progress=False)
@@ -101,7 +101,7 @@ def test_training_tells_the_model_how_often_each_class_occurs(schema, build, cas
     assert sum(counts) == 53
     expected = torch.tensor([math.log((n + 1) / (53 + 17)) for n in counts])
     torch.testing.assert_close(model.log_prior, expected)
-    assert not without.log_prior.any()  # its one head learns the shares by itself
+    assert not without.log_prior.any()  # its single head learns the class shares
 
 
 def test_rows_without_an_image_train(schema, build, cases, tmp_path):
@@ -115,14 +115,14 @@ def test_rows_without_an_image_train(schema, build, cases, tmp_path):
 
 
 def rates(model, **changes):
-    """Learning rate and weight decay of each parameter by name; each stands in one group."""
+    """Learning rate and weight decay of each parameter by name; every parameter is in one group."""
     groups = parameter_groups(model, TrainingSettings(learning_rate=1.0, weight_decay=0.05, **changes))
     found = [(id(p), (group["lr"], group["weight_decay"])) for group in groups for p in group["params"]]
     assert len(found) == len(dict(found)) == sum(1 for _ in model.parameters())
     return {name: dict(found)[id(p)] for name, p in model.named_parameters()}
 
 
-def test_a_backbone_learns_slowly_and_vectors_do_not_decay(schema, build):
+def test_backbones_have_a_lower_rate_and_vectors_no_decay(schema, build):
     visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32)
     found = rates(build(schema, visual=visual), image_rate=0.5, backbone_rate=0.25)
     assert found["visual.backbone.blocks.0.mlp.fc1.weight"] == (0.125, 0.05)
@@ -134,7 +134,7 @@ def test_a_backbone_learns_slowly_and_vectors_do_not_decay(schema, build):
     assert rates(build(schema, visual=visual))["visual.backbone.norm.weight"] == pytest.approx((0.02, 0.0))
 
 
-def test_what_only_sees_attributes_learns_at_the_full_rate_and_all_else_at_the_image_rate(schema, build):
+def test_parameters_of_attributes_have_the_full_rate_and_others_the_image_rate(schema, build):
     full, slow = {}, {}
     for name, (rate, _) in rates(build(schema), image_rate=0.5).items():
         {1.0: full, 0.5: slow}[rate][name] = rate
@@ -146,7 +146,7 @@ def test_what_only_sees_attributes_learns_at_the_full_rate_and_all_else_at_the_i
     assert len(slow) > 25
 
 
-def test_without_images_everything_learns_at_the_full_rate(schema, build):
+def test_without_images_all_parameters_have_the_full_rate(schema, build):
     model = build(schema, fusion=JointSelfAttention(38, modalities=("report",), num_heads=2))
     assert {rate for rate, _ in rates(model, image_rate=0.5).values()} == {1.0}
     images = build(schema, fusion=JointSelfAttention(38, modalities=("image",), num_heads=2))

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def run(folder, tmp_path_factory):
     return out
 
 
-def test_a_run_holds_all_that_the_help_names(run):
+def test_a_run_has_all_files_that_the_help_names(run):
     names = {path.name for path in run.iterdir()}
     assert names == {
         "README.md",
@@ -74,7 +75,7 @@ def test_predictions_are_those_of_the_saved_model(run, folder):
         assert probability == pytest.approx(predictions[f"p({name})"][0], abs=1e-5)
 
 
-def test_the_same_command_on_a_finished_run_repeats_its_figures(run, folder, capsys):
+def test_the_same_command_on_a_finished_run_repeats_its_metrics(run, folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
     assert cli.main(["train", str(folder / "cases.csv"), *COLUMNS, *SMALL, "-o", str(run), "--units", "age=years"]) == 0
     assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
@@ -87,7 +88,7 @@ def test_other_settings_in_the_same_folder_are_refused(run, folder, capsys):
     assert "holds a run with other settings (training.epochs 2 before, 3 now)" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_goes_on_with_the_same_command(run, folder, tmp_path, monkeypatch, capsys):
+def test_the_same_command_continues_an_interrupted_run(run, folder, tmp_path, monkeypatch, capsys):
     arguments = [
         "train",
         str(folder / "cases.csv"),
@@ -101,7 +102,7 @@ def test_an_interrupted_run_goes_on_with_the_same_command(run, folder, tmp_path,
     report = runs._report
     monkeypatch.setattr(runs, "_report", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert cli.main(arguments) == 130
-    assert "goes on with the same command" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     monkeypatch.setattr(runs, "_report", report)
     monkeypatch.setattr(runs, "fit", lambda *a, **k: pytest.fail("it was trained already"))
     assert cli.main(arguments) == 0
@@ -130,7 +131,7 @@ def test_evaluate_refuses_a_table_of_training_cases_only(run, folder, tmp_path, 
     assert "were used in training; there is nothing to test on" in capsys.readouterr().err
 
 
-def test_predict_prints_classes_and_what_is_not_mentioned(run, folder, capsys):
+def test_predict_prints_classes_and_unmentioned_attributes(run, folder, capsys):
     attributes = '{"growth": "growing", "age": 71, "border": null}'
     assert cli.main(["predict", str(run), "--image", str(folder / "3.png"), "--attributes", attributes]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -158,7 +159,7 @@ def test_predict_names_mistakes(mistake, message, run, folder, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_run_that_failed_before_its_first_epoch_can_be_started_otherwise(folder, tmp_path, capsys):
+def test_a_run_that_failed_in_its_first_epoch_can_start_with_other_settings(folder, tmp_path, capsys):
     arguments = ["train", str(folder / "cases.csv"), *COLUMNS, "-o", str(tmp_path / "run")]
     assert cli.main([*arguments, "--backbone", "test_vit", "--weights", str(tmp_path / "none.pth")]) == 2
     assert "no weights file at" in capsys.readouterr().err
@@ -206,7 +207,7 @@ def test_images_and_tokens_do_not_mix(tmp_path):
         runs.train(manifest, tmp_path / "run", progress=False)
 
 
-def test_a_frozen_backbone_takes_local_weights(folder, tmp_path):
+def test_a_frozen_backbone_loads_local_weights(folder, tmp_path):
     import timm
 
     backbone = timm.create_model("test_vit", pretrained=False, num_classes=0)
@@ -217,3 +218,26 @@ def test_a_frozen_backbone_takes_local_weights(folder, tmp_path):
     model = AlignedFusionClassifier.from_pretrained(out)
     trained = model.visual.backbone.state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[1]", r"has no \['images', 'label', 'attributes'\]"),
+        ('{"images": ["file"], "label": "x"}', r"has no \['attributes'\]"),
+    ],
+)
+def test_damaged_settings_of_a_run_are_named_at_the_command(text, message, tmp_path, capsys):
+    (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / "settings.json").write_text(text)
+    (tmp_path / "new.csv").write_text("file,x\na.png,1\n")
+    assert cli.main(["evaluate", str(tmp_path), str(tmp_path / "new.csv")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(f"settings.json' {message}", error)
+    assert "copy the run again, or train it again" in error
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_without_a_traceback(folder, capsys):
+    assert cli.main(["train", str(folder / "cases.csv"), "--image", "file", "--label", "kind", "-o", "/proc/none"]) == 2
+    assert "/proc/none" in capsys.readouterr().err

@@ -1,6 +1,6 @@
-"""Trainings that test_processes.py starts once alone and once in several processes: `train_in_processes.py FOLDER JOB...`.
+"""Training jobs that test_distributed.py runs in one and in several processes: `train_in_processes.py FOLDER JOB...`.
 
-Every job divides batches of 16 cases among the processes there are, and returns what can be compared.
+Every job divides batches of 16 cases among the processes, and returns results that can be compared.
 """
 
 import json
@@ -37,7 +37,7 @@ SCHEMA = AttributeSchema(
 
 
 class Cases(TensorCases):
-    """Cases that say which of their cells to hide: none in the first 24, some in the rest. After `reads`, Ctrl-C."""
+    """Cases with given hidden cells: none in the first 24, some in the rest. Raises KeyboardInterrupt after `reads`."""
 
     def __init__(self, n, *, empty=False, gappy=False, reads=None):
         generator = torch.Generator().manual_seed(n)
@@ -73,7 +73,7 @@ def build():
 
 
 def step_by_step(folder, *, cases=None):
-    """A loop of one's own, cases in order: the loss and the gradient's norm at each step of two epochs."""
+    """A custom training loop with cases in order: the loss and the norm of the gradient at each step of two epochs."""
     accelerator = Accelerator(cpu=must_use_cpu())
     model = build()
     loader = DataLoader(Cases(53) if cases is None else cases, BATCH // num_processes())
@@ -105,10 +105,10 @@ def fewer_cases_than_processes(folder):
 
 
 def trainer(folder):
-    """`fit` in its own order, with validation, checkpoints and calibration."""
+    """`fit` with shuffling, validation, checkpoints and calibration."""
     model = build()
     held = []
-    # Before a step, sharded weights are not gathered yet.
+    # Sharded weights are not gathered before the first step.
     model.register_forward_pre_hook(lambda module, _: held.append(sum(_local(p) for p in module.parameters())))
     log = _fit(model, Cases(53), folder / "trainer")
     model.save_pretrained(folder / f"model-{os.environ.get('RANK', 'alone')}")
@@ -127,12 +127,12 @@ def trainer(folder):
 
 
 def interrupted(folder):
-    """The same, interrupted in its third epoch and begun again."""
+    """`fit` as above, interrupted in its third epoch and started again."""
     halted = Cases(53, reads=4 * 2 * BATCH // num_processes() + 5)
     try:
         _fit(build(), halted, folder / "interrupted")
     except KeyboardInterrupt:
-        Accelerator(cpu=must_use_cpu()).wait_for_everyone()  # as if the command were given anew
+        Accelerator(cpu=must_use_cpu()).wait_for_everyone()  # as in a new call of the command
         checkpoints = len(list((folder / "interrupted").iterdir()))
     log = _fit(build(), Cases(53), folder / "interrupted")
     return {"checkpoints": checkpoints, "loss": [entry["loss"] for entry in log if "loss" in entry]}

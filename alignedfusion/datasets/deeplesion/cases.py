@@ -1,4 +1,4 @@
-"""DeepLesion (Yan et al. 2018): CT slices with 1 to 3 lesions each, the slices around them, and what the patient is like."""
+"""DeepLesion (Yan et al. 2018): CT slices with 1 to 3 lesions each, the slices around them, and attributes of the patient."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from alignedfusion.datasets.deeplesion.key_slices import SPLITS, KeySlice, read_
 from alignedfusion.datasets.deeplesion.planes import check_planes, read_planes
 
 ATTRIBUTES = {"patient": ("age", "gender"), "annotation": ("age", "gender", "location", "size")}
-"""Attributes by source: what is known of the patient, and that with what was computed from the lesion's own box."""
+"""Attributes by source: "patient" for those of the patient, "annotation" for these and those computed from the lesion's box."""
 
 LEAKS = {
-    "location": "it is where on the body the lesion was marked",
-    "size": "it is measured on the very lesion that is to be found",
+    "location": "it is computed from the box of the lesion that is to be found",
+    "size": "it is measured on the lesion that is to be found",
 }
-"""Attributes that nobody knows before the lesion is found; a source that has them warns."""
+"""Attributes that are unknown before the lesion is found; loading them gives a warning."""
 
 _UNITS = {"age": "years", "size": "mm"}
 
 
 @dataclass(frozen=True)
 class DeepLesion:
-    """The key slices of a tree; `load` makes it.
+    """The key slices of a data folder, as `load` returns them.
 
     Attributes:
-        images: The folder `Images_png`.
+        images: Path of the folder `Images_png`.
         slices: All key slices.
         attributes: Names of the attributes.
     """
@@ -44,12 +44,17 @@ class DeepLesion:
     attributes: tuple[str, ...]
 
     def split(self, name: str, *, fraction: float = 1.0, seed: int = 0) -> list[KeySlice]:
-        """The key slices of "train", "valid" or "test", or of a fraction of its patients.
+        """Return the key slices of a split, or of a fraction of its patients.
 
-        Of one seed, a smaller fraction's patients are all among a larger one's.
+        For the same seed, the patients of a smaller fraction are a subset of those of a larger one.
+
+        Args:
+            name: "train", "valid" or "test".
+            fraction: Share of the patients, above 0 and at most 1.
+            seed: Seed of the draw.
         """
         if name not in SPLITS.values():
-            raise ValueError(f"a split is one of {list(SPLITS.values())}, got {name!r}")
+            raise ValueError(f"name must be one of {list(SPLITS.values())}, got {name!r}")
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
         slices = [each for each in self.slices if each.split == name]
@@ -58,36 +63,38 @@ class DeepLesion:
         return [each for each in slices if each.patient in chosen]
 
     def schema(self, training: Sequence[KeySlice] | None = None, *, bins: int = 4) -> AttributeSchema:
-        """The attributes, learned from the training slices or from some of them.
+        """Learn the schema of the attributes from training slices.
 
         Args:
-            training: Key slices of training patients; all of them by default.
-            bins: Intervals of age, location and size.
+            training: Key slices of training patients; the whole training split by default.
+            bins: Number of intervals of age, location and size.
         """
         training = self.split("train") if training is None else training
         if others := [each.file for each in training if each.split != "train"]:
-            raise ValueError(f"a schema is learned from training patients only; {others[0]!r} is none of theirs")
+            raise ValueError(
+                f"a schema must be learned from training patients only; {others[0]!r} is not in the training split"
+            )
         rows = [each.attributes for each in training]
-        # Of a handful of patients there may be too few different numbers to divide into intervals.
+        # A few patients may have too few different numbers for intervals.
         counts = {name: len({row[name] for row in rows} - {None}) for name in self.attributes}
         units = {name: unit for name, unit in _UNITS.items() if counts.get(name, 0) > 8}
         return AttributeSchema.from_table(rows, self.attributes, bins=bins, units=units)
 
 
 def load(folder: str | Path, *, source: str = "patient", only_with_image: bool = False) -> DeepLesion:
-    """Read the public layout: `DL_info.csv` and `Images_png/000091_03_01/093.png`. No pixel is read.
+    """Read the table of the public layout: `DL_info.csv` and `Images_png/000091_03_01/093.png`. No image is read.
 
-    Unmentioned, never a value: an age that is empty, NaN or 0, an empty gender, a type of -1, a distance between slices that is
-    NaN or negative.
+    Unknown values are unmentioned: an age that is empty, NaN or 0, an empty gender, a type of -1, and a distance between slices
+    that is NaN or negative.
 
     Args:
-        folder: Where both are.
-        source: "patient" for age and gender; "annotation" for location and size too, which are leaks: report results with and
+        folder: Folder with both.
+        source: "patient" for age and gender; "annotation" adds location and size, which are leaks: report results with and
             without them.
-        only_with_image: Leave out key slices whose file is not there, instead of refusing.
+        only_with_image: Leave out key slices without an image file, instead of raising an error.
 
     Raises:
-        FileNotFoundError: If it is not that layout, or files of key slices are not there.
+        FileNotFoundError: If the folder has another layout, or image files of key slices are missing.
         ValueError: For a missing column, a cell that cannot be read, or a patient in two splits.
     """
     if source not in ATTRIBUTES:
@@ -106,27 +113,27 @@ def load(folder: str | Path, *, source: str = "patient", only_with_image: bool =
     absent = {each.file for each in slices if not (images / each.path).is_file()}
     if absent and (not only_with_image or len(absent) == len(slices)):
         raise FileNotFoundError(
-            f"the files of {len(absent)} of {len(slices)} key slices are not in {str(images)!r}, {min(absent)!r} for one; "
+            f"the files of {len(absent)} of {len(slices)} key slices are not in {str(images)!r}, such as {min(absent)!r}; "
             f"only_with_image=True leaves them out"
         )
     return DeepLesion(images, tuple(each for each in slices if each.file not in absent), ATTRIBUTES[source])
 
 
 class LesionCases(Dataset[dict[str, Any]]):
-    """Key slices with their neighbours, boxes and codes, read when they are needed.
+    """Data set of key slices with neighbouring planes, boxes and codes. Images are read on access.
 
     A case has "image" (D, H, W), or (1, D, H, W) with `channel`; "boxes" (m, 4), "labels" int64 (m,) of ones, "codes" int64
-    (A,), "patient". Values that the schema has not seen count as unmentioned.
+    (A,) and "patient". Values that are not in the schema are unmentioned.
 
     Args:
-        data: What `load` read.
-        slices: The key slices, such as `data.split("train", fraction=0.25)`.
-        schema: The schema of `data.schema()`.
-        num_slices: D, odd: the key slice is in the middle.
-        spacing_mm: Distance of the D planes.
-        window: Hounsfield units that become 0 and 255; beyond them the image is flat.
-        image_size: Longer side in pixels, the other one is filled with 0; None leaves images as they are.
-        channel: Whether the image has a channel axis in front, as 3-D networks expect it.
+        data: Result of `load`.
+        slices: Key slices, such as `data.split("train", fraction=0.25)`.
+        schema: Schema of the attributes, such as `data.schema()`.
+        num_slices: Number of planes D, odd; the key slice is in the middle.
+        spacing_mm: Distance between planes.
+        window: Hounsfield units that become 0 and 255; values outside are clipped.
+        image_size: Length of the longer side in pixels; the other side is padded with 0. None keeps the size.
+        channel: Whether the image has a leading channel axis, as 3-D networks expect it.
     """
 
     def __init__(
@@ -143,7 +150,7 @@ class LesionCases(Dataset[dict[str, Any]]):
     ) -> None:
         check_planes(num_slices, spacing_mm)
         if not window[0] < window[1]:
-            raise ValueError(f"window must rise, got {window}")
+            raise ValueError(f"window must have a lower value below a higher one, got {window}")
         self.images = data.images
         self.slices = list(slices)
         self.codes = schema.encode([each.attributes for each in self.slices], unseen="unknown")  # (n, A)
@@ -182,7 +189,7 @@ class LesionCases(Dataset[dict[str, Any]]):
 
 
 def collate(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch: "image" and "codes" stacked, "targets" a list of boxes and labels as torchvision's detectors take it."""
+    """Make a batch: stacked "image" and "codes", and "targets", a list of boxes and labels for torchvision's detectors."""
     return {
         "image": torch.stack([case["image"] for case in cases]),  # (B, D, H, W) or (B, 1, D, H, W)
         "targets": [{"boxes": case["boxes"], "labels": case["labels"]} for case in cases],

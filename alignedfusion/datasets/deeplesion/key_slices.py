@@ -32,7 +32,7 @@ COLUMNS = (
 """The columns of `DL_info.csv`, one row per lesion."""
 
 LESION_TYPES = ("bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis")
-"""Coarse_lesion_type 1 to 8. No attribute: it is -1, unknown, throughout the training slices."""
+"""Names of Coarse_lesion_type 1 to 8. It is not an attribute, because it is -1 (unknown) in all training slices."""
 
 SPLITS = {1: "train", 2: "valid", 3: "test"}
 """The values of Train_Val_Test."""
@@ -42,20 +42,20 @@ _GENDERS = {"M": "male", "F": "female", "O": "other"}
 
 @dataclass(frozen=True)
 class KeySlice:
-    """A slice on which lesions were marked.
+    """A slice with marked lesions.
 
     Attributes:
-        file: As in `DL_info.csv`, such as "000091_03_01_093.png".
-        patient: The patient's number.
+        file: File name in `DL_info.csv`, such as "000091_03_01_093.png".
+        patient: Number of the patient.
         split: "train", "valid" or "test".
-        boxes: x1 y1 x2 y2 per lesion, in pixels of the file, the first pixel being 0.
+        boxes: x1 y1 x2 y2 per lesion, in pixels of the file; the first pixel is 0.
         diameters_mm: Long and short diameter per lesion; None where unknown.
-        lesion_types: Of `LESION_TYPES` per lesion; None where unknown.
-        pixel_mm: Side of a pixel; None where unknown.
+        lesion_types: One of `LESION_TYPES` per lesion; None where unknown.
+        pixel_mm: Side length of a pixel; None where unknown.
         slice_mm: Distance between slices; None where unknown.
-        is_noisy: Whether an annotation was found doubtful.
-        attributes: Values by name; None where unmentioned. Of several lesions `size` is the longest diameter and `location`
-            the mean height: the relative z of a body-part regressor.
+        is_noisy: Whether an annotation is marked as possibly noisy.
+        attributes: Values by name; None where unmentioned. With several lesions, `size` is the longest diameter and
+            `location` the mean height (relative z of a body-part regressor).
     """
 
     file: str
@@ -71,22 +71,22 @@ class KeySlice:
 
     @property
     def series(self) -> str:
-        """The folder of its slices."""
+        """Name of the folder with the slices."""
         return self.file.rsplit("_", 1)[0]
 
     @property
     def index(self) -> int:
-        """Its number within the series."""
+        """Number of the slice within the series."""
         return int(self.file.rsplit("_", 1)[1].removesuffix(".png"))
 
     @property
     def path(self) -> str:
-        """Its file, from the folder `Images_png`."""
+        """Path of the file in the folder `Images_png`."""
         return f"{self.series}/{self.index:03d}.png"
 
 
 def read_key_slices(path: Path, attributes: Sequence[str]) -> list[KeySlice]:
-    """The key slices of the table, each with its lesions and with these attributes.
+    """Read the key slices of the table, with their lesions and these attributes.
 
     Raises:
         ValueError: For a missing column or a cell that cannot be read; the message names line and column.
@@ -104,7 +104,7 @@ def read_key_slices(path: Path, attributes: Sequence[str]) -> list[KeySlice]:
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of the table, with errors that say which."""
+    """A line of the table; its errors name the line."""
 
     line: int
     cells: Mapping[str, str]
@@ -113,7 +113,7 @@ class _Row:
         return (self.cells[column] or "").strip()
 
     def numbers(self, column: str, count: int) -> list[float]:
-        """As many numbers; all NaN if the cell is empty."""
+        """Return `count` numbers, all NaN if the cell is empty."""
         texts = self.text(column).split(",") if self.text(column) else ["nan"] * count
         try:
             numbers = [float(text.strip() or "nan") for text in texts]

@@ -1,4 +1,4 @@
-"""DeepLesion's slices: planes at even distances around a key slice, read from its 16-bit files."""
+"""Planes of equal distance around a key slice of DeepLesion, read from 16-bit files."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 
 from alignedfusion.datasets.deeplesion.key_slices import KeySlice
 
-_ZERO_HU = 32768  # the files store Hounsfield units plus this
+_ZERO_HU = 32768  # this value in a file is 0 Hounsfield units
 
 
 def read_planes(images: str | Path, key: KeySlice, *, num_slices: int = 7, spacing_mm: float = 2.0) -> Tensor:
-    """Planes around a key slice, in the order of slice numbers, in Hounsfield units.
+    """Read planes around a key slice, in the order of slice numbers, in Hounsfield units.
 
     Each plane is interpolated between its two neighbouring slices. A slice that is not stored is replaced by the nearest
     stored one towards the key slice. Where the distance between slices is unknown, every plane is the key slice.
 
     Args:
-        images: The folder `Images_png`.
-        key: The key slice.
-        num_slices: D, odd.
-        spacing_mm: Distance of the planes.
+        images: Path of the folder `Images_png`.
+        key: Key slice.
+        num_slices: Number of planes D, odd.
+        spacing_mm: Distance between planes.
 
     Returns:
         float32 (D, H, W).
 
     Raises:
-        ValueError: If a file cannot be read, is no 16-bit image, or is of another size than the key slice.
+        ValueError: If a file cannot be read, is not a 16-bit image, or has another size than the key slice.
     """
     check_planes(num_slices, spacing_mm)
     folder = Path(images) / key.series
@@ -43,7 +43,7 @@ def read_planes(images: str | Path, key: KeySlice, *, num_slices: int = 7, spaci
         if index not in read:
             read[index] = _read_slice(path)
             if read[index].shape != middle.shape:
-                raise ValueError(f"{str(path)!r} is of another size than its key slice {key.index:03d}.png")
+                raise ValueError(f"{str(path)!r} has another size than its key slice {key.index:03d}.png")
         return read[index]
 
     planes = []
@@ -58,7 +58,7 @@ def read_planes(images: str | Path, key: KeySlice, *, num_slices: int = 7, spaci
 
 
 def _neighbours(number: int, step: float) -> tuple[int, int, float]:
-    """The two slices that a plane is between, counted from the key slice, and the share of the second."""
+    """Return the two slices around a plane, counted from the key slice, and the weight of the second."""
     position = round(abs(number) * step, 9)  # 2 mm over 0.4 mm are 5 slices, not 5.000000001
     near, far = math.floor(position), math.ceil(position)
     side = 1 if number > 0 else -1
@@ -66,9 +66,11 @@ def _neighbours(number: int, step: float) -> tuple[int, int, float]:
 
 
 def check_planes(num_slices: int, spacing_mm: float) -> None:
-    """Refuse settings of `read_planes` that make no sense."""
+    """Refuse invalid settings of `read_planes`."""
     if num_slices < 1 or num_slices % 2 == 0:
-        raise ValueError(f"num_slices must be odd, so that the key slice is in the middle; got {num_slices}")
+        raise ValueError(
+            f"num_slices must be odd and positive, so that the key slice is in the middle; got {num_slices}"
+        )
     if not 0 < spacing_mm < math.inf:
         raise ValueError(f"spacing_mm must be above 0, got {spacing_mm}")
 

@@ -1,4 +1,4 @@
-"""A small tree in DeepLesion's layout, drawn: bright balls in noise, with every irregularity of the real table."""
+"""A small synthetic data folder in DeepLesion's layout: bright balls in noise, with the irregularities of the real table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from alignedfusion.datasets.deeplesion.key_slices import COLUMNS
 
-_SPACINGS = (1.0, 2.5, 5.0, 1.25, 4.0)  # mm between slices: patients have two series of different ones
+_SPACINGS = (1.0, 2.5, 5.0, 1.25, 4.0)  # mm between slices; the two series of a patient differ
 _REACH = 8.0  # mm stored on either side of a key slice
 _KEY = 40
 _IRREGULARITIES = 8
@@ -20,23 +20,24 @@ _IRREGULARITIES = 8
 def make_synthetic(folder: str | Path, *, patients: int = 24, seed: int = 0, image_size: int = 128) -> Path:
     """Write `DL_info.csv` and `Images_png/`, two series with one key slice each per patient.
 
-    Five patients of seven are for training, one for validation and one for testing. Of eight in a row the first is regular;
-    the others have, one each: an age of NaN; an age of 0; no gender; a distance between slices of NaN; a negative one; slices
-    missing at both ends of the range; a location of NaN with a doubtful annotation. Every third key slice has two
-    lesions, every ninth three. The type is -1 in training, and in every eighth patient.
+    Five of seven patients are in the training split, one in the validation and one in the test split. Of eight consecutive
+    patients, the first is regular, and each other has one irregularity: an age of NaN; an age of 0; no gender; a distance
+    between slices of NaN; a negative distance; slices missing at both ends of the range; a location of NaN with a noisy
+    annotation. Every third key slice has two lesions, every ninth has three. The type is -1 in training and for every eighth
+    patient.
 
     Args:
-        folder: Where to write; it is made if needed.
-        patients: How many, 8 at least.
-        seed: Equal seeds write equal trees.
-        image_size: Side of the pictures in pixels, 64 at least.
+        folder: Folder to write to; it is created if needed.
+        patients: Number of patients, at least 8.
+        seed: Seed of everything that is drawn.
+        image_size: Side length of the images in pixels, at least 64.
 
     Returns:
         The folder, for `deeplesion.load`.
 
     Raises:
-        ValueError: For fewer patients or smaller pictures.
-        FileExistsError: If the folder has a DL_info.csv already: it may be the real one.
+        ValueError: For fewer patients or smaller images.
+        FileExistsError: If the folder already has a DL_info.csv, which may be the real one.
     """
     if patients < _IRREGULARITIES:
         raise ValueError(f"patients must be at least {_IRREGULARITIES}, one per irregularity; got {patients}")
@@ -45,7 +46,7 @@ def make_synthetic(folder: str | Path, *, patients: int = 24, seed: int = 0, ima
     folder = Path(folder)
     table = folder / "DL_info.csv"
     if table.exists():
-        raise FileExistsError(f"{str(table)!r} is there already; name an empty folder")
+        raise FileExistsError(f"{str(table)!r} already exists; name an empty folder")
     (folder / "Images_png").mkdir(parents=True, exist_ok=True)
     rows = []
     for patient in range(1, patients + 1):
@@ -69,7 +70,7 @@ def _draw_series(
     indices = range(_KEY, _KEY + reach) if kind == 6 else range(_KEY - reach, _KEY + reach + 1)
     number = 2 * patient + series
     count = 3 if number % 9 == 0 else 2 if number % 3 == 0 else 1
-    # Lesions lie in different quarters of the picture, so that none covers another.
+    # Lesions lie in different quarters of the image, so that none covers another.
     quarters = rng.permutation([(0.34, 0.34), (0.66, 0.34), (0.34, 0.66), (0.66, 0.66)])[:count]
     centres = np.round(size * (quarters + rng.uniform(-0.03, 0.03, quarters.shape))).astype(int)
     radii = rng.integers(size // 24, size // 10 + 1, count)
@@ -82,7 +83,7 @@ def _draw_series(
         _write_slice(images / name / f"{index:03d}.png", rng, size, centres, radii, height)
 
     split = (1, 1, 1, 2, 3, 1, 1)[patient % 7]
-    # The real table's location is a share of the body's height; here it only says which series it is.
+    # In the real table this is a share of the body's height; here it depends on the series only.
     place = "NaN, NaN, NaN" if kind == 7 else f"0.5, 0.5, {0.2 + 0.06 * (number % 10):.2f}"
     common = {
         "File_name": f"{name}_{_KEY:03d}.png",

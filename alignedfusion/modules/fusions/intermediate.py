@@ -19,19 +19,20 @@ class IntermediateTokenFusion(Fusion):
     """Each modality attends to itself and to the intermediate tokens it shares with the others (eq. 6-8).
 
     In every round each modality's tokens pass a self-attention block together with its intermediate tokens (eq. 6, 7);
-    then the copies of each intermediate token are averaged and handed back (eq. 8). Image and report tokens never attend to
-    each other. So the first round brings nothing across: it takes a second one for report tokens to see the image.
+    then the copies of each intermediate token are averaged and passed to the next round (eq. 8). Image and report tokens never
+    attend to each other. So with one round, the report tokens do not depend on the image; with two rounds, they do.
 
     Args:
         dim: Token width D.
-        modalities: Two or more names.
-        depth: Rounds.
+        modalities: Two or more names of modalities.
+        depth: Number of rounds.
         num_heads: Attention heads; must divide `dim`.
-        topology: "pairwise" gives each pair of modalities intermediate tokens of its own, "shared" has some for all.
-        num_tokens: Intermediate tokens per pair, or in all if shared: K = M (M - 1) / 2 times that, or just that. Four shared
-            ones are the bottleneck of MBT (Nagrani et al. 2021).
-        share_weights: One block per round for all modalities, instead of one each.
-        dropout: Probability inside the blocks.
+        topology: "pairwise" gives each pair of modalities its own intermediate tokens, "shared" gives all modalities the same
+            ones.
+        num_tokens: Number of intermediate tokens per pair of modalities, or in total if shared: K is M (M - 1) / 2 times this
+            number, or this number. Four shared tokens are the bottleneck of MBT (Nagrani et al. 2021).
+        share_weights: Whether all modalities share one block per round, instead of one block each.
+        dropout: Dropout probability inside the blocks.
     """
 
     share: Tensor
@@ -64,7 +65,7 @@ class IntermediateTokenFusion(Fusion):
         # Which intermediate tokens a modality carries: those of the groups it belongs to.
         self.carried = {m: [k for k, group in enumerate(groups) if m in group] for m in self.modalities}
         self.intermediate = nn.Parameter(torch.randn(len(groups), dim) * 0.02)
-        # The share of every copy, in the order of the modalities, in the token it is a copy of.
+        # The weight of every copy, in the order of the modalities, in the mean of the copies of its token.
         owners = torch.tensor([k for m in self.modalities for k in self.carried[m]])
         is_copy = (owners == torch.arange(len(groups))[:, None]).float()
         self.register_buffer("share", is_copy / is_copy.sum(1, keepdim=True), persistent=False)  # (K, copies)
@@ -79,8 +80,8 @@ class IntermediateTokenFusion(Fusion):
         batch = next(iter(streams.values())).shape[0]
         intermediate = self.intermediate.expand(batch, -1, -1)  # (B, K, D)
         masks = {m: extend(is_valid, m, len(self.carried[m])) for m in self.modalities}
-        # Modalities that one block serves go through it side by side: a product for a dozen attributes costs almost nothing
-        # beside the image's, but much as a product of its own.
+        # Modalities that share a block pass it together: the products for a dozen attributes cost almost nothing as part of the
+        # image's products, but much as products of their own.
         together = [self.modalities] if self.share_weights else [(m,) for m in self.modalities]
 
         for blocks in self.rounds:
@@ -90,7 +91,7 @@ class IntermediateTokenFusion(Fusion):
                 for block, names in zip(blocks.values(), together, strict=True)  # type: ignore[operator]
             ]
 
-            # Copies of one token become one again, so that the next round carries what the other side has said.
+            # Average the copies of each token, so that the next round passes information to the other modalities.
             intermediate = self._average(torch.cat(copies, dim=1), is_present, intermediate)
 
         return FusionOutput(streams, intermediate)
@@ -103,11 +104,11 @@ class IntermediateTokenFusion(Fusion):
         intermediate: Tensor,
         masks: Mapping[str, Tensor | None],
     ) -> Tensor:
-        """Put some streams through their block, in place; returns their copies of the intermediate tokens side by side."""
-        # A stream is let go when it is joined: what is held is one copy of an image, not two.
-        pieces = [each for m in names for each in (intermediate[:, self.carried[m]], streams.pop(m))]
+        """Apply a block to some streams, in place. Returns their copies of the intermediate tokens, concatenated."""
+        # Streams are released once they are concatenated, so that memory holds one copy of an image's tokens, not two.
+        pieces = [piece for m in names for piece in (intermediate[:, self.carried[m]], streams.pop(m))]
         joined = torch.cat(pieces, dim=1)  # (B, sum of k + N_m, D)
-        counts = [each.shape[1] for each in pieces]
+        counts = [piece.shape[1] for piece in pieces]
         del pieces
         if self.share_weights:
             lengths = [k + n for k, n in zip(counts[::2], counts[1::2], strict=True)]
@@ -123,11 +124,13 @@ class IntermediateTokenFusion(Fusion):
         if not is_present:
             return (self.share[..., None].to(copies.dtype) * copies[:, None]).sum(2)
         everywhere = torch.ones(len(copies), dtype=torch.bool, device=copies.device)
-        is_there = torch.stack([is_present.get(m, everywhere) for m in self.modalities for _ in self.carried[m]], dim=1)
-        share = self.share * is_there[:, None]  # (B, K, copies)
+        is_carried = torch.stack(
+            [is_present.get(m, everywhere) for m in self.modalities for _ in self.carried[m]], dim=1
+        )
+        share = self.share * is_carried[:, None]  # (B, K, copies)
         total = share.sum(-1, keepdim=True)
         mean = ((share / total.clamp(min=1e-6)).to(copies.dtype)[..., None] * copies[:, None]).sum(2)
-        return torch.where(total > 0, mean, before)  # nobody there to carry it: it stays
+        return torch.where(total > 0, mean, before)  # a token stays as it is if all its modalities are absent
 
     @property
     def pooled_dim(self) -> int:

@@ -1,7 +1,7 @@
 """Two published fusions of skin images and metadata, re-implemented on tokens instead of their own backbones.
 
 They follow the published description of the fusion itself. Backbones, pairing of patients and training schedules are left
-out, so the accuracies reported there are not those of these modules.
+out, so the published accuracies do not apply to these modules.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The usual fusions, called like `IntermediateTokenFusion`."""
+"""Common fusions, called like `IntermediateTokenFusion`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from alignedfusion.modules.modalities import Masks, joint_mask, mean_of_tokens, 
 
 
 class BlockFusion(Fusion):
-    """Base of the fusions that are made of attention blocks alone and have no intermediate tokens (K = 0).
+    """Base class of the fusions that consist of attention blocks and have no intermediate tokens (K = 0).
 
     Args:
         dim: Token width D.
         modalities: Names of the modalities.
-        depth: Rounds.
+        depth: Number of rounds.
         num_heads: Attention heads; must divide `dim`.
-        dropout: Probability inside the blocks.
+        dropout: Dropout probability inside the blocks.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class BlockFusion(Fusion):
 class JointSelfAttention(BlockFusion):
     """All tokens of all modalities attend to each other: the paper's "Self-Attention" and "w/o IT" rows.
 
-    With one modality it is the image-only or the attributes-only model: an `AlignedFusionClassifier` uses the modalities
-    its fusion names and no others.
+    With one modality it is the image-only or the attributes-only model: an `AlignedFusionClassifier` uses only the modalities
+    of its fusion.
     """
 
     def build(self, depth: int, block: dict[str, Any]) -> None:
@@ -110,7 +110,7 @@ class JointSelfAttention(BlockFusion):
 
 
 class Concatenation(BlockFusion):
-    """Each modality attends to itself; their means are put side by side."""
+    """Each modality attends to itself; the means of the modalities are concatenated."""
 
     def build(self, depth: int, block: dict[str, Any]) -> None:
         """Create the layers."""
@@ -124,7 +124,7 @@ class Concatenation(BlockFusion):
 
 
 class ElementwiseSum(Concatenation):
-    """Each modality attends to itself; their means are added up: the paper's "Element-wise Sum" row."""
+    """Each modality attends to itself; the means of the modalities are added: the paper's "Element-wise Sum" row."""
 
     @property
     def pooled_dim(self) -> int:

@@ -7,7 +7,7 @@ ONE, TWO = ("clinical", "report"), ("clinical", "dermoscopy", "report")
 
 
 class Keep(nn.Module):
-    """Stands in for an attention block: tokens stay as they are."""
+    """Replaces an attention block; tokens stay as they are."""
 
     def forward(self, tokens, *others):
         return tokens
@@ -29,11 +29,11 @@ def stream(*tokens):
     return torch.tensor(tokens)[None, :, None]
 
 
-def test_element_wise_sum_adds_means_up_by_hand(schema, build):
+def test_element_wise_sum_adds_means_by_hand(schema, build):
     fusion = by_hand(ElementwiseSum, TWO)
     tokens = {"clinical": stream(1.0, 5.0, 100.0), "dermoscopy": stream(7.0), "report": stream(10.0, 14.0)}
     is_valid = {"clinical": torch.tensor([[True, True, False]])}
-    # (1 + 5) / 2 + 7 + (10 + 14) / 2 = 22; who is absent adds nothing.
+    # (1 + 5) / 2 + 7 + (10 + 14) / 2 = 22; absent modalities add nothing.
     assert torch.equal(pooled(fusion, tokens, is_valid), torch.tensor([[22.0]]))
     absent = {"report": torch.tensor([False])}
     assert torch.equal(pooled(fusion, tokens, is_valid, absent), torch.tensor([[10.0]]))
@@ -42,7 +42,7 @@ def test_element_wise_sum_adds_means_up_by_hand(schema, build):
 
 
 class Listen(nn.Module):
-    """Stands in for a cross-attention block: ten times the token, and the mean of what it attends to."""
+    """Replaces a cross-attention block: ten times the token, plus the mean of its context."""
 
     def forward(self, tokens, context, is_valid):
         return 10 * tokens + context.mean(1, keepdim=True)
@@ -50,7 +50,7 @@ class Listen(nn.Module):
 
 def test_in_remixformer_an_image_s_mean_attends_to_the_others_by_hand():
     tokens = {"clinical": stream(1.0, 5.0), "dermoscopy": stream(8.0, 6.0), "report": stream(10.0, 14.0)}
-    # Means 3, 7 and 12. Each image hears the other's patches, and its own if there is no other.
+    # Means 3, 7 and 12. Each image attends to the other's patches, or to its own if it is the only one.
     for modalities, expected in ((TWO, [[37.0, 73.0, 12.0]]), (ONE, [[33.0, 12.0]])):
         fusion = by_hand(RemixFormerFusion, modalities)
         fusion.exchange = nn.ModuleDict({m: Listen() for m in modalities if m != "report"})

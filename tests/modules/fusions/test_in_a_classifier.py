@@ -23,7 +23,7 @@ one_or_two_images = pytest.mark.parametrize("modalities", [ONE, TWO])
 
 @pytest.fixture
 def model(kind, modalities, schema, build):
-    """A classifier with a baseline in the place of our fusion."""
+    """A classifier with a baseline fusion."""
     fusion = kind(38, modalities=modalities, num_heads=2)
     return build(schema, fusion=fusion, fill=None, unimodal_heads=False)
 
@@ -33,17 +33,17 @@ def images(modalities):
     return {m: torch.randn(7, SIZES[m], 13) for m in modalities if m != "report"}
 
 
-def tokens_of(modalities, rows=7):
+def make_tokens(modalities, rows=7):
     return {m: torch.randn(rows, SIZES[m], 38) for m in modalities}
 
 
 def outputs(fusion, fused, *, is_valid=None, is_present=None):
-    """All outputs of a fusion: its tokens and what it pools."""
+    """All outputs of a fusion: tokens and pooled representation."""
     return [*fused.tokens.values(), fusion.pool(fused, is_valid or {}, is_present or {})]
 
 
 def is_idle(name, model):
-    """Whether a parameter has nothing to do: RemixFormer's report never attends to itself, MSMA's one image to no other."""
+    """Whether a parameter is unused: RemixFormer's report has no self-attention, MSMA's only image no other to attend to."""
     if isinstance(model.fusion, RemixFormerFusion):
         return name.startswith("fusion.rounds.") and ".report." in name
     one_image = len(model.image_modalities) == 1
@@ -52,7 +52,7 @@ def is_idle(name, model):
 
 @every_fusion
 @one_or_two_images
-def test_a_classifier_takes_it_and_all_its_weights_learn(model, images, schema, batch):
+def test_a_classifier_with_it_trains_all_weights(model, images, schema, batch):
     _, codes, labels = batch(schema)
     out = model(images, codes, labels)
     assert out.logits.shape == (7, 17)
@@ -69,7 +69,7 @@ def test_a_classifier_takes_it_and_all_its_weights_learn(model, images, schema, 
 
 @every_fusion
 @one_or_two_images
-def test_padding_is_as_good_as_fewer_tokens(model, images, schema, batch):
+def test_padding_equals_fewer_tokens(model, images, schema, batch):
     _, codes, _ = batch(schema)
     expected = model.eval()({**images, "clinical": images["clinical"][:, :5]}, codes).logits
     images["clinical"][:, 5:] = torch.nan
@@ -79,10 +79,10 @@ def test_padding_is_as_good_as_fewer_tokens(model, images, schema, batch):
 
 @every_fusion
 @one_or_two_images
-def test_nan_in_an_absent_modality_harms_neither_outputs_nor_gradients(kind, modalities):
+def test_nan_in_an_absent_modality_does_not_reach_outputs_or_gradients(kind, modalities):
     fusion, is_present = kind(38, modalities=modalities, num_heads=2), torch.arange(7) < 5
     for m in modalities:
-        tokens = tokens_of(modalities)
+        tokens = make_tokens(modalities)
         spoilt = {**tokens, m: tokens[m].masked_fill(~is_present[:, None, None], torch.nan)}
         for each in (tokens, spoilt):
             each[m].requires_grad_()
@@ -97,7 +97,7 @@ def test_nan_in_an_absent_modality_harms_neither_outputs_nor_gradients(kind, mod
 
 @every_fusion
 @one_or_two_images
-def test_rows_do_not_touch_each_other(model, images, schema, batch):
+def test_rows_do_not_affect_each_other(model, images, schema, batch):
     _, codes, _ = batch(schema)
     masks = {"clinical": torch.arange(7) % 2 == 0, "report": torch.arange(7) < 5}
     together = model.eval()(images, codes, is_present=masks).logits
@@ -117,14 +117,14 @@ def test_settings_rebuild_it(kind, modalities):
     settings = {"dim": 38, "modalities": list(modalities), "depth": 3, "num_heads": 2, "dropout": 0.25}
     assert again.to_dict() == fusion.to_dict() == settings
     again.load_state_dict(fusion.state_dict())
-    tokens = tokens_of(modalities)
+    tokens = make_tokens(modalities)
     first, second = fusion.eval()(tokens), again.eval()(tokens)
     assert all(torch.equal(a, b) for a, b in zip(outputs(fusion, first), outputs(again, second), strict=True))
 
 
 @every_fusion
 @one_or_two_images
-def test_a_saved_model_comes_back_with_it(kind, model, images, schema, batch, tmp_path):
+def test_a_saved_model_with_it_is_rebuilt(kind, model, images, schema, batch, tmp_path):
     _, codes, _ = batch(schema)
     model.save_pretrained(tmp_path)
     again = AlignedFusionClassifier.from_pretrained(tmp_path)
@@ -158,29 +158,29 @@ def test_it_refuses_what_does_not_fit(kind):
         kind(38, num_heads=2)({"image": torch.zeros(7, 11, 38)})
 
 
-def test_concatenation_lets_nobody_see_another():
-    fusion, tokens = Concatenation(38, modalities=TWO, num_heads=2), tokens_of(TWO)
+def test_concatenation_keeps_modalities_independent():
+    fusion, tokens = Concatenation(38, modalities=TWO, num_heads=2), make_tokens(TWO)
     fused = fusion(tokens)
     for changed in TWO:
         again = fusion({**tokens, changed: torch.randn_like(tokens[changed])})
         assert {m for m in TWO if not torch.equal(again.tokens[m], fused.tokens[m])} == {changed}
 
 
-def test_in_cross_attention_each_sees_the_others_in_one_round():
-    fusion, tokens = CrossAttention(38, modalities=TWO, depth=1, num_heads=2), tokens_of(TWO)
+def test_in_cross_attention_each_modality_depends_on_the_others_after_one_round():
+    fusion, tokens = CrossAttention(38, modalities=TWO, depth=1, num_heads=2), make_tokens(TWO)
     fused = fusion(tokens)
     for changed in TWO:
         again = fusion({**tokens, changed: torch.randn_like(tokens[changed])})
         for m in TWO:
             assert (again.tokens[m] - fused.tokens[m]).abs().amax((1, 2)).min() > 1e-6
-    # What is absent is not seen.
+    # Absent modalities are ignored.
     absent = {"dermoscopy": torch.zeros(7, dtype=torch.bool)}
     alone = fusion({**tokens, "dermoscopy": torch.randn(7, 5, 38)}, is_present=absent)
     assert torch.equal(alone.tokens["report"], fusion(tokens, is_present=absent).tokens["report"])
 
 
-def test_in_remixformer_images_meet_each_other_and_the_metadata_stand_beside():
-    fusion, tokens = RemixFormerFusion(38, modalities=TWO, num_heads=2), tokens_of(TWO)
+def test_in_remixformer_images_exchange_information_and_metadata_do_not():
+    fusion, tokens = RemixFormerFusion(38, modalities=TWO, num_heads=2), make_tokens(TWO)
     assert fusion.pooled_dim == 3 * 38
     parts = fusion.pool(fusion(tokens), {}, {}).split(38, dim=1)
     seen = {}
@@ -193,7 +193,7 @@ def test_in_remixformer_images_meet_each_other_and_the_metadata_stand_beside():
 
 
 def test_in_msma_metadata_attend_to_patches_and_images_to_each_other():
-    fusion, tokens = MSMAFusion(38, modalities=TWO, num_heads=2), tokens_of(TWO)
+    fusion, tokens = MSMAFusion(38, modalities=TWO, num_heads=2), make_tokens(TWO)
     fused = fusion(tokens)
     for changed in TWO:
         again = fusion({**tokens, changed: torch.randn_like(tokens[changed])})
@@ -201,7 +201,7 @@ def test_in_msma_metadata_attend_to_patches_and_images_to_each_other():
         assert (change.reshape(7, 3, 38).abs().amax(2) > 1e-6).all()
         touched = {m for m in TWO if not torch.equal(again.tokens[m], fused.tokens[m])}
         assert touched == ({"report"} if changed == "report" else {"clinical", "dermoscopy"})
-    # An absent report says nothing, and gates all rows alike.
+    # An absent report contributes nothing, and gates all rows equally.
     is_present = {"report": torch.arange(7) < 0}
     fused = fusion(tokens, is_present=is_present)
     pooled = fusion.pool(fused, {}, is_present)

@@ -12,7 +12,7 @@ THREE = ("clinical", "dermoscopy", "report")
 
 
 class Average(nn.Module):
-    """Stands in for a self-attention block: every token becomes the mean of the valid ones."""
+    """Replaces a self-attention block: every token becomes the mean of the valid ones."""
 
     def forward(self, tokens, is_valid=None):
         weight = torch.ones(tokens.shape[:2]) if is_valid is None else is_valid.float()
@@ -21,7 +21,7 @@ class Average(nn.Module):
 
 
 def averaging(intermediate, **settings):
-    """A fusion of width 1 that can be worked by hand; `intermediate` are its first intermediate tokens."""
+    """A fusion of width 1 for calculations by hand; `intermediate` are its initial intermediate tokens."""
     fusion = IntermediateTokenFusion(1, num_heads=1, **settings)
     fusion.rounds = nn.ModuleList(nn.ModuleDict({m: Average() for m in fusion.modalities}) for _ in fusion.rounds)
     fusion.intermediate.data = torch.tensor(intermediate)[:, None]
@@ -69,8 +69,8 @@ def test_three_modalities_by_hand():
     shared = averaging([3.0], modalities=THREE, depth=1, topology="shared")
     assert torch.equal(shared(tokens).intermediate, stream(3.5))
 
-    # Absent, a modality lends nothing to the average: pairs keep the other side's copy, and a pair of two absent keeps its
-    # token as it was.
+    # An absent modality does not enter the average: pairs keep the copy of the other modality. If both are absent, the pair
+    # keeps its token.
     absent, present = torch.tensor([False]), torch.tensor([True])
     without_report = {"report": absent, "clinical": present}
     assert torch.equal(pairwise(tokens, is_present=without_report).intermediate, stream(3.5, 2.0, 5.0))
@@ -91,7 +91,7 @@ def test_several_tokens_per_pair_or_in_all_by_hand():
 
 
 @pytest.mark.parametrize("topology", ["pairwise", "shared"])
-def test_it_takes_two_rounds_for_report_tokens_to_see_the_image(topology):
+def test_report_tokens_depend_on_the_image_only_after_two_rounds(topology):
     image, other, report = torch.randn(7, 11, 38), torch.randn(7, 11, 38), torch.randn(7, 3, 38)
     once = IntermediateTokenFusion(38, depth=1, num_heads=2, topology=topology)
     twice = IntermediateTokenFusion(38, depth=2, num_heads=2, topology=topology)
@@ -101,8 +101,8 @@ def test_it_takes_two_rounds_for_report_tokens_to_see_the_image(topology):
     assert (seen[0].tokens["report"] - seen[1].tokens["report"]).abs().amax((1, 2)).min() > 1e-6
 
 
-def test_only_the_intermediate_token_crosses():
-    # With its value cut off after each round, nothing of the image reaches the report however deep the fusion.
+def test_only_the_intermediate_token_connects_the_modalities():
+    # If it is replaced after each round, the report does not depend on the image at any depth.
     fusion = IntermediateTokenFusion(38, depth=3, num_heads=2)
     fusion._average = lambda copies, weights, before: before
     report = torch.randn(7, 3, 38)
@@ -137,7 +137,7 @@ def test_pairwise_and_shared_are_equal_at_two_modalities():
         (("a", "b", "c", "d"), "pairwise", 1, 6),
     ],
 )
-def test_so_many_tokens_per_pair_or_in_all(modalities, topology, each, count):
+def test_number_of_tokens_per_pair_or_in_total(modalities, topology, each, count):
     fusion = IntermediateTokenFusion(38, modalities=modalities, num_heads=2, topology=topology, num_tokens=each)
     sizes = dict(zip(modalities, (11, 3, 5, 2), strict=False))
     fused = fusion({m: torch.randn(7, n, 38) for m, n in sizes.items()})
@@ -150,14 +150,14 @@ def test_blocks_are_shared_on_request():
     one = IntermediateTokenFusion(38, modalities=THREE, num_heads=2, share_weights=True)
     count = [sum(p.numel() for p in fusion.rounds.parameters()) for fusion in (own, one)]
     assert count[0] == 3 * count[1]
-    # With one block, and the same tokens on both sides, there is nothing to tell the two apart.
+    # With one block and the same tokens, both modalities have equal outputs.
     fusion, tokens = IntermediateTokenFusion(38, num_heads=2, share_weights=True), torch.randn(7, 11, 38)
     fused = fusion({"image": tokens, "report": tokens})
     assert torch.equal(fused.tokens["image"], fused.tokens["report"])
 
 
 @given(st.data(), st.sampled_from(["pairwise", "shared"]), st.sampled_from([torch.float32, torch.bfloat16]))
-def test_any_pattern_is_finite_and_blind_to_what_is_not_there(data, topology, dtype):
+def test_any_pattern_is_finite_and_independent_of_absent_inputs(data, topology, dtype):
     rows, sizes = data.draw(st.integers(1, 4)), {m: data.draw(st.integers(1, 5)) for m in THREE}
     booleans = st.sampled_from([True, False])
 

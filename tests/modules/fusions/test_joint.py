@@ -4,7 +4,7 @@ import torch
 from alignedfusion.baselines import JointSelfAttention
 
 
-def test_every_token_sees_every_other_in_one_round():
+def test_every_token_depends_on_every_other_after_one_round():
     fusion = JointSelfAttention(38, depth=1, num_heads=2)
     report = torch.randn(7, 3, 38)
     first, second = (fusion({"image": torch.randn(7, 11, 38), "report": report}) for _ in range(2))
@@ -14,7 +14,7 @@ def test_every_token_sees_every_other_in_one_round():
     assert (first.tokens["report"] - second.tokens["report"]).abs().amax((1, 2)).min() > 1e-6
 
 
-def test_an_absent_modality_is_as_good_as_one_the_fusion_does_not_have():
+def test_an_absent_modality_equals_a_fusion_without_it():
     both = JointSelfAttention(38, num_heads=2)
     alone = JointSelfAttention(38, modalities=("report",), num_heads=2)
     alone.load_state_dict({**both.state_dict(), "origin": both.origin[1:]})
@@ -24,7 +24,7 @@ def test_an_absent_modality_is_as_good_as_one_the_fusion_does_not_have():
     assert fused.tokens["image"].isfinite().all()
 
 
-def test_padding_is_as_good_as_fewer_tokens():
+def test_padding_equals_fewer_tokens():
     fusion = JointSelfAttention(38, num_heads=2)
     image, report = torch.randn(7, 11, 38), torch.randn(7, 3, 38)
     expected = fusion({"image": image[:, :5], "report": report})

@@ -1,4 +1,4 @@
-"""What makes fusion fast must change nothing: each shortcut against the equations written out, in float64."""
+"""Optimised fusions equal the plain equations in float64."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def plain_block(block, tokens, is_valid):
 
 
 def plain_fusion(fusion, tokens, is_valid, is_present):
-    """Equations 6 to 8 as they stand, the average of each row's copies taken one by one."""
+    """Equations 6 to 8 in plain form, with the average of each row's copies computed one by one."""
     rows = len(tokens["report"])
     streams = {m: s * is_valid[m][..., None] * is_present[m][:, None, None] for m, s in tokens.items()}
     bridge = fusion.intermediate.expand(rows, -1, -1)
@@ -78,7 +78,7 @@ def test_fusion_equals_the_equations_written_out(masked, share_weights, topology
         torch.testing.assert_close(fused.tokens[m][counts], stream[counts])
 
 
-def test_sets_side_by_side_are_as_each_alone():
+def test_concatenated_sets_equal_single_sets():
     block = SelfAttentionBlock(38, num_heads=2).double()
     sets = [torch.randn(7, n, 38, dtype=torch.float64, requires_grad=True) for n in (11, 3, 1)]
     masks = [torch.arange(11).expand(7, -1) < 5, None, None]
@@ -94,7 +94,7 @@ def test_sets_side_by_side_are_as_each_alone():
         torch.testing.assert_close(first, second)
 
 
-def test_shared_weights_take_one_product_for_all_modalities():
+def test_shared_weights_use_one_product_for_all_modalities():
     shapes = []
     fusion = IntermediateTokenFusion(38, num_heads=2, depth=1, share_weights=True)
     fusion.rounds[0]["shared"].qkv.register_forward_hook(lambda _, inputs, out: shapes.append(tuple(out.shape)))
@@ -103,14 +103,14 @@ def test_shared_weights_take_one_product_for_all_modalities():
 
 
 class OneKernel(nn.Module):
-    """A self-attention block that lets only one kind of kernel run."""
+    """A self-attention block that allows only one kind of kernel."""
 
     def __init__(self, block, backend):
         super().__init__()
         self.block, self.backend = block, backend
 
     def forward(self, tokens, is_valid=None):
-        with sdpa_kernel(self.backend):  # an error if the kernel does not take these inputs
+        with sdpa_kernel(self.backend):  # an error if the kernel does not support these inputs
             return self.block(tokens, is_valid)
 
 
@@ -118,7 +118,7 @@ GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
-def test_without_padding_attention_takes_the_flash_kernel(device):
+def test_without_padding_attention_uses_the_flash_kernel(device):
     fusion = IntermediateTokenFusion(384, num_heads=6).to(device, torch.bfloat16)
     for blocks in fusion.rounds:
         for m in blocks:
@@ -127,6 +127,6 @@ def test_without_padding_attention_takes_the_flash_kernel(device):
         m: torch.randn(4, n, 384, device=device, dtype=torch.bfloat16) for m, n in (("image", 196), ("report", 14))
     }
     fusion(tokens).intermediate.sum().backward()
-    if device == "cuda":  # with padding it does not, and is refused: what came before was no accident
+    if device == "cuda":  # with padding the kernel is refused, which shows that the test above is meaningful
         with pytest.raises(RuntimeError):
             fusion(tokens, is_valid={"report": torch.ones(4, 14, dtype=torch.bool, device=device)})
