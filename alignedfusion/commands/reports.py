@@ -1,4 +1,4 @@
-"""`alignedfusion select`, `extract` and `show`: from report text to a table, and back to the words behind a cell."""
+"""`alignedfusion select`, `extract` and `show`: report text to a table, and the evidence of its cells."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ and short excerpts as comments: a draft to strike out from and to edit. --lexico
 mentioned. --model asks a chat model, a few reports at a time.
 """
 _EXTRACT = """\
-Read reports and write a table: one row per report, one column per attribute, "UN" where a report says nothing about it, and
-"error" where it could not be read. All columns but the text are kept, so the table can go straight into `train`.
+Read reports and write a table: one row per report, one column per attribute, "UN" if a report does not mention it, and
+"error" if it could not be read. All columns except the text are kept, so that `train` can read the table.
 
 REPORTS is a CSV or parquet file, or a folder of .txt files with its subfolders (their text is the column "text"). --lexicon
 is a file, or one that is shipped: {shipped}. With --model a chat model reads, and the lexicon only names attributes and
 values; nothing leaves this machine unless --allow-remote says so. The API key is read from the variable that --api-key-from
 names.
 
-Beside the table lie its evidence (.evidence.jsonl: where in the text each cell comes from), and how often each attribute is
-positive, negative, uncertain or unmentioned (.summary.csv, .summary.png). Interrupted? The same command goes on; it also
-tries failed reports again.
+Files beside the table contain the evidence of each cell (.evidence.jsonl) and how often each attribute is positive, negative,
+uncertain or unmentioned (.summary.csv, .summary.png). After an interruption, the same command continues, and tries failed
+reports again.
 """
 
 
@@ -98,7 +98,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _client_settings(options: argparse.Namespace) -> dict[str, Any]:
     if not options.model or not options.base_url:
-        raise ValueError("--model and --base-url belong together: which model, and on which server")
+        raise ValueError("--model and --base-url belong together: give the model and the address of its server")
     key = None
     if options.api_key_from:
         key = os.environ.get(options.api_key_from)
@@ -209,10 +209,8 @@ def _summary(output: str, count: int) -> None:
             print(f"  row {number}: {reason}")
         if len(failed) > 10:
             print(f"  ... and {len(failed) - 10} more, in {evidence_file(output)}")
-    print(
-        f"\n{output}: {count} rows, {len(summary)} attributes; beside it its evidence and this summary as table and picture"
-    )
-    print(f"See why a cell says what it says: alignedfusion show {output} --row 0")
+    print(f"\n{output}: {count} rows, {len(summary)} attributes; its evidence and this summary are in files beside it")
+    print(f"To see the evidence of a row: alignedfusion show {output} --row 0")
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""From report text to an attribute table (eq. 2 and 4): rules that run offline, or a chat model of your choice."""
+"""From report text to an attribute table (eq. 2 and 4): rules that run offline, or a chat model."""
 
 from typing import TYPE_CHECKING
 

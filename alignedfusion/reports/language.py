@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Sequence
 
 MAX_REPORTS = 2000
-"""Reports that are looked at, at equal distances."""
+"""Number of reports that are checked, taken at equal distances."""
 MIN_SHARE = 0.02
-"""Share of the reports from which on a warning is given."""
+"""Smallest share of foreign reports that causes a warning."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _ENGLISH = frozenset(

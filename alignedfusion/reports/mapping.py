@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def encode_rows(rows: Iterable[Row], schema: AttributeSchema) -> Tensor:
-    """Codes of extracted rows, as a model takes them.
+    """Encode extracted rows as codes, the input of a model.
 
     Args:
-        rows: What an extractor returned, one row per report.
+        rows: Rows that an extractor returned, one per report.
         schema: The model's attributes, such as `lexicon.schema()`; attributes of a row that it does not have are left out, and
             those that a row does not have are unmentioned.
 
@@ -34,15 +34,16 @@ def encode_rows(rows: Iterable[Row], schema: AttributeSchema) -> Tensor:
 
 
 class ExtractBatch:
-    """Turns a batch of reports into a batch of the attribute table, as `extract_table` does, without the evidence.
+    """Extracts a batch of reports into a batch of the attribute table, as `extract_table` does, but without evidence.
 
     For Ray Data: `dataset.map_batches(ExtractBatch, fn_constructor_args=("chest_xray",), fn_constructor_kwargs={"text":
-    ["findings"]}, batch_format="pandas", concurrency=8)`. Anything else that maps a function over DataFrames takes an instance.
+    ["findings"]}, batch_format="pandas", concurrency=8)`. An instance can also be passed to any other engine that maps a
+    function over DataFrames.
 
     Args:
-        lexicon: What `Lexicon.load` takes, or a `Lexicon`.
-        text: The columns that hold the reports.
-        prefix: Put before the names of the attribute columns.
+        lexicon: A `Lexicon`, or an argument of `Lexicon.load`.
+        text: Columns with the reports.
+        prefix: Prefix of the names of the attribute columns.
     """
 
     def __init__(self, lexicon: Lexicon | str, *, text: Sequence[str] = ("text",), prefix: str = "") -> None:

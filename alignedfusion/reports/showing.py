@@ -16,19 +16,19 @@ _CUE, _PLAIN = "\033[4m", "\033[0m"
 
 
 def show(table: str | Path, number: int, attributes: Sequence[str] | None = None, *, color: bool = False) -> str:
-    """A row of a table that `extract` wrote: its report with marks, and its cells below.
+    """Show one row of a table that `extract` wrote: its report with marks, followed by its cells.
 
-    Marks are `[pleural effusion]{pleural_effusion: negative}`, and `<no>` around the words that deny or doubt.
+    Findings are marked as `[pleural effusion]{pleural_effusion: negative}`, words that deny or doubt as `<no>`.
 
     Args:
-        table: The table.
-        number: The row, from 0.
-        attributes: Only these.
-        color: Colours for a terminal.
+        table: Path of the table.
+        number: Row number, from 0.
+        attributes: Attributes to show; all by default.
+        color: Whether to use terminal colours instead of brackets.
 
     Raises:
         FileNotFoundError: If the table has no evidence beside it.
-        ValueError: If there is no such row or attribute, or the reports have changed since.
+        ValueError: If the row or an attribute does not exist, or the reports have changed since the extraction.
     """
     if not evidence_file(table).is_file():
         raise FileNotFoundError(
@@ -54,7 +54,7 @@ def show(table: str | Path, number: int, attributes: Sequence[str] | None = None
 
 
 def mark(text: str, row: Row, *, color: bool = False) -> str:
-    """The text with the evidence of these cells marked."""
+    """Mark the evidence of the cells in the text."""
     opening: dict[int, list[str]] = {}
     closing: dict[int, list[str]] = {}
     for name, cell in row.items():

@@ -1,4 +1,4 @@
-"""What a finished table holds: how often each attribute is mentioned, as a table and a picture, and which reports failed."""
+"""Summary of an extracted table: how often each attribute is mentioned, as a table and a plot, and which reports failed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 
 def summarize(table: str | Path) -> pd.DataFrame:
-    """How often each attribute is positive, negative, uncertain and unmentioned: shares of the reports that could be read.
+    """Shares of the reports in which each attribute is positive, negative, uncertain or unmentioned.
 
-    A mention with a value of its own ("nodular", "63") counts as positive. The index holds the attributes.
+    Reports that could not be read are left out. A value of its own, such as "nodular" or "63", counts as positive.
+
+    Returns:
+        A DataFrame with one row per attribute.
     """
     import pandas as pd
 
@@ -34,7 +37,7 @@ def summarize(table: str | Path) -> pd.DataFrame:
 
 
 def failures(table: str | Path) -> dict[int, str]:
-    """The reports that could not be read, by row number, and why."""
+    """Reasons for the reports that could not be read, by row number."""
     rows = read_journal(evidence_file(table))[1]
     return {number: line["error"] for number, line in sorted(rows.items()) if "error" in line}
 
@@ -44,8 +47,8 @@ def draw_shares(table: Any, path: str | Path, *, title: str) -> None:
 
     Args:
         table: A DataFrame; each row sums to one.
-        path: Where to write the picture.
-        title: Its heading.
+        path: Image file to write.
+        title: Title of the plot.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""A table of reports in, a table of attributes out; beside it, where every cell comes from."""
+"""Extraction of a table of reports into a table of attributes, with the evidence of every cell in a second file."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ def extract_table(
     on_ray: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Fill the attribute table of a cohort (eq. 4), with all other columns of the reports' table but their text.
+    """Extract the attribute table of a cohort (eq. 4). Other columns of the reports' table are kept, except the text.
 
-    Beside the table lies `OUTPUT.evidence.jsonl`: for every cell its state and the characters it rests on. It grows while
-    reports are read; the same call after an interruption goes on from there, and reads those that failed again.
+    `OUTPUT.evidence.jsonl` beside the table contains the state and the evidence spans of every cell. It is written while
+    reports are read. After an interruption, the same call continues from there and tries failed reports again.
 
     Args:
-        reports: See `read_reports`.
-        extractor: Reads one report.
-        output: The table, .csv or .parquet.
-        text: The columns that hold the reports.
-        prefix: Put before the names of the attribute columns.
-        about: Settings of the extractor; an unfinished extraction with others is refused.
-        workers: Processes.
-        on_ray: Read on a Ray cluster instead, see `cluster.map_on_ray`.
-        progress: Show a progress bar.
+        reports: Path of the reports; see `read_reports`.
+        extractor: Extractor that reads one report.
+        output: Path of the table, .csv or .parquet.
+        text: Columns with the reports.
+        prefix: Prefix of the names of the attribute columns.
+        about: Settings of the extractor. An unfinished extraction with other settings is refused.
+        workers: Number of processes.
+        on_ray: Whether to read on a Ray cluster instead; see `cluster.map_on_ray`.
+        progress: Whether to show a progress bar.
 
     Warns:
         UserWarning: If the rules read English only and a share of the reports does not look English.
 
     Returns:
-        The table, with "UN" where a report says nothing and "error" where it could not be read.
+        The table, with "UN" for unmentioned attributes and "error" for reports that could not be read.
 
     Raises:
-        ValueError: If a column is missing or would be there twice, or the output belongs to another extraction.
+        ValueError: If a column is missing or would occur twice, or the output belongs to another extraction.
     """
     output = check_name(output)
     frame = read_reports(reports)
@@ -63,7 +63,7 @@ def extract_table(
         warn_unless_english(texts)
     columns = [prefix + name for name in extractor.names]
     if twice := sorted({*columns} & {*frame.columns.drop(list(text))}):
-        raise ValueError(f"the table has columns {twice} already; --prefix puts something before the new ones")
+        raise ValueError(f"the table has columns {twice} already; add a prefix to the new columns (--prefix)")
     with lock_output(output):
         journal = Journal(
             evidence_file(output),
@@ -81,18 +81,18 @@ def extract_table(
             **{prefix + name: [shown(row, name) for row in rows] for name in extractor.names}
         )
         if output.suffix == ".parquet" and not any(isinstance(row, str) for row in rows):
-            table = table.assign(**_numbers(table, columns))  # a CSV has no types, a parquet file has
+            table = table.assign(**_numbers(table, columns))  # parquet files have types, CSV files do not
         write_table(table, output)
     return table
 
 
 def evidence_file(table: str | Path) -> Path:
-    """Where the evidence of a table lies."""
+    """Path of the evidence of a table."""
     return Path(f"{table}.evidence.jsonl")
 
 
 def shown(row: Row | str, name: str) -> str:
-    """The cell as the table shows it; a row that is no row is the reason why it could not be read."""
+    """Text of a cell in the table. A row that is a string is the reason why the report could not be read."""
     if isinstance(row, str):
         return FAILED
     value = row[name].value
@@ -100,7 +100,7 @@ def shown(row: Row | str, name: str) -> str:
 
 
 def _numbers(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd.Series[float]]:
-    """The columns that hold numbers, as numbers."""
+    """The columns that contain numbers, converted to numbers."""
     import pandas as pd
 
     cells = {name: table[name].where(table[name] != UN) for name in columns}
@@ -111,7 +111,7 @@ def _numbers(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd.Series
 
 
 def digest_of(texts: Sequence[str]) -> str:
-    """What tells these texts from others."""
+    """Digest that identifies the texts."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")

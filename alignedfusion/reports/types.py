@@ -1,4 +1,4 @@
-"""What a report says of one attribute, and where it says so."""
+"""Cells, rows and evidence: what is extracted from a report."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Span = tuple[int, int]
-"""Start and end of a stretch of characters, as Python slices count them."""
+"""Start and end of a span of characters, as in a Python slice."""
 
 POSITIVE, NEGATIVE, UNCERTAIN, UNVERIFIED = "positive", "negative", "uncertain", "unverified"
 UN = "UN"
-"""How a table shows a cell that the report does not mention."""
+"""Text of a cell in the table if the report does not mention the attribute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Where in the text a cell comes from.
+    """Spans of the text that a cell rests on.
 
     Attributes:
-        target: The words that name the attribute or its value.
-        sentence: The sentence they stand in.
-        cue: The words that deny it or put it in doubt, if there are any.
+        target: Words that name the attribute or its value.
+        sentence: Sentence that contains them.
+        cue: Words that deny or doubt the finding; None if there are none.
     """
 
     target: Span
@@ -34,10 +34,10 @@ class Cell:
     """One cell of the attribute table (eq. 4).
 
     Attributes:
-        value: What the table shows: "positive", "nodular", "63"; None where the report says nothing (UN).
-        state: "positive", "negative" or "uncertain"; "unverified" if a chat model gave a value that the text does not
-            bear out; None where the report says nothing.
-        evidence: Where it says so; None where it says nothing.
+        value: Value such as "positive", "nodular" or "63"; None if the report does not mention the attribute (UN).
+        state: "positive", "negative" or "uncertain"; "unverified" if the text does not support the value of a chat
+            model; None if unmentioned.
+        evidence: Spans of the text; None if unmentioned.
     """
 
     value: str | None = None
@@ -51,26 +51,26 @@ Row = dict[str, Cell]
 
 
 class ReportFailedError(ValueError):
-    """This report could not be read. The message says why and never quotes the report."""
+    """A report could not be read. The message contains the reason and never quotes the report."""
 
 
 class ServerError(RuntimeError):
-    """The server cannot serve any report. The message says what to do; rows that are not done can be resumed."""
+    """The server cannot read any report. The message contains the fix; the run can be resumed."""
 
 
 class Extractor(Protocol):
-    """Anything that reads a report: `RuleExtractor`, `ChatExtractor`, or a pipeline of your own."""
+    """Interface of extractors: `RuleExtractor`, `ChatExtractor`, or a class of your own."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The attributes, in the order of the table's columns."""
 
     def extract(self, text: str) -> Row:
-        """Read one report; `ReportFailedError` if that is not possible."""
+        """Extract one report, or raise `ReportFailedError`."""
 
 
 def to_json(row: Row) -> dict[str, list[object]]:
-    """What is mentioned, as plain JSON: value, state, and the spans of target, sentence and cue."""
+    """The mentioned cells as plain JSON: value, state, and the spans of target, sentence and cue."""
     return {
         name: [cell.value, cell.state, *(() if (e := cell.evidence) is None else (e.target, e.sentence, e.cue))]
         for name, cell in row.items()
@@ -79,7 +79,7 @@ def to_json(row: Row) -> dict[str, list[object]]:
 
 
 def from_json(data: dict[str, list[Any]], names: Sequence[str]) -> Row:
-    """The row that `to_json` described, with a cell for each of the names."""
+    """The row that `to_json` converted, with a cell for each name."""
     row = dict.fromkeys(names, UNMENTIONED)
     for name, (value, state, *spans) in data.items():
         evidence = Evidence(*(None if span is None else tuple(span) for span in spans)) if spans else None  # type: ignore[arg-type]

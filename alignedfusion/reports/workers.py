@@ -1,4 +1,4 @@
-"""Many reports: read by several workers, each finished one on disk at once, and gone on with after an interruption."""
+"""Extraction by several workers. Finished reports are written at once, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 CHUNK = 64
-"""Reports that a process takes at a time."""
+"""Number of reports per task of a process."""
 
 RAY_CHUNK = 1024
-"""Reports that a worker of a cluster takes at a time."""
+"""Number of reports per batch of a cluster's worker."""
 
 _worker: Extractor
 
@@ -42,13 +42,13 @@ def read_all(
     """Read reports, in order.
 
     Args:
-        texts: The reports; an empty one mentions nothing.
-        extractor: `RuleExtractor`, `ChatExtractor`, or your own. One with an attribute `concurrency` is run in that many
+        texts: The reports.
+        extractor: `RuleExtractor`, `ChatExtractor`, or your own. An extractor with an attribute `concurrency` runs in that many
             threads, any other in `workers` processes.
-        journal: Keeps finished rows; rows that it has already are not read again, except those that failed.
-        workers: Processes.
-        on_ray: Read on a Ray cluster instead, see `cluster.map_on_ray`.
-        progress: Show a progress bar.
+        journal: Journal of finished rows. Its rows are not read again, except those that failed.
+        workers: Number of processes.
+        on_ray: Whether to read on a Ray cluster instead; see `cluster.map_on_ray`.
+        progress: Whether to show a progress bar.
 
     Returns:
         A row for each report, or the reason why it could not be read.
@@ -104,7 +104,7 @@ class _ReadBatch:
 
 
 def _in_flight(pool: Executor, function: Callable[[In], Out], items: Iterable[In], limit: int) -> Iterator[Out]:
-    """Results as they come. Only some items wait in the pool at a time: a million would be a million copies."""
+    """Yield results as they finish. At most `limit` items are submitted at a time, which bounds the memory."""
     waiting = set()
     try:
         for item in items:
@@ -122,12 +122,12 @@ def _in_flight(pool: Executor, function: Callable[[In], Out], items: Iterable[In
 def _start(extractor: Extractor) -> None:
     global _worker
     _worker = extractor
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that shows the bar
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _leave_with(parent: int) -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End this worker when its parent has ended: otherwise it would wait for work forever."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

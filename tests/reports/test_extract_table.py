@@ -101,7 +101,7 @@ def test_several_text_columns_are_read_one_after_the_other():
 def test_a_prefix_keeps_columns_apart(folder, extractor):
     frame = pd.read_csv(folder / "reports.csv").assign(age=1)
     frame.to_csv(folder / "reports.csv", index=False)
-    with pytest.raises(ValueError, match=re.escape("the table has columns ['age'] already; --prefix puts something")):
+    with pytest.raises(ValueError, match=re.escape("the table has columns ['age'] already; add a prefix")):
         extract(folder, extractor)
     assert not (folder / "table.csv").exists()
     table = extract(folder, extractor, prefix="said_")
@@ -303,7 +303,7 @@ def test_other_reports_or_another_lexicon_are_another_extraction(folder, extract
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_command_goes_on(folder, how):
-    filler = "The heart is of a size. " * 60
+    filler = "The heart is of a size. " * 150
     texts = [f"{number} years old. {filler} {TEXTS[number % 5]}" for number in range(4000)]
     pd.DataFrame({"text": texts}).to_csv(folder / "many.csv", index=False)
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from alignedfusion.commands import main as cli
 from alignedfusion.reports import Lexicon, ReportFailedError, RuleExtractor, ServerError, select_attributes
-from alignedfusion.reports.selection import MAX_CHARACTERS, MAX_NAME, select
+from alignedfusion.reports.chat.names import MAX_CHARACTERS, MAX_NAME
+from alignedfusion.reports.selection import select
 
 LEXICON = """
 attributes:
@@ -294,8 +295,8 @@ def test_a_request_that_comes_to_nothing_is_left_out():
         (["A."], {"min_share": 1.5}, "min_share must be between 0 and 1, got 1.5"),
         (["A."], {"min_share": -0.1}, "min_share must be between 0 and 1, got -0.1"),
         (["A."], {"lexicon": "chest_xray", "client": Stub(list)}, "from a lexicon or ask a chat model, not both"),
-        (["A."], {"client": Stub(list)}, "a chat model must know what for"),
-        (["A."], {"client": Stub(list), "task": " "}, "a chat model must know what for"),
+        (["A."], {"client": Stub(list)}, "a chat model needs the purpose"),
+        (["A."], {"client": Stub(list), "task": " "}, "a chat model needs the purpose"),
         (["A."], {}, r"no attribute reaches min_share=0.02 of 1 reports \(the most frequent: 0.000\)"),
         (
             REPORTS,

@@ -1,4 +1,4 @@
-"""One chat model behind an OpenAI-compatible server, asked for JSON: privacy, one repair, and errors in plain words."""
+"""Client of a chat model behind an OpenAI-compatible server that requests JSON, keeps reports private and explains errors."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from alignedfusion.reports.types import ReportFailedError, ServerError
 
 _CHATTY = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
 _HEADERS = ("host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length")
-# A report must not be able to end its own frame or to forge a turn of the conversation: "</report>", "<|im_end|>",
-# "[/INST]" and the like lose their bracket. "WBC <5" and "<normal" keep theirs.
+# A report must not be able to close its own frame or to forge a turn of the conversation: the bracket of "</report>",
+# "<|im_end|>", "[/INST]" and similar marks is replaced. "WBC <5" and "<normal" stay as they are.
 _MARKUP = re.compile(r"<(?=[ ]{0,9}(?:[|/<\uff5c]|[A-Za-z_]{1,40}[ ]{0,9}[>|]))|\[(?=/?[A-Z_]{3,20}\])")
-# Servers fail on these or cut the text at them. Line breaks are blanks to a sentence in any case.
+# Servers fail on these characters or cut the text at them. Line breaks can be blanks within a sentence.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _is_asking = contextvars.ContextVar("_is_asking", default=False)
 
 
 class ChatClient:
-    """One model behind an OpenAI-compatible server. Threads may share it.
+    """Client of one model behind an OpenAI-compatible server. Threads may share it.
 
-    Nothing is taken from the environment: neither address nor key nor headers, and for a server on this machine no
-    proxy. Redirects are not followed. What is sent and received is never logged, at no level, and never part of an
+    Nothing is read from the environment: neither address nor key nor headers, and for a server on this machine no
+    proxy. Redirects are not followed. Requests and replies are never logged at any level, and never part of an
     exception.
 
     Args:
-        base_url: Where the server is, such as `http://127.0.0.1:8080/v1`.
-        model: The model's name on that server.
-        api_key: The key, if the server wants one.
-        allow_remote: Whether text may leave this machine.
+        base_url: Address of the server, such as `http://127.0.0.1:8080/v1`.
+        model: Name of the model on that server. The server's context must hold the longest report: Ollama, for example,
+            shortens longer ones without an error.
+        api_key: Key, if the server requires one.
+        allow_remote: Whether text may be sent to another machine.
         timeout: Seconds to wait for one reply.
-        max_retries: How often a request is repeated after a rate limit, an overload or a lost connection.
-        max_tokens: Longest reply; None leaves the limit to the server.
+        max_retries: Number of retries after a rate limit, an overload or a lost connection.
+        max_tokens: Largest number of tokens of a reply; None for the server's own limit.
 
     Raises:
-        ValueError: If the address is not one, or is on another machine and `allow_remote` is False.
+        ValueError: If the address is invalid, or belongs to another machine and `allow_remote` is False.
         ImportError: If the `openai` package is missing.
     """
 
@@ -67,7 +68,7 @@ class ChatClient:
                 name="openai",
             ) from None
 
-        # Without a key of ours the client would look for one in the environment.
+        # Without a key the openai client would read one from the environment.
         key = api_key or "none"
 
         def only_ours(request: Any) -> None:
@@ -91,14 +92,14 @@ class ChatClient:
         name: str,
         problem: Callable[[dict[str, Any]], str] | None = None,
     ) -> dict[str, Any]:
-        """Ask for one JSON object that follows `schema`; an unusable reply gets one chance of repair.
+        """Request one JSON object that follows `schema`. After an unusable reply the model gets one chance to repair it.
 
         Args:
             messages: The conversation so far.
-            schema: Objects, arrays, strings, enums, integers, numbers and booleans; it is checked here too, because
-                some servers ignore it.
-            name: What the schema is called.
-            problem: What else is wrong with an object, in words that quote nothing; an empty string if nothing is.
+            schema: JSON schema of objects, arrays, strings, enums, integers, numbers and booleans. The reply is checked here as
+                well, because some servers ignore the schema.
+            name: Name of the schema.
+            problem: Returns a further problem of an object, in words that quote nothing, or an empty string.
 
         Raises:
             ReportFailedError: If this request cannot be answered; others may be.
@@ -112,7 +113,7 @@ class ChatClient:
                 wrong = problem(answer)
             if not wrong:
                 return answer
-            # Many chat templates want the two sides to take turns, so the bad reply is shown too.
+            # Many chat templates require alternating turns, so the bad reply is included.
             turns = [
                 *(dict(message) for message in messages),
                 {"role": "assistant", "content": as_data(reply)[:4000] or "{}"},
@@ -157,7 +158,7 @@ class ChatClient:
             failure = self._explain(error)
         finally:
             _is_asking.reset(token)
-        # Raised only here, so that the client's own error, which holds the request, is not even the context of ours.
+        # Raised outside the handler, so that the original error, which contains the request, is not its context.
         if failure is not None:
             raise failure
         if isinstance(reply, str):
@@ -178,7 +179,7 @@ class ChatClient:
         return choice.message.content or ""
 
     def _explain(self, error: Exception) -> Exception:
-        """Our own words for what went wrong: the client's may quote the report, and so may the server's."""
+        """An error in our own words, because messages of the client and the server may quote the report."""
         import openai
 
         if isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ != "ConnectTimeout":
@@ -227,7 +228,7 @@ class ChatClient:
 
 
 def as_data(text: str) -> str:
-    """Text for a prompt: on one line, and without anything that a server could take for a mark of its own."""
+    """Text for a prompt: on one line, and without marks that a server could interpret."""
     return _MARKUP.sub("(", _CONTROL.sub(" ", text))
 
 
@@ -257,7 +258,7 @@ def _check_address(base_url: str, allow_remote: bool) -> tuple[str, bool]:
 
 
 class _NotWhileAsking(logging.Filter):
-    """Drops what is logged in the middle of a request of ours; the same loggers stay as they are for everyone else."""
+    """Drops records that are logged during a request of this module; other users of the loggers are not affected."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not _is_asking.get()
@@ -267,7 +268,7 @@ _FILTER = _NotWhileAsking()
 
 
 def _silence() -> None:
-    # At level DEBUG these loggers print the request. A filter is asked only by the very logger that it hangs on.
+    # At level DEBUG these loggers print the request. A filter applies only to the logger that it is attached to.
     for name in [*_CHATTY, *list(logging.root.manager.loggerDict)]:
         if name.split(".")[0] in _CHATTY:
             logging.getLogger(name).addFilter(_FILTER)

@@ -1,4 +1,4 @@
-"""The form that a chat model fills in for one report, and how its answers are checked against the text."""
+"""The form that a chat model fills in for one report, and the check of its answers against the text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from alignedfusion.reports.chat.client import as_data
 from alignedfusion.reports.rules.lexicon import Lexicon, LexiconAttribute
 from alignedfusion.reports.rules.sentences import Sentence
-from alignedfusion.reports.rules.terms import Term, TermIndex
+from alignedfusion.reports.rules.term_index import TermIndex
+from alignedfusion.reports.rules.terms import Term
 from alignedfusion.reports.types import (
     NEGATIVE,
     POSITIVE,
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from alignedfusion.attributes import Attribute
 
 MAX_ATTRIBUTES = 40
-"""More attributes are asked for in several requests: servers limit the size of a schema."""
+"""Attributes per request: servers limit the size of a schema."""
 PROMPT_VERSION = "1"
-"""Part of every cache key: a new wording of the prompt asks anew."""
+"""Part of every cache key, so that a new wording of the prompt does not reuse old rows."""
 
 _RULES = """\
 You read one medical report and fill in a form about it.
@@ -49,7 +50,7 @@ Rules:
 _NUMBER = re.compile(
     r"(?<![\w.,])(?P<minus>[-\u2212])?(?P<digits>\d{1,3}(?:,\d{3}){1,9}|\d{1,30})(?P<rest>\.\d{1,30})?(?!\d)"
 )
-# Words that stand in any report and so bear out nothing.
+# Words that occur in any report and therefore support no value.
 _GENERIC = frozenset(
     f"{POSITIVE} {NEGATIVE} {UNCERTAIN} present absent yes no not none normal abnormal true false unknown other left right "
     "a an and any at by for in is of on or the to with".split()
@@ -57,18 +58,18 @@ _GENERIC = frozenset(
 
 
 class Form:
-    """What one request asks: some attributes, with the same schema and the same instructions for every report.
+    """Attributes of one request, with the same schema and instructions for every report.
 
     Args:
-        attributes: At most `MAX_ATTRIBUTES`.
-        lexicon: More words that bear an attribute out than those of its name and values.
+        attributes: At most `MAX_ATTRIBUTES` attributes.
+        lexicon: Lexicon whose terms support values, in addition to the words of names and values.
     """
 
     def __init__(self, attributes: Iterable[Attribute], lexicon: Lexicon | None = None) -> None:
         self.attributes = {_key(number, attribute): attribute for number, attribute in enumerate(attributes, 1)}
         properties: dict[str, Any] = {}
         for key, attribute in self.attributes.items():
-            # The sentence comes first: the model looks before it answers.
+            # The sentence comes first, so that the model looks for evidence before it answers.
             properties[f"{key}_sentence"] = {"type": "integer"}
             is_number = attribute.kind == "numeric"
             properties[key] = {"type": "string"} | ({} if is_number else {"enum": [*attribute.values, UN]})
@@ -94,7 +95,7 @@ class Form:
         }
 
     def messages(self, text: str, lines: Sequence[Sentence]) -> list[dict[str, str]]:
-        """The conversation about one report; `lines` are its sentences."""
+        """Messages about one report; `lines` are its sentences."""
         numbered = "\n".join(
             f"[{number}{', ' * bool(line.section)}{line.section}] {as_data(text[line.start : line.end])}"
             for number, line in enumerate(lines, 1)
@@ -106,14 +107,14 @@ class Form:
         return [{"role": "system", "content": self.instructions}, {"role": "user", "content": request}]
 
     def problem(self, answers: Mapping[str, Any]) -> str:
-        """What is wrong with answers that follow the schema, in words without a word of theirs; empty if nothing is."""
+        """A problem of answers that follow the schema, in words that quote nothing; empty if there is none."""
         for key, attribute in self.attributes.items():
             if attribute.kind == "numeric" and answers[key] != UN and _number(answers[key], attribute.units) is None:
                 return f'{key} must be a string that holds a number, such as "63", or "UN"'
         return ""
 
     def row(self, answers: Mapping[str, Any], text: str, lines: Sequence[Sentence]) -> Row:
-        """The cells, each with the evidence that the text gives for it."""
+        """The cells, each with its evidence in the text."""
         return {
             attribute.name: self._cell(key, answers[key], answers[f"{key}_sentence"], text, lines)
             for key, attribute in self.attributes.items()
@@ -145,7 +146,7 @@ class Form:
 
 
 def _terms_for(attribute: LexiconAttribute, value: str) -> list[Term]:
-    """The words that bear a value out: its own, or those of the attribute; a denial may also be a statement of normality."""
+    """Terms that support a value: its own, or those of the attribute; for a denial also the normal statements."""
     own = dict(attribute.values).get(value)
     if own is not None:
         return list(own)
@@ -153,7 +154,7 @@ def _terms_for(attribute: LexiconAttribute, value: str) -> list[Term]:
 
 
 def _key(number: int, attribute: Attribute) -> str:
-    """A JSON key that every server accepts; the number keeps two names apart that differ in signs only."""
+    """A JSON key that every server accepts. The number distinguishes names that differ in punctuation only."""
     slug = re.sub(r"[^A-Za-z0-9]+", "_", attribute.name).strip("_")[:40]
     return f"a{number}_{slug}".rstrip("_")
 
@@ -177,7 +178,7 @@ def _number(text: str, units: str) -> str | None:
 def _find_number(number: float, text: str, sentence: Span) -> Span | None:
     for match in _NUMBER.finditer(text, *sentence):
         found = float(match["digits"].replace(",", "") + (match["rest"] or ""))
-        if found == number:  # the minus of "5-6" is a dash
+        if found == number:  # the minus sign of "5-6" is a dash
             return match.span("digits")[0], match.end()
         if match["minus"] and -found == number:
             return match.span()
@@ -185,7 +186,7 @@ def _find_number(number: float, text: str, sentence: Span) -> Span | None:
 
 
 def _any_word(*phrases: str) -> re.Pattern[str]:
-    """Matches a word of these phrases: long ones by their stem, short ones in singular and plural."""
+    """A pattern for any word of these phrases: long words by their stem, short ones in singular and plural."""
     words = sorted({word.lower() for phrase in phrases for word in re.findall(r"[^\W_]+", phrase)})
     telling = [word for word in words if word not in _GENERIC] or words
     branches = []

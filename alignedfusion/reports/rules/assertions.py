@@ -17,7 +17,8 @@ import yaml
 
 from alignedfusion.reports.rules.characters import normalize
 from alignedfusion.reports.rules.sentences import FAMILY, HISTORY, sentences
-from alignedfusion.reports.rules.terms import Match, TermIndex, compile_term, longest
+from alignedfusion.reports.rules.term_index import Match, TermIndex, longest
+from alignedfusion.reports.rules.terms import compile_term
 from alignedfusion.reports.types import Span
 
 Assertion = Literal["positive", "negative", "uncertain"]
@@ -37,6 +38,7 @@ _MARK = re.compile(
         | \b and \s{1,4} (?= (?: the | there | he | she | patient ) \s )
         | , \s{1,4} (?= (?: mild | small | tiny | trace | minimal | moderate | stable | unchanged | persistent | residual | old
                             | new ) (?:ly)? \b )
+        | , \s{1,4} (?= \d{1,3} (?: \.\d )? [ -]? (?: mm | cm ) \b )
         | \? \s{1,3} yes \b
         | [\[(] \s{0,2} [xX] \s{0,2} [\])]
       )

@@ -1,4 +1,4 @@
-"""From a report to a row of the attribute table by rules (eq. 4): offline, and each cell says why."""
+"""Extraction by rules (eq. 4): a row of the attribute table per report, offline, with evidence for each cell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from alignedfusion.reports.rules.assertions import Assertion, find_cues, judge, 
 from alignedfusion.reports.rules.characters import normalize
 from alignedfusion.reports.rules.lexicon import Lexicon, LexiconAttribute
 from alignedfusion.reports.rules.sentences import FAMILY, HISTORY, Sentence, sentences
-from alignedfusion.reports.rules.terms import Match, Term, TermIndex
+from alignedfusion.reports.rules.term_index import Match, TermIndex
+from alignedfusion.reports.rules.terms import Term
 from alignedfusion.reports.types import NEGATIVE, POSITIVE, UNCERTAIN, UNMENTIONED, Cell, Evidence, Row, Span
 
 _RANK = {None: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
@@ -18,7 +19,7 @@ _RANK = {None: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
 
 @dataclass(frozen=True, slots=True)
 class _Role:
-    """What a term is listed for: its attribute's place in the lexicon, and the key it stands under."""
+    """The role of a term: the column of its attribute, and the key of the lexicon that lists it."""
 
     column: int
     key: str
@@ -28,14 +29,14 @@ class _Role:
 
 
 class RuleExtractor:
-    """Reads reports with a lexicon. Nothing is sent anywhere.
+    """Extracts the attributes of a lexicon by rules, offline. The rules read English.
 
-    Of several mentions of an attribute, a positive one beats an uncertain one, and that a denial; among equals the first
-    counts. What stands under "History:", "Indication:" or "Comparison:" or after "history of" counts only for attributes with
-    `history: true` and for numbers; what relatives have never does.
+    Among several mentions of an attribute, a positive one takes precedence over an uncertain one, and that over a denial; among
+    equal ones the first counts. Text under "History:", "Indication:" or "Comparison:" or after "history of" counts only for
+    attributes with `history: true` and for numbers. Findings of relatives never count.
 
     Args:
-        lexicon: A `Lexicon`, or what `Lexicon.load` takes: the name of a shipped one, or a file.
+        lexicon: A `Lexicon`, or an argument of `Lexicon.load`: the name of a shipped lexicon, or a file.
     """
 
     is_english_only = True
@@ -52,10 +53,10 @@ class RuleExtractor:
         return self.lexicon.names
 
     def extract(self, text: str) -> Row:
-        """Read one report.
+        """Extract one report.
 
         Returns:
-            A cell for each attribute, with the characters of `text` that it rests on.
+            A cell for each attribute, with evidence spans in `text`.
         """
         if not isinstance(text, str):
             raise TypeError(f"a report must be a str, got {type(text).__name__}")
@@ -169,7 +170,7 @@ def _is_exception(exception: Match[_Role], match: Match[_Role]) -> bool:
 
 
 def _last_word(text: str, match: Match[_Role]) -> int:
-    """Where a term's last word begins; words in its gap may deny: "the heart is not enlarged"."""
+    """Start of a term's last word. Words in the gap before it may deny: "the heart is not enlarged"."""
     start = match.end
     while start > match.start and text[start - 1].isalnum():
         start -= 1

@@ -1,18 +1,18 @@
-"""Lexicons: which attributes a cohort's reports mention, and in which words. YAML files that a clinician can read.
+"""Lexicons: attributes and the terms for them, in YAML files that a clinician can read and write.
 
 ```yaml
 attributes:
   pleural_effusion:                      # a finding: positive, negative or uncertain
     terms: [pleural effusion, effusion, (blunting|blunted) ... costophrenic]
-    normal: [pleural spaces are clear]   # says that there is none
-    except: [pericardial effusion]       # looks like it and is something else
+    normal: [pleural spaces are clear]   # denies the finding
+    except: [pericardial effusion]       # contains a term but means something else
   elevation:                             # one of several values
     values:
       flat: [flat, macule]
       nodular: [nodular, nodule]
   fever:
     terms: [fever, febrile]
-    history: true                        # counts under "History:" and after "history of", too
+    history: true                        # also counts under "History:" and after "history of"
   age:                                   # a number
     unit: years
     numbers: [<number> year(s) old, aged <number>]
@@ -40,10 +40,10 @@ __all__ = ["KEYS", "Lexicon", "LexiconAttribute", "shipped"]
 
 
 class Lexicon:
-    """The attributes of a cohort and the words for them.
+    """Attributes and the terms for them.
 
     Args:
-        attributes: In the order of the table's columns.
+        attributes: The attributes, in the order of the table's columns.
     """
 
     def __init__(self, attributes: Sequence[LexiconAttribute]) -> None:
@@ -52,11 +52,11 @@ class Lexicon:
 
     @classmethod
     def load(cls, name: str | Path) -> Lexicon:
-        """Read a lexicon: one that comes with the library (see `shipped`), or a YAML file.
+        """Read a lexicon by its name (see `shipped`) or from a YAML file.
 
         Raises:
-            FileNotFoundError: If there is neither.
-            ValueError: For a mistake in the file, with its line and key.
+            FileNotFoundError: If there is no such lexicon or file.
+            ValueError: If the file has a mistake; the message contains its line and key.
         """
         if str(name) in shipped():
             return cls.parse((_FOLDER / f"{name}.yaml").read_text("utf-8"), source=f"{name}.yaml")
@@ -86,8 +86,8 @@ class Lexicon:
         return text
 
     def schema(self) -> AttributeSchema:
-        """The candidate values of every attribute. A number without `edges` has one interval: its being there."""
-        from alignedfusion.attributes import Attribute, AttributeSchema  # brings torch, which reading does without
+        """The schema with the candidate values of every attribute. Numbers without `edges` get the one value "recorded"."""
+        from alignedfusion.attributes import Attribute, AttributeSchema  # imports torch, which extraction does not need
 
         return AttributeSchema(
             Attribute(a.name, kind="numeric", units=a.unit, edges=a.edges)
@@ -101,5 +101,5 @@ _FOLDER = resources.files("alignedfusion.reports") / "lexicons"
 
 
 def shipped() -> list[str]:
-    """Names of the lexicons that come with the library."""
+    """Names of the lexicons that are part of the library."""
     return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))

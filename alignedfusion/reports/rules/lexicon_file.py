@@ -1,4 +1,4 @@
-"""Lexicon files: read with the line and key of each mistake, and written."""
+"""Reading and writing of lexicon files. Errors contain the line and key of a mistake."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from alignedfusion.reports.types import NEGATIVE, POSITIVE, UNCERTAIN
 KEYS = {
     "terms": "words that name the attribute",
     "values": "its values, and words for each",
-    "normal": "words that say it is not there",
-    "except": "words that look like it and are something else",
+    "normal": "words that deny it",
+    "except": "words that contain a term but mean something else",
     "negative": "the value that a denial stands for (default: negative)",
     "positive": "the value that a bare mention stands for (default: positive)",
-    "history": "true if it counts where the report speaks of the past",
+    "history": "true if mentions of the past count",
     "numbers": "how a number is written",
     "unit": "of the number",
     "between": "the numbers that can be, as [lowest, highest]",
@@ -39,21 +39,21 @@ MAX_TERMS = 20_000
 
 @dataclass(frozen=True)
 class LexiconAttribute:
-    """One attribute of a lexicon; the fields are the keys of its entry.
+    """One attribute of a lexicon. The fields are the keys of its entry.
 
     Attributes:
-        name: Of the attribute.
-        terms: Words that name it.
-        values: Words for each of its values; empty for a finding or a number.
-        normal: Words that deny it.
-        exceptions: Words that look like it and are something else.
-        negative: What a denial makes of the cell, or None if that tells no value.
-        positive: What a mention without a value makes of the cell, or None.
+        name: Name of the attribute.
+        terms: Terms that name it.
+        values: Terms for each of its values; empty for a finding or a number.
+        normal: Terms of statements that deny it.
+        exceptions: Terms that contain one of `terms` but mean something else.
+        negative: Value of a denied mention; None if a denial implies no value.
+        positive: Value of a mention without a value of its own, or None.
         history: Whether mentions of the past count.
-        numbers: How a number is written, each with the factor that turns it into `unit`.
+        numbers: Terms with a number, each with the factor that converts it to `unit`.
         unit: Unit of a number.
-        between: Lowest and highest number that can be.
-        edges: Inner edges of intervals, for the schema.
+        between: Lowest and highest plausible number; others are ignored.
+        edges: Inner edges of the schema's intervals.
     """
 
     name: str
@@ -84,16 +84,16 @@ class LexiconAttribute:
 
 
 class LexiconReader:
-    """Reads YAML node by node, because only nodes know their lines."""
+    """Reads YAML nodes, which, unlike plain objects, have line numbers."""
 
     def __init__(self, source: str) -> None:
         self.source, self.count = source, 0
 
     def attributes(self, text: str) -> list[LexiconAttribute]:
-        """The attributes that the file names.
+        """Read the attributes of a file.
 
         Raises:
-            ValueError: For a mistake, with its line and key.
+            ValueError: If the file has a mistake; the message contains its line and key.
         """
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -144,7 +144,7 @@ class LexiconReader:
             if not values:
                 raise self._error(given["values"], f"attribute {name!r}: 'values' names none")
             settings["values"] = tuple((value, self._some_terms(each, name, value)) for value, each in values)
-            # A denial of a value tells what is not, and a bare mention not which: both are UN unless the lexicon says more.
+            # A denied value and a mention without a value do not imply a value: UN, unless the lexicon defines one.
             settings.update(negative=None, positive=None)
         for key in ("negative", "positive", "unit"):
             if key in given:
@@ -185,7 +185,7 @@ class LexiconReader:
         raise self._error(node, f"attribute {name!r}: {key!r} holds no term")
 
     def _terms(self, node: Any, name: str, key: str, depth: int = 0) -> list[Term]:
-        # Lists within lists are one list, so that an anchor can be part of several.
+        # Nested lists are flattened, so that an anchor can be part of several lists.
         if isinstance(node, yaml.SequenceNode):
             if depth > MAX_DEPTH:
                 raise self._error(
@@ -233,7 +233,7 @@ class LexiconReader:
 
 
 def write_entry(attribute: LexiconAttribute) -> dict[str, Any]:
-    """An attribute as its entry in the file."""
+    """Convert an attribute to its entry in the file."""
     entry: dict[str, Any] = {}
     for key, terms in (("terms", attribute.terms), ("normal", attribute.normal), ("except", attribute.exceptions)):
         if terms:
@@ -264,6 +264,6 @@ def write_entry(attribute: LexiconAttribute) -> dict[str, Any]:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """The end of an error message: what was probably meant, or what there is."""
+    """End of an error message: the closest known name, or all known names."""
     found = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {found[0]!r}?" if found else f"; known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Sentences of a report with their places in the text, and the kind of section they stand in."""
+"""Sentences of a report with their spans, and the kind of section that each belongs to."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Sentence:
     """A sentence without its list number and section header.
 
     Attributes:
-        start: First character.
-        end: One beyond the last.
+        start: Index of the first character.
+        end: Index behind the last character.
         section: "history" under headers such as "Indication:" and "Past medical history:", "family" under "Family
             history:", else "".
     """
@@ -26,7 +26,7 @@ class Sentence:
     section: str = ""
 
 
-# Every repetition is bounded: a megabyte of line breaks must not be read a million times.
+# Every repetition is bounded, so that the time grows linearly with the text.
 _END = re.compile(
     r"""
       (?<= \S ) [.!?]+ ["')\]]{0,2} (?= \s | $ ) (?! (?<= \? ) \s{1,3} (?i: yes | no | none | nil ) \s{0,2} (?: [.,;!\n] | $ ) )
@@ -39,9 +39,9 @@ _END = re.compile(
 _LINE = re.compile(r"\n(?=[ \t]{0,20}(?:\n|[A-Z]|[-*\u2022\u00b7]|\d))")
 _PARAGRAPH = re.compile(r"\n[ \t]{0,20}\n")
 MAX_SECTION = 4000
-"""Characters that a section of the past can have."""
+"""Largest number of characters of a history section."""
 MAX_SENTENCE = 2000
-"""Characters that a sentence can have: what has more is no sentence, and looking for cues in it would take ever longer."""
+"""Largest number of characters of a sentence. Longer ones are divided, which bounds the time of the search for cues."""
 _MARKER = re.compile(r"(?: [\s.,;:>\-*\u2022\u00b7]{1,40} | \(?\d{1,2}[.)] (?= \s ) ){1,4}", re.VERBOSE)
 _NUMBER = re.compile(r"(?: ^ | [:\n] ) [\s.,;>(\-*\u2022\u00b7]{0,40} \d{1,2} $", re.VERBOSE)
 _ABBREVIATION = re.compile(
@@ -71,11 +71,11 @@ _NOW = re.compile(
 )
 _ANY_HEADER = re.compile(r"[A-Z][A-Za-z ]{1,40}:")
 MIN_WRAPPED = 40
-"""Characters of a line that can be a wrapped one."""
+"""Smallest number of characters of a wrapped line."""
 
 
 def sentences(text: str) -> list[Sentence]:
-    """Divide a report; list numbers, bullets and section headers belong to no sentence.
+    """Divide a report into sentences. List numbers, bullets and section headers belong to no sentence.
 
     A history section ends with its line, or with a blank line if its header stands alone in a line. If nothing follows that
     line, and after "Family history:", it ends with its first sentence.
@@ -139,7 +139,7 @@ def _ends(text: str) -> list[int]:
 
 
 def _cuts(text: str, start: int, end: int) -> Iterator[int]:
-    """Where to divide what is too long for a sentence: at the last blank that leaves it short enough."""
+    """Positions at which a sentence that is too long is divided: the last blanks within the limit."""
     while end - start > MAX_SENTENCE:
         start = text.rfind(" ", start + 1, start + MAX_SENTENCE) + 1 or start + MAX_SENTENCE
         yield start
@@ -151,7 +151,7 @@ def _is_number(text: str, start: int, dot: int) -> bool:
 
 
 def _skip(text: str, start: int, end: int) -> tuple[int, re.Match[str] | None]:
-    """Step over list markers and headers, and give the last header."""
+    """Skip list markers and headers; return the new start and the last header."""
     last = None
     while True:
         if marker := _MARKER.match(text, start, end):

@@ -1,4 +1,4 @@
-"""Terms: the small language of lexicons and cues, compiled to regular expressions, and a search for all of them at once.
+"""Terms: the small language of lexicons and cues, compiled to regular expressions.
 
 | in a term | matches |
 |---|---|
@@ -17,13 +17,10 @@ Terms may come from any source, so the size of a term is limited, and the time f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
 
-from alignedfusion.reports.rules.numbers import NUMBER_PATTERN, read_number
-
-T = TypeVar("T")
+from alignedfusion.reports.rules.numbers import NUMBER_PATTERN
 
 _BLANK = r"[\s\-\u2010-\u2013/:]{1,6}"
 _GAP = r"(?:[\s\-,/:]{1,6}[^\W_]{1,40}){0,4}?[\s\-,/:]{1,6}"
@@ -45,8 +42,6 @@ _OTHER_CLAUSE = re.compile(
 NUMBER = "<number>"
 MAX_GAPS, MAX_OPTIONAL, MAX_LENGTH = 3, 8, 600
 """Gaps, optional parts, and characters of a term: each gap and each optional part can multiply the time of a search."""
-MAX_KNOWN = 50_000
-"""Words, each with two characters behind, whose terms an index remembers."""
 _TOKEN = re.compile(r"\.\.\.|<number>|[()|*]|[^\s()|*]+|\s+")
 _ENDS = ("", "|", ")", "...")  # a word in front of these can be in plural
 _WORD = re.compile(r"[^\W_]+")
@@ -75,10 +70,11 @@ class Term:
     def match(self, text: str, start: int, end: int) -> re.Match[str] | None:
         """The match that begins at `start`; gaps stay within one clause."""
         found = self.pattern.match(text, start, end)
-        return None if found is None or (self.has_gap and _leaves_clause(found)) else found
+        return None if found is None or (self.has_gap and leaves_clause(found)) else found
 
 
-def _leaves_clause(match: re.Match[str]) -> bool:
+def leaves_clause(match: re.Match[str]) -> bool:
+    """Whether a gap of the match reaches into another clause."""
     return any(_OTHER_CLAUSE.search(gap) for name, gap in match.groupdict().items() if gap and name != "number")
 
 
@@ -123,7 +119,7 @@ class _Part:
 
 
 def _join(parts: Sequence[_Part]) -> str:
-    """One after the other; an optional part takes the blank beside it along."""
+    """Concatenate parts. An optional part includes the blank beside it."""
     text, is_open = "", True
     for number, part in enumerate(parts):
         behind = parts[number + 1].joint if number + 1 < len(parts) else ""
@@ -277,82 +273,3 @@ class _Parser:
             position += 1
         rest = next((token for token in self.tokens[position:] if not token.isspace()), "")
         return rest in _ENDS
-
-
-@dataclass(frozen=True, slots=True)
-class Match(Generic[T]):
-    """A term in a text, what it was listed for, and the number in it."""
-
-    start: int
-    end: int
-    tag: T
-    number: float | None = None
-
-
-class TermIndex(Generic[T]):
-    """Finds all of many terms in one pass over the words of a text.
-
-    Args:
-        terms: Each with a tag that its matches carry.
-    """
-
-    def __init__(self, terms: Iterable[tuple[Term, T]]) -> None:
-        tags: dict[Term, list[T]] = {}
-        for term, tag in terms:  # a term that several attributes share is searched for once
-            tags.setdefault(term, []).append(tag)
-        self._at: dict[str, list[tuple[Term, list[T]]]] = {}
-        for term, its_tags in tags.items():
-            for key in term.keys:
-                self._at.setdefault(key, []).append((term, its_tags))
-        self._known: dict[str, list[tuple[Term, list[T]]]] = {}  # words of the texts so far with two characters behind
-
-    def find(self, text: str, start: int = 0, end: int | None = None) -> list[Match[T]]:
-        """Matches in the order of their starts, longer ones first; a match may overlap others."""
-        end = len(text) if end is None else end
-        found: list[Match[T]] = []
-        known = self._known
-        for word in _WORD.finditer(text, start, end):
-            first, last = word.span()
-            candidates = known.get(text[first : last + 2])
-            if candidates is None:
-                candidates = self._look_up(text[first:last], text[last : last + 2])
-            if not candidates:
-                continue
-            here: list[Match[T]] = []
-            for term, tags in candidates:
-                match = term.pattern.match(text, first, end)
-                if match is None or (term.has_gap and _leaves_clause(match)):
-                    continue
-                number = read_number(text, match) if term.has_number else None
-                for tag in tags:
-                    here.append(Match(first, match.end(), tag, number))
-            if len(here) > 1:
-                here.sort(key=lambda match: -match.end)
-            found += here
-        return found
-
-    def _look_up(self, word: str, following: str) -> list[tuple[Term, list[T]]]:
-        """The terms that can begin with this word, in front of these two characters."""
-        key = word.lower()
-        candidates = (
-            self._at.get("#", []) if key[0].isdigit() else [*self._at.get(key, ()), *self._at.get(f"{key[:3]}*", ())]
-        )
-        if following[:1] == " " and following[1:].isalnum():
-            letter = following[1].lower()
-            candidates = [each for each in candidates if each[0].following is None or letter in each[0].following]
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
-        self._known[word + following] = candidates
-        return candidates
-
-
-def longest(matches: Sequence[Match[T]]) -> list[Match[T]]:
-    """Leave out matches that lie within a longer one: "calcified nodule" is not a "nodule" beside it."""
-    kept: list[Match[T]] = []
-    reach, reach_start = -1, -1
-    for match in matches:  # in the order of starts, longer ones first
-        if match.end > reach or (match.end == reach and match.start == reach_start):
-            kept.append(match)
-            if match.end > reach:
-                reach, reach_start = match.end, match.start
-    return kept

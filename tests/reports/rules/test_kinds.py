@@ -111,6 +111,7 @@ KINDS = {
         (X, "A small effusion is likely present.", {"pleural_effusion": "uncertain"}),
         (X, "Left base: pneumonia?", {"pneumonia": "uncertain"}),
         (X, "A small pneumothorax is difficult to exclude completely.", {"pneumothorax": "uncertain"}),
+        (X, "Small, if any, effusion.", {"pleural_effusion": "uncertain"}),
         (X, "Infiltrate vs. atelectasis at the right base.", {"consolidation": "uncertain", "atelectasis": "uncertain"}),
     ],
     "doubt that was missed: traps": [
@@ -138,6 +139,29 @@ KINDS = {
         (X, "There has been no growth of the nodule.", {"nodule": "positive"}),
         (X, "No interval increase in the size of the effusion.", {"pleural_effusion": "positive"}),
         (X, "No pneumothorax with trace residual effusion.", {"pneumothorax": "negative", "pleural_effusion": "positive"}),
+    ],
+    "findings that are new": [
+        (X, "A 4 mm nodule, not seen previously.", {"nodule": "positive"}),
+        (X, "Left effusion that was not present on the prior study.", {"pleural_effusion": "positive"}),
+        (X, "Opacity not previously seen.", {"opacity": "positive"}),
+        (X, "Negative for pneumothorax, positive for effusion.", {"pleural_effusion": "positive"}),
+        (X, "The pneumonia has failed to resolve.", {"pneumonia": "positive"}),
+        (X, "Nodule is new and was not identified on previous examinations.", {"nodule": "positive"}),
+    ],
+    "findings that are new: traps": [
+        (X, "The previously seen nodule is not seen.", {"nodule": "negative"}),
+        (X, "Nodule not identified.", {"nodule": "negative"}),
+    ],
+    "a size begins a clause": [
+        (K, "No renal mass, 2 cm cyst.", {"renal_mass": "negative", "renal_cyst": "positive"}),
+        (X, "No effusion, 6 mm nodule.", {"pleural_effusion": "negative", "nodule": "positive"}),
+        (K, "No hydronephrosis, 3 mm stone in the left kidney.", {"kidney_stone": "positive"}),
+        (X, "Without consolidation, 1.2 cm nodule at the left base.", {"nodule": "positive"}),
+        (D, "No veil, 3 mm papule.", {"blue_whitish_veil": "absent", "elevation": "palpable"}),
+        (S, "No itching, 5-mm papule.", {"itch": "negative", "elevation": "positive"}),
+    ],
+    "a size begins a clause: traps": [
+        (X, "No nodule, mass, or effusion.", {"nodule": "negative", "mass": "negative", "pleural_effusion": "negative"}),
     ],
     "findings that persist: traps": [
         (X, "No prior pneumonia.", {"pneumonia": "negative"}),
@@ -241,7 +265,7 @@ KINDS = {
         (X, "CRP of 0.4 mg/L.", {"crp": "0.4"}),
         (X, "White blood cell count 11,400/µL.", {"leukocyte_count": "11.4"}),
         (X, "WBC was 9.8.", {"leukocyte_count": "9.8"}),
-        (X, "CRP 1,250 mg/L.", {"crp": UN}),
+        (X, "CRP 1,250 mg/L.", {"crp": "1250"}),
     ],
 }  # fmt: skip
 CASES = [(kind, *case) for kind, cases in KINDS.items() for case in cases]

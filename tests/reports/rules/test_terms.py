@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignedfusion.reports.rules.lexicon import Lexicon, shipped
-from alignedfusion.reports.rules.terms import Match, TermIndex, compile_term, longest
+from alignedfusion.reports.rules.term_index import Match, TermIndex, longest
+from alignedfusion.reports.rules.terms import compile_term
 
 
 def found(source, text):
