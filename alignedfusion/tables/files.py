@@ -183,16 +183,18 @@ def lock_output(path: Path) -> Iterator[None]:
     The lock is the file `.NAME.lock` beside the output. It is not deleted, because two jobs could then hold it.
 
     Raises:
-        ValueError: If another job holds the lock.
+        ValueError: If another job holds the lock, or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise ValueError(
             f"another process is writing {str(path)!r}; wait until it has finished, or choose another output"
         ) from error
+    except OSError as error:
+        raise ValueError(f"cannot write {str(path)!r}: {error}") from error
     try:
         yield
     finally:

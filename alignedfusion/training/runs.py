@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.presets import choose_backbone, match_tokens, standard
-from alignedfusion.tables.files import free_name, read_json, write_json, write_table
+from alignedfusion.tables.files import free_name, lock_output, read_json, write_json, write_table
 from alignedfusion.training.distributed import is_main_process, num_processes
 from alignedfusion.training.fitting import DEFAULTS, find_checkpoints, fit
 from alignedfusion.training.settings import TrainingSettings
@@ -82,20 +83,22 @@ def train(
     if not backbone.pretrained:  # random weights have to learn from these images at the full learning rate
         settings = replace(settings, image_rate=1.0, backbone_rate=1.0)
     described = _describe(manifest, backbone, text_encoder, dim, settings)
-    if (finished := _open(folder, described)) is not None:
-        return finished
+    # Several processes that train one model together share the folder, and the main one holds its lock.
+    with lock_output(folder) if is_main_process() else nullcontext():
+        if (finished := _open(folder, described)) is not None:
+            return finished
 
-    if (folder / WEIGHTS).is_file():  # trained before, and interrupted while it was tested
-        if not is_main_process():
-            return {}
-        model = AlignedFusionClassifier.from_pretrained(folder)
-    else:
-        torch.manual_seed(settings.seed)
-        model = _build(manifest, backbone, text_encoder, dim)
-        _fit(model, manifest, folder, settings, workers=workers, progress=progress)
-        if not is_main_process():
-            return {}
-    return _report(model, manifest, folder, seconds=time.time() - start, progress=progress)
+        if (folder / WEIGHTS).is_file():  # trained before, and interrupted while it was tested
+            if not is_main_process():
+                return {}
+            model = AlignedFusionClassifier.from_pretrained(folder)
+        else:
+            torch.manual_seed(settings.seed)
+            model = _build(manifest, backbone, text_encoder, dim)
+            _fit(model, manifest, folder, settings, workers=workers, progress=progress)
+            if not is_main_process():
+                return {}
+        return _report(model, manifest, folder, seconds=time.time() - start, progress=progress)
 
 
 def _describe(

@@ -314,6 +314,10 @@ def test_two_commands_do_not_write_one_output(trained, tmp_path, capsys):
     (tmp_path / "reports.csv").write_text("text\nNo effusion.\n", "utf-8")
     predicting = ["predict", str(run), "--table", str(run.parent / "cases.csv"), "-o", str(output)]
     extracting = ["extract", str(tmp_path / "reports.csv"), "--lexicon", "chest_xray", "-o", str(output)]
+    training = ["train", str(run.parent / "cases.csv"), *COLUMNS, *QUICK, "-o", str(output)]
+    with lock_output(output):
+        assert cli.main(training) == 2
+    assert f"another process is writing '{output}'" in capsys.readouterr().err
     for arguments in (predicting, extracting):
         with lock_output(output):
             assert cli.main(arguments) == 2
