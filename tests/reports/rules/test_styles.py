@@ -564,6 +564,152 @@ KIDNEY_CT = [
         {"renal_cyst": "positive", "bosniak": "III"},
     ),
     ("Splenic cyst. Hepatic hemangioma. Pancreas normal. Bladder calculus.", {}),
+    (
+        "Left kidney: 3.6 x 3.3 x 3.1 cm heterogeneously enhancing exophytic mass off the lower pole. No invasion of the renal sinus. Left renal vein patent.",
+        {
+            "renal_mass": "positive",
+            "size": "36",
+            "enhancement": "heterogeneous",
+            "growth": "exophytic",
+            "pole": "lower",
+            "side": "left",
+            "vein_thrombus": "negative",
+        },
+    ),
+    (
+        "No hydronephrosis. No renal or ureteral calculi. No perinephric fluid collections.",
+        {"hydronephrosis": "negative", "kidney_stone": "negative", "perinephric_stranding": "negative"},
+    ),
+    (
+        "Simple appearing cyst in the right kidney measures 5.1 cm. Additional smaller cysts bilaterally.",
+        {"renal_cyst": "positive", "side": "right", "size": "51"},
+    ),
+    (
+        "1. Obstructing 6 mm stone in the mid left ureter with mild hydronephrosis. 2. Additional nonobstructing stones in both kidneys.",
+        {"kidney_stone": "positive", "hydronephrosis": "positive", "side": "left"},
+    ),
+    (
+        "Enhancing solid right renal lesion, 19 mm, homogeneous, in the interpolar cortex; RCC or oncocytoma should be considered.",
+        {"renal_mass": "positive", "side": "right", "size": "19", "pole": "interpolar"},
+    ),
+    (
+        "No evidence of renal calculi or obstructive uropathy. A cyst is present in the upper pole of the right kidney.",
+        {
+            "kidney_stone": "negative",
+            "hydronephrosis": "negative",
+            "renal_cyst": "positive",
+            "pole": "upper",
+            "side": "right",
+        },
+    ),
+    ("The kidneys are small with thinned parenchyma.", {"atrophy": "positive"}),
+    (
+        "Bilateral nephrolithiasis, largest stone on the left measures 11 mm. No ureteral stones.",
+        {"kidney_stone": "positive", "side": "both"},
+    ),
+    (
+        "Renal vein thrombosis on the left. Enlarged retroperitoneal nodes.",
+        {"vein_thrombus": "positive", "lymphadenopathy": "positive"},
+    ),
+    (
+        "61-year-old female. Gross hematuria. Cystic mass with mural nodule, Bosniak 4, right lower pole, 4.5 cm.",
+        {
+            "age": "61",
+            "sex": "female",
+            "hematuria": "positive",
+            "renal_cyst": "positive",
+            "bosniak": "IV",
+            "side": "right",
+            "pole": "lower",
+            "size": "45",
+            "renal_mass": "positive",
+        },
+    ),
+    (
+        "No definite enhancement within the lesion. Punctate calcification along its wall.",
+        {"enhancement": "none", "calcification": "positive"},
+    ),
+    (
+        "The perinephric fat is infiltrated. There is no adenopathy.",
+        {"perinephric_stranding": "positive", "lymphadenopathy": "negative"},
+    ),
+    (
+        "Both kidneys are normal. No stone, mass or hydronephrosis.",
+        {
+            "kidney_stone": "negative",
+            "renal_mass": "negative",
+            "hydronephrosis": "negative",
+            "renal_cyst": "negative",
+            "atrophy": "negative",
+        },
+    ),
+    (
+        "Suspicious for urothelial carcinoma in the left renal pelvis; hydronephrosis is mild.",
+        {"renal_mass": "uncertain", "side": "left", "hydronephrosis": "positive"},
+    ),
+    ("No fat-containing lesion. No necrosis.", {"fat": "negative", "necrosis": "negative"}),
+    (
+        "The right kidney demonstrates a 2.6 cm partially exophytic hypoenhancing mass arising from the anterior lower pole.",
+        {"side": "right", "size": "26", "growth": "exophytic", "renal_mass": "positive", "pole": "lower"},
+    ),
+    (
+        "There are no radiopaque calculi. The ureters are not dilated.",
+        {"kidney_stone": "negative", "hydronephrosis": "negative"},
+    ),
+    (
+        "Left hydronephrosis, with transition at the ureteropelvic junction. The right collecting system is normal.",
+        {"hydronephrosis": "positive", "side": "left"},
+    ),
+    (
+        "Lymph nodes: No lymphadenopathy. Kidneys: Bilateral simple cysts. No suspicious mass. Vasculature: Renal veins are patent.",
+        {
+            "lymphadenopathy": "negative",
+            "renal_cyst": "positive",
+            "renal_mass": "negative",
+            "vein_thrombus": "negative",
+        },
+    ),
+    (
+        "Heterogeneous mass replacing the left kidney, 11 cm, with necrotic center and coarse calcifications; tumor thrombus in the left renal vein.",
+        {
+            "renal_mass": "positive",
+            "side": "left",
+            "size": "110",
+            "necrosis": "positive",
+            "calcification": "positive",
+            "vein_thrombus": "positive",
+        },
+    ),
+    (
+        "Atrophic right kidney with compensatory hypertrophy of the left kidney.",
+        {"atrophy": "positive", "side": "right"},
+    ),
+    ("No macroscopic fat or calcification within the lesion.", {"fat": "negative", "calcification": "negative"}),
+    (
+        "Punctate nonobstructing stone in the interpolar right kidney. No hydronephrosis or perinephric stranding.",
+        {
+            "kidney_stone": "positive",
+            "pole": "interpolar",
+            "side": "right",
+            "hydronephrosis": "negative",
+            "perinephric_stranding": "negative",
+        },
+    ),
+    (
+        "Indeterminate 1.3 cm lesion in the left kidney, possibly a hyperdense cyst.",
+        {"renal_mass": "positive", "size": "13", "side": "left", "renal_cyst": "uncertain"},
+    ),
+    (
+        "70 year old woman, weight loss, no hematuria, creatinine 1.8 mg/dl. Large left renal tumour, likely RCC.",
+        {
+            "age": "70",
+            "sex": "female",
+            "hematuria": "negative",
+            "creatinine": "1.8",
+            "renal_mass": "positive",
+            "side": "left",
+        },
+    ),
 ]
 DERMOSCOPY = [
     (
@@ -857,6 +1003,76 @@ DERMOSCOPY = [
     ("No evidence of irregular streaks or pseudopods.", {"streaks": "absent"}),
     ("Bluish-grey regression areas.", {"regression_structures": "blue areas"}),
     ("Hardly any network; veil questionable.", {"blue_whitish_veil": "uncertain"}),
+    (
+        "Asymmetrical lesion with an atypical network and irregular brown dots; streaks are absent and there is no veil.",
+        {
+            "pigment_network": "atypical",
+            "dots_and_globules": "irregular",
+            "streaks": "absent",
+            "blue_whitish_veil": "absent",
+        },
+    ),
+    (
+        "Regular, fine pigment network. Few globules, regularly spaced. 5 mm macule on the right arm of a 30-year-old man.",
+        {
+            "pigment_network": "typical",
+            "dots_and_globules": "regular",
+            "diameter": "5",
+            "elevation": "flat",
+            "location": "upper limbs",
+            "age": "30",
+            "sex": "male",
+        },
+    ),
+    ("Regression with peppering occupies half of the lesion.", {"regression_structures": "blue areas"}),
+    (
+        "Blue-white veil centrally, irregular blotches, polymorphous vessels. Nodule on the lower back.",
+        {
+            "blue_whitish_veil": "present",
+            "pigmentation": "localized irregular",
+            "vascular_structures": "linear irregular",
+            "elevation": "nodular",
+            "location": "back",
+        },
+    ),
+    (
+        "Dermoscopy did not show any vascular structures or regression.",
+        {"vascular_structures": "absent", "regression_structures": "absent"},
+    ),
+    (
+        "Streaks irregularly distributed at the periphery; possible blue-whitish veil.",
+        {"streaks": "irregular", "blue_whitish_veil": "uncertain"},
+    ),
+    (
+        "Lesion of the left heel, palpable, 1.1 cm, with a regular pigmentation.",
+        {"location": "acral", "elevation": "palpable", "diameter": "11", "pigmentation": "diffuse regular"},
+    ),
+    (
+        "Bluish white veil and white scar-like depigmentation.",
+        {"blue_whitish_veil": "present", "regression_structures": "white areas"},
+    ),
+    ("Globules absent, network typical, dots regular.", {"pigment_network": "typical", "dots_and_globules": "regular"}),
+    (
+        "Atypical pigmented network, blue-whitish veil present, regression absent, irregular vessels.",
+        {
+            "pigment_network": "atypical",
+            "blue_whitish_veil": "present",
+            "regression_structures": "absent",
+            "vascular_structures": "linear irregular",
+        },
+    ),
+    (
+        "Symmetrical lesion with regular globules at the periphery and no streaks; no vessels.",
+        {"dots_and_globules": "regular", "streaks": "absent", "vascular_structures": "absent"},
+    ),
+    (
+        "Fine dotted vessels. The network is absent. A few brown globules.",
+        {"vascular_structures": "dotted", "pigment_network": "absent"},
+    ),
+    (
+        "Typical network centrally with irregular streaks along one edge.",
+        {"pigment_network": "typical", "streaks": "irregular"},
+    ),
 ]
 SKIN_LESION = [
     (
@@ -1174,6 +1390,84 @@ SKIN_LESION = [
     (
         "Ulcer of the foot, 2 x 3 cm, tender, with no history of bleeding.",
         {"ulceration": "positive", "region": "foot", "diameter": "30", "hurt": "positive", "bleed": "negative"},
+    ),
+    (
+        "45-year-old man, skin type III, with an itchy raised lesion on his back that has grown over six months and bled once. Non-smoker.",
+        {
+            "age": "45",
+            "sex": "male",
+            "fitzpatrick": "3",
+            "itch": "positive",
+            "elevation": "positive",
+            "region": "back",
+            "grew": "positive",
+            "bleed": "positive",
+            "smoke": "negative",
+        },
+    ),
+    (
+        "Nodule on the nose without itching, pain or bleeding.",
+        {"elevation": "positive", "region": "nose", "itch": "negative", "hurt": "negative", "bleed": "negative"},
+    ),
+    (
+        "Patient has no history of skin cancer. Smokes a pack a day and drinks alcohol on weekends.",
+        {"skin_cancer_history": "negative", "smoke": "positive", "drink": "positive"},
+    ),
+    (
+        "Flat 6 mm lesion on the neck. No growth, no change in color.",
+        {"elevation": "negative", "diameter": "6", "region": "neck", "grew": "negative", "changed": "negative"},
+    ),
+    (
+        "Ulcerated plaque of the scalp, 25 x 18 mm. Sun-damaged skin. Previous basal cell carcinoma.",
+        {
+            "ulceration": "positive",
+            "elevation": "positive",
+            "region": "scalp",
+            "diameter": "25",
+            "sun_exposure": "positive",
+            "skin_cancer_history": "positive",
+        },
+    ),
+    (
+        "The lesion has become painful and has started to bleed. It has not changed colour.",
+        {"hurt": "positive", "bleed": "positive", "changed": "negative"},
+    ),
+    (
+        "Lesion neither painful nor pruritic; no ulceration seen.",
+        {"hurt": "negative", "itch": "negative", "ulceration": "negative"},
+    ),
+    (
+        "Denies smoking. No alcohol consumption. Worked with pesticides on a farm.",
+        {"smoke": "negative", "drink": "negative", "pesticide": "positive"},
+    ),
+    (
+        "Patient's sister had melanoma. She denies personal skin cancer.",
+        {"sex": "female", "skin_cancer_history": "negative"},
+    ),
+    ("It may have grown slightly. Occasionally tender.", {"grew": "uncertain", "hurt": "positive"}),
+    (
+        "The patient complains of a painful, ulcerated lesion on the lower leg of 4 months' duration.",
+        {"hurt": "positive", "ulceration": "positive", "region": "thigh"},
+    ),
+    (
+        "Lesion grew rapidly over the last 3 months; it is itchy and bleeds easily.",
+        {"grew": "positive", "itch": "positive", "bleed": "positive"},
+    ),
+    (
+        "No change in the lesion. Denies itching and bleeding.",
+        {"changed": "negative", "itch": "negative", "bleed": "negative"},
+    ),
+    (
+        "Pigmented macule, right cheek, 4 x 3 mm, 62 y/o female, Fitzpatrick skin type II.",
+        {"elevation": "negative", "region": "face", "diameter": "4", "age": "62", "sex": "female", "fitzpatrick": "2"},
+    ),
+    (
+        "Has a history of multiple basal cell carcinomas. Never a smoker. Occasional alcohol use.",
+        {"skin_cancer_history": "positive", "smoke": "negative", "drink": "positive"},
+    ),
+    (
+        "Raised, not ulcerated, not tender. Stable for 5 years.",
+        {"elevation": "positive", "ulceration": "negative", "hurt": "negative", "changed": "negative"},
     ),
 ]
 CHEST_CT_AS_XRAY = [
@@ -1521,6 +1815,81 @@ CHEST_CT_AS_XRAY = [
         {"cardiomegaly": "negative", "aortic_calcification": "positive"},
     ),
     ("No pneumothorax status post biopsy of left lower lobe mass.", {"pneumothorax": "negative", "mass": "positive"}),
+    (
+        "There are multiple bilateral pulmonary nodules, the largest measuring 9 mm. No pleural or pericardial effusion. No enlarged lymph nodes.",
+        {"nodule": "positive", "pleural_effusion": "negative", "lymphadenopathy": "negative"},
+    ),
+    (
+        "Patchy ground-glass opacity in the lingula, likely infectious. Small hiatal hernia.",
+        {"opacity": "positive", "hiatal_hernia": "positive"},
+    ),
+    (
+        "Lungs clear. No pleural effusion or pneumothorax. Heart size within normal limits. No lymphadenopathy.",
+        {
+            "consolidation": "negative",
+            "pneumonia": "negative",
+            "opacity": "negative",
+            "atelectasis": "negative",
+            "pulmonary_edema": "negative",
+            "nodule": "negative",
+            "mass": "negative",
+            "fibrosis": "negative",
+            "interstitial_markings": "negative",
+            "pleural_effusion": "negative",
+            "pneumothorax": "negative",
+            "cardiomegaly": "negative",
+            "lymphadenopathy": "negative",
+        },
+    ),
+    (
+        "Severe upper lobe predominant emphysema with bullae. No suspicious nodules. Right basilar scarring versus atelectasis.",
+        {"emphysema": "positive", "nodule": "negative", "atelectasis": "uncertain"},
+    ),
+    (
+        "Increased right effusion with near complete collapse of the right lower lobe. No pneumothorax.",
+        {"pleural_effusion": "positive", "atelectasis": "positive", "pneumothorax": "negative"},
+    ),
+    (
+        "Acute nondisplaced fractures of the right 4th and 5th ribs. Otherwise no acute finding.",
+        {"fracture": "positive"},
+    ),
+    (
+        "Cardiomegaly. Pulmonary edema has improved. Bibasilar consolidations, pneumonia not excluded.",
+        {
+            "cardiomegaly": "positive",
+            "pulmonary_edema": "positive",
+            "consolidation": "positive",
+            "pneumonia": "uncertain",
+        },
+    ),
+    (
+        "No new consolidation. Unchanged calcified granulomas. Moderate atherosclerosis of the aorta.",
+        {"consolidation": "negative", "granuloma": "positive", "aortic_calcification": "positive"},
+    ),
+    (
+        "Tracheostomy tube and right PICC are in place. Low lung volumes with bibasilar atelectasis.",
+        {"lines_and_tubes": "positive", "low_lung_volumes": "positive", "atelectasis": "positive"},
+    ),
+    (
+        "Large anterior mediastinal mass without effusion; enlarged axillary nodes.",
+        {"mass": "positive", "pleural_effusion": "negative", "lymphadenopathy": "positive"},
+    ),
+    (
+        "A few scattered subcentimeter pulmonary nodules, stable. No consolidation. No pleural fluid.",
+        {"nodule": "positive", "consolidation": "negative", "pleural_effusion": "negative"},
+    ),
+    (
+        "Mild dependent opacities likely represent atelectasis. No evidence of pneumonia. Borderline cardiomegaly.",
+        {"opacity": "positive", "atelectasis": "uncertain", "pneumonia": "negative", "cardiomegaly": "positive"},
+    ),
+    (
+        "Healing right rib fractures with adjacent pleural thickening; small right pneumothorax has resolved.",
+        {"fracture": "positive", "pneumothorax": "negative"},
+    ),
+    (
+        "Left lower lobe consolidation with volume loss, concerning for pneumonia or aspiration.",
+        {"consolidation": "positive", "atelectasis": "positive", "pneumonia": "uncertain"},
+    ),
 ]
 LEXICONS = {
     "mammography": MAMMOGRAPHY,
