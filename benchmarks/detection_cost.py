@@ -51,7 +51,7 @@ def measure(case: str, side: int) -> dict[str, float]:
     if case.startswith("a3d"):
         from alignedfusion.detection import A3DBackbone
 
-        backbone, volume = A3DBackbone().eval(), torch.randn(1, 1, 7, 4 * side, 4 * side)
+        backbone, volume = A3DBackbone(pretrained=False).eval(), torch.randn(1, 1, 7, 4 * side, 4 * side)
         module = fusion("global").eval()
 
         def forward() -> None:

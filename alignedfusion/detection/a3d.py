@@ -49,7 +49,7 @@ def a3d_detector(
     num_classes: int = 2,
     *,
     num_slices: int = 7,
-    pretrained: bool | str | Path | Mapping[str, Tensor] = False,
+    pretrained: bool | str | Path | Mapping[str, Tensor] = True,
     anchor_sizes: Sequence[int] = ANCHOR_SIZES,
     head_width: int = 2048,
     image_mean: float = 114.5,

@@ -150,7 +150,7 @@ class A3DBackbone(nn.Module):
 
     out_channels = 512
 
-    def __init__(self, num_slices: int = 7, pretrained: bool | str | Path | Mapping[str, Tensor] = False) -> None:
+    def __init__(self, num_slices: int = 7, pretrained: bool | str | Path | Mapping[str, Tensor] = True) -> None:
         super().__init__()
         self.features = _DenseNet(num_slices)
         widths = self.features.block_channels

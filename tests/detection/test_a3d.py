@@ -39,7 +39,7 @@ def flat():
 @pytest.fixture(scope="module")
 def backbone():
     torch.manual_seed(3)
-    return A3DBackbone(3).eval()
+    return A3DBackbone(3, pretrained=False).eval()
 
 
 def conv(dtype=torch.float64, num_slices=3, **settings):
@@ -50,7 +50,9 @@ def conv(dtype=torch.float64, num_slices=3, **settings):
 
 def detector(seed=4, **settings):
     torch.manual_seed(seed)
-    model = a3d_detector(3, **{"num_slices": 3, "head_width": 13, "score_threshold": 0.0, **settings})
+    model = a3d_detector(
+        3, **{"num_slices": 3, "pretrained": False, "head_width": 13, "score_threshold": 0.0, **settings}
+    )
     # Heads take their time with each box.
     model.roi_heads.detections_per_img = 7
     model.roi_heads.fg_bg_sampler.batch_size_per_image = 16
@@ -131,7 +133,7 @@ def test_convolution_in_bfloat16():
 
 def test_published_size_and_maps():
     with torch.device("meta"):
-        backbone = A3DBackbone().eval()
+        backbone = A3DBackbone(pretrained=False).eval()
         volume = torch.empty(1, 1, 7, 512, 512)
 
         maps, out = backbone.features(volume), backbone(volume)
@@ -161,7 +163,7 @@ def test_every_slice_counts(backbone):
 
 
 def test_begins_as_the_2d_network(flat):
-    backbone = A3DBackbone(3).double().eval()
+    backbone = A3DBackbone(3, pretrained=False).double().eval()
     backbone.load_2d(flat.state_dict())
     volume = torch.randn(2, 1, 3, 64, 64, dtype=torch.float64)
     slices = volume.transpose(1, 2).flatten(0, 1)  # (B * D, 1, H, W)
@@ -226,7 +228,7 @@ def public_forward(w, x):
 
 def test_it_computes_what_the_public_code_computes():
     torch.manual_seed(7)
-    backbone = A3DBackbone(3).double().eval()
+    backbone = A3DBackbone(3, pretrained=False).double().eval()
     for module in backbone.modules():
         if isinstance(module, A3DConv):
             nn.init.normal_(module.mixing, std=0.6)  # far from symmetric
@@ -275,7 +277,7 @@ def test_refuses_other_weights(flat, tmp_path):
 
 def test_detector_of_the_published_setting():
     with torch.device("meta"):
-        model = a3d_detector()
+        model = a3d_detector(pretrained=False)
     assert ANCHOR_SIZES[0] == 16
     assert ANCHOR_SIZES[-1] == 192
     assert model.rpn.anchor_generator.num_anchors_per_location() == [3 * len(ANCHOR_SIZES)]

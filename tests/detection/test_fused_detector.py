@@ -144,7 +144,7 @@ def hugging_face_case(kind):
 def a3d_case():
     from alignedfusion.detection.a3d import a3d_detector
 
-    detector = a3d_detector(num_slices=2, head_width=16, anchor_sizes=(16, 32))
+    detector = a3d_detector(num_slices=2, pretrained=False, head_width=16, anchor_sizes=(16, 32))
     targets = [{"boxes": torch.tensor([[3.0, 5.0, 23.0, 29.0]]), "labels": torch.tensor([1])}] * 3
     return Case(detector, "backbone", list(255 * torch.rand(3, 2, 32, 48)), targets, ("rpn.head",))
 
