@@ -51,7 +51,7 @@ def test_two_workers_of_a_local_ray_give_the_plain_table(reports, plain):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
         try:
             ray.data.DataContext.get_current().enable_progress_bars = False
             table = (
