@@ -31,6 +31,10 @@ class Backbone:
     image_size: int | None = None
 
 
+ANY_BACKBONE = Backbone()
+"""Leaves the choice to a token cache or the default."""
+
+
 def check_timm_name(name: str) -> None:
     """Refuse a backbone in a saved file that is not the plain name of a timm model.
 

@@ -74,10 +74,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no saved model in {str(folder)!r}: {' and '.join(absent)} {verb} missing")
     path = folder / SETTINGS
     settings = _parse(path)
-    _check_library(settings, repr(str(path)))
-    if settings["format"] == 2:
-        settings = _from_format_2(settings)
-    _check_sizes(settings, _shapes(folder), path)
+    try:
+        _check_library(settings, repr(str(path)))
+        if settings["format"] == 2:
+            settings = _from_format_2(settings)
+        _check_sizes(settings, _shapes(folder), path)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{str(path)!r} is incomplete or was edited ({type(error).__name__}: {error}): copy the model again"
+        ) from error
     return settings
 
 

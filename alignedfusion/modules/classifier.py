@@ -293,7 +293,7 @@ class AlignedFusionClassifier(nn.Module):
             )
         try:
             model = cls.from_dict(settings, visual=visual, fusion=fusion)
-        except ValueError as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"cannot build the model in {str(folder)!r}: {error}") from error
         checkpoint.load_weights(model, folder)
         model.saved_in = folder.resolve()

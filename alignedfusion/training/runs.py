@@ -21,7 +21,7 @@ from alignedfusion.deployment import model_card
 from alignedfusion.evaluation import plots
 from alignedfusion.evaluation.inference import predict, prepare_images
 from alignedfusion.evaluation.metrics import compute_metrics, missing_sweep
-from alignedfusion.modules.backbones import Backbone
+from alignedfusion.modules.backbones import ANY_BACKBONE, Backbone
 from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.text_encoder import TextEncoder
@@ -41,7 +41,6 @@ PREDICTIONS = "predictions.csv"
 PICTURE = "missing.png"
 _FIX = "copy the run again, or train it again"
 TRAINED_ON = "trained_on.json"
-ANY_BACKBONE = Backbone()
 
 
 def train(

@@ -14,12 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from alignedfusion.datasets.images import read_ahead, read_image
 from alignedfusion.datasets.token_cache import DTYPES
-from alignedfusion.modules.backbones import Backbone, weights_sha256
+from alignedfusion.modules.backbones import ANY_BACKBONE, Backbone, weights_sha256
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.presets import build_visual
 from alignedfusion.tables.cluster import map_on_ray
 
-ANY_BACKBONE = Backbone()
 STEP = 64
 """Images per forward pass of the backbone, within a larger batch."""
 

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from alignedfusion.datasets.images import check_images
 from alignedfusion.datasets.token_cache import DATA, DTYPES, FORMAT, INDEX, SETTINGS, TokenCache, complete_lines, key
-from alignedfusion.modules.backbones import Backbone, weights_sha256
+from alignedfusion.modules.backbones import ANY_BACKBONE, Backbone, weights_sha256
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.presets import build_visual
 from alignedfusion.tables.files import lock_output, write_json
 from alignedfusion.training.token_batches import compute_tokens, compute_tokens_on_ray
 
-ANY_BACKBONE = Backbone()
 COMMIT_SECONDS = 1.0
 """Seconds between two commits of rows to disk: an interruption loses at most the rows of this time, or of one batch."""
 

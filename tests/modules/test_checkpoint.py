@@ -281,3 +281,24 @@ def test_any_name_of_a_column_can_be_a_modality(schema, build, batch, tmp_path):
         model(images, codes, labels).loss.backward()
         model.save_pretrained(tmp_path)
         assert torch.equal(read(tmp_path)(images, codes).logits, model.eval()(images, codes).logits)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.pop("format"),
+        lambda s: s.update(format="three"),
+        lambda s: s.pop("tokenizer"),
+        lambda s: s.update(tokenizer=[1]),
+        lambda s: s["tokenizer"].pop("schema"),
+        lambda s: s.update(fusion="joint"),
+        lambda s: s.pop("hiding"),
+        lambda s: s["fusion"].update(heads=2),
+        lambda s: s["hiding"].update(p="often"),
+    ],
+)
+def test_incomplete_or_edited_settings_are_an_error_that_names_the_folder(change, schema, build, tmp_path):
+    build(schema).save_pretrained(tmp_path)
+    edited(tmp_path, change)
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        read(tmp_path)
