@@ -1,4 +1,7 @@
-"""The form that a chat model fills in for one report, and the check of its answers against the text."""
+"""The form that a chat model fills in for one report, and the check of its answers against the text.
+
+Answers are not validated with jsonschema: its errors quote the answer, which may quote the report.
+"""
 
 from __future__ import annotations
 
