@@ -26,15 +26,16 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from alignedfusion.evaluation.metrics import table
+    from alignedfusion.evaluation.intervals import Metrics
+    from alignedfusion.evaluation.metrics import describe_missing, table
     from alignedfusion.tables.files import write_json
     from alignedfusion.training import runs
 
     frame, root = read_cases(options.manifest, options)
-    rows, counts = runs.evaluate(options.run_folder, frame, root=root, max_unread=options.max_unreadable)
-    if counts["left_out"]:
-        print(f"{counts['left_out']} cases were used in training and are left out of the test")
-    print(f"{counts['tested']} test cases")
-    print(table(rows))
+    result = runs.evaluate(options.run_folder, frame, root=root, max_unread=options.max_unreadable)
+    if result["left_out"]:
+        print(f"{result['left_out']} cases were used in training and are left out of the test")
+    print(Metrics.from_dict(result["test"]))
+    print(f"\n{describe_missing(result['missing'])}\n{table(result['missing'])}")
     if options.json:
-        write_json(Path(options.json), {**counts, "missing": rows})
+        write_json(Path(options.json), result)

@@ -105,7 +105,8 @@ def _train(options: argparse.Namespace) -> None:
     from alignedfusion.datasets.columns import CaseColumns
     from alignedfusion.datasets.manifest import Manifest
     from alignedfusion.datasets.token_cache import TokenCache
-    from alignedfusion.evaluation.metrics import table
+    from alignedfusion.evaluation.intervals import Metrics
+    from alignedfusion.evaluation.metrics import describe_missing, table
     from alignedfusion.modules.backbones import Backbone
     from alignedfusion.training import TrainingSettings, runs
     from alignedfusion.training.distributed import is_main_process
@@ -152,7 +153,8 @@ def _train(options: argparse.Namespace) -> None:
     if not is_main_process():
         return
     print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
-    print(table(report["missing"]))
+    print(Metrics.from_dict(report["test"]))
+    print(f"\n{describe_missing(report['missing'])}\n{table(report['missing'])}")
     print(f"\nThe model, metrics.json, predictions.csv and missing.png are in {options.output}")
 
 
