@@ -13,6 +13,7 @@ from alignedfusion import __version__
 from alignedfusion.attributes import REPORT
 from alignedfusion.evaluation.intervals import Metrics
 from alignedfusion.evaluation.metrics import format_cell, heading
+from alignedfusion.evaluation.subgroups import few_cases, subgroup_rows, unpack_subgroups
 from alignedfusion.modules.fusions import describe_fusion
 from alignedfusion.modules.tokenizers import VisualTokenizer
 
@@ -165,6 +166,19 @@ def results(report: Mapping[str, Any]) -> str:
     if (chance := report.get("most_frequent_class")) is not None:
         notes.append(f"Chance level: the most frequent class is {_share(chance)} of the test cases.")
     return f"## Metrics by missing attributes\n\n{' '.join(notes)}\n\n{table(head, cells)}"
+
+
+def subgroups(report: Mapping[str, Any]) -> str:
+    """The metrics of subgroups of the test cases."""
+    if not (found := unpack_subgroups(report.get("subgroups", {}))):
+        return ""
+    rows = subgroup_rows(found)
+    warning = few_cases(found)
+    return (
+        "## Subgroups\n\nMetrics of the test cases as they are, with their intervals. "
+        + (f"{plain(warning[0].upper() + warning[1:])}.\n\n" if warning else "\n\n")
+        + table([heading(name) for name in rows[0]], [list(row.values()) for row in rows])
+    )
 
 
 def calibration(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> str:

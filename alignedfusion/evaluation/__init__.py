@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from alignedfusion.evaluation.inference import outputs, predict
     from alignedfusion.evaluation.intervals import Interval, Metrics, measure
     from alignedfusion.evaluation.metrics import calibration_error, compute_metrics, missing_sweep, table
+    from alignedfusion.evaluation.subgroups import subgroup_columns, subgroup_metrics, subgroup_table
 
 __all__ = [
     "Interval",
@@ -18,6 +19,9 @@ __all__ = [
     "missing_sweep",
     "outputs",
     "predict",
+    "subgroup_columns",
+    "subgroup_metrics",
+    "subgroup_table",
     "table",
 ]
 
@@ -27,5 +31,6 @@ __getattr__, __dir__ = lazy_names(
         "inference": ("outputs", "predict"),
         "intervals": ("Interval", "Metrics", "measure"),
         "metrics": ("calibration_error", "compute_metrics", "missing_sweep", "table"),
+        "subgroups": ("subgroup_columns", "subgroup_metrics", "subgroup_table"),
     },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from alignedfusion.datasets.splits import SPLITS
 from alignedfusion.deployment import model_card
 from alignedfusion.evaluation import plots
 from alignedfusion.evaluation.inference import prepare_images
+from alignedfusion.evaluation.subgroups import subgroup_columns
 from alignedfusion.evaluation.testing import evaluate_model
 from alignedfusion.modules.backbones import ANY_BACKBONE, Backbone
 from alignedfusion.modules.checkpoint import WEIGHTS
@@ -110,6 +112,7 @@ def _describe(
         "attributes": list(manifest.attributes),
         "key": manifest.columns.key,
         "group": manifest.columns.group,
+        "subgroups": list(manifest.columns.subgroups),
         "options": {name: option.to_dict() for name, option in manifest.options.items()},
         "cases": manifest.fingerprint(),
         "model": {
@@ -176,6 +179,7 @@ def evaluate(
     *,
     root: str | Path = ".",
     max_unread: float = MAX_UNREAD,
+    subgroups: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Test a finished run on a table, without the cases that were used in training or validation.
@@ -185,6 +189,7 @@ def evaluate(
         frame: A table with the run's image, label and attribute columns.
         root: Folder that relative image paths start from.
         max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
+        subgroups: Columns by which the metrics are also reported.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -206,8 +211,13 @@ def evaluate(
     reading = read_cells(manifest.frame, model.schema, max_unread=max_unread)
     cases = manifest.cases(manifest.frame, model.schema, **prepare_images(model))
     group = settings.get("group")
-    groups = manifest.frame.get(group)
-    result, _ = evaluate_model(model, cases, groups=groups, progress=progress)
+    result, _ = evaluate_model(
+        model,
+        cases,
+        groups=manifest.frame.get(group),
+        subgroups=subgroup_columns(manifest.frame, subgroups, model.schema),
+        progress=progress,
+    )
     unread = count_unread(reading.is_unread, model.schema)
     return {"tested": len(cases), "left_out": int(is_trained.sum()), "unreadable": unread, **result}
 
@@ -221,8 +231,13 @@ def _report(
     _to_device(model)
     table, group = manifest.rows("test"), manifest.columns.group
     cases = manifest.cases(table, model.schema, **prepare_images(model))
-    groups = None if group is None else table[group]
-    result, probabilities = evaluate_model(model, cases, groups=groups, progress=progress)
+    result, probabilities = evaluate_model(
+        model,
+        cases,
+        groups=None if group is None else table[group],
+        subgroups=subgroup_columns(table, manifest.columns.subgroups, model.schema),
+        progress=progress,
+    )
     counts = np.bincount(cases.labels.numpy(), minlength=len(model.class_names))
     report: dict[str, Any] = {
         **result,

@@ -35,7 +35,7 @@ class OwnFusion(IntermediateTokenFusion):
     pass
 
 
-COLUMNS = CaseColumns(images="file", label="kind", split="part_of")
+COLUMNS = CaseColumns(images="file", label="kind", split="part_of", subgroups="sign")
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,21 @@ def test_the_metrics_of_each_class_are_those_of_the_run(card, run):
     assert rows["macro f1"] == [f"{number:.3f}" for number in found.overall["macro_f1"]]
     assert rows["a"][:2] == ["14", f"{100 * found.classes['a']['precision'].value:.1f} %"]
     assert "12.5 % of all cells are unmentioned already" in section(card, "Metrics by missing attributes")
+
+
+def test_the_subgroups_of_a_run_are_a_table(card, run):
+    found = json.loads((run / "metrics.json").read_text())["subgroups"]["sign"]
+    text = section(card, "Subgroups")
+    assert (
+        "Fewer than 50 cases, too few to conclude from: sign + (5), sign - (10), sign (not recorded) (5)."
+        in text.replace("\\", "")
+    )
+    assert [row[:3] for row in cells(text)[1:]] == [
+        ["sign", "+", "5 !"],
+        ["sign", "-", "10 !"],
+        ["sign", "(not recorded)", "5 !"],
+    ]
+    assert cells(text)[1][3].startswith(f"{100 * found['+']['overall']['accuracy'][0]:.1f} %")
 
 
 def test_a_hub_reads_the_head_of_a_card(card, run):

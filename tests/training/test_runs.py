@@ -129,6 +129,21 @@ def test_evaluate_leaves_training_cases_out(run, folder, capsys, tmp_path):
     assert "balanced accuracy" in out
 
 
+def test_evaluate_reports_subgroups(run, folder, capsys, tmp_path):
+    arguments = ["evaluate", str(run), str(folder / "cases.csv"), "--subgroup", "age", "site"]
+    assert cli.main([*arguments, "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    schema = AlignedFusionClassifier.from_pretrained(run).schema
+    for attribute in schema:
+        if attribute.name in ("age", "site"):
+            found = figures["subgroups"][attribute.name]
+            assert set(found) <= {*attribute.values, "(not recorded)"}
+            assert sum(metrics["cases"] for metrics in found.values()) == figures["tested"]
+    assert "fewer than 50 cases, too few to conclude from: age" in capsys.readouterr().out
+    assert cli.main([*arguments[:4], "oge"]) == 2
+    assert "the table has no columns ['oge'] for subgroups" in capsys.readouterr().err
+
+
 def test_evaluate_refuses_a_table_of_training_cases_only(run, folder, tmp_path, capsys):
     table = pd.read_csv(folder / "cases.csv")
     tested = set(pd.read_csv(run / "predictions.csv")["file"])
