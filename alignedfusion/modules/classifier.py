@@ -56,6 +56,8 @@ class AlignedFusionClassifier(nn.Module):
         branches: Names of the branches, in the order of `ClassifierOutput.contributions`.
         branch_weights: (P,), the weight of each branch.
         log_prior: (C,), the logarithm of the class prior.
+        prior_exponent: Exponent of the prior that `decide` divides the probabilities by. `training.decision` chooses it; 0, the
+            default, decides for the most probable class.
     """
 
     log_prior: Tensor
@@ -104,6 +106,7 @@ class AlignedFusionClassifier(nn.Module):
         self.branches = (*(() if self.unimodal_heads is None else self.unimodal_heads.branches), FUSED)
         self.register_buffer("branch_weights", self.initial_branch_weights())
         self.register_buffer("log_prior", torch.zeros(num_classes))
+        self.prior_exponent = 0.0
 
     @property
     def schema(self) -> AttributeSchema:
@@ -126,6 +129,7 @@ class AlignedFusionClassifier(nn.Module):
         is_present: Masks | None = None,
         is_valid: Masks | None = None,
         is_hidden: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> ClassifierOutput:
         """Classify a batch.
 
@@ -136,6 +140,7 @@ class AlignedFusionClassifier(nn.Module):
             is_present: (B,) per modality that some rows lack; the images or codes of those rows are ignored.
             is_valid: (B, N) per image modality whose tokens are padded; False where padded.
             is_hidden: (B, A), cells to hide and reconstruct; drawn at random in training, none otherwise.
+            weights: (B,), weights of the cases in the loss of the class; 1 by default.
 
         Raises:
             ValueError: For a missing modality, codes that do not fit the schema, or shapes that do not fit each other.
@@ -159,7 +164,7 @@ class AlignedFusionClassifier(nn.Module):
         contributions = self._contributions(tokens, fused_logits, visible, is_valid, is_present)  # (B, P, C)
         weighted = contributions * self.branch_weights.float()[:, None]
         output = {
-            "loss": None if labels is None else self._loss(contributions, labels, rebuilt, codes, is_hidden),
+            "loss": None if labels is None else self._loss(contributions, labels, weights, rebuilt, codes, is_hidden),
             "logits": (self.log_prior + weighted.sum(1)).to(fused_logits.dtype),
             "reconstruction": None if rebuilt is None else rebuilt.logits,
             "intermediate": fused.intermediate,
@@ -192,6 +197,13 @@ class AlignedFusionClassifier(nn.Module):
             raise ValueError(f"counts are numbers of cases and cannot be negative or nan, got {counts.tolist()}")
         self.log_prior.copy_(((counts + 1.0) / (counts + 1.0).sum()).log())
 
+    def decide(self, logits: Tensor) -> Tensor:
+        """The predicted classes (...) for logits or log probabilities (..., C): the largest p(class) / prior ** prior_exponent.
+
+        This is logit adjustment (Menon et al. 2021): an exponent above 0 favours rare classes. Probabilities are unchanged.
+        """
+        return (logits - self.prior_exponent * self.log_prior.to(logits)).argmax(-1)
+
     def image_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that process images, alone or together with the report; none for a model without images.
 
@@ -221,6 +233,7 @@ class AlignedFusionClassifier(nn.Module):
             "hiding": {"p": self.hiding.p, "whole": self.hiding.whole},
             "dropout": self.dropout,
             "unimodal_heads": self.unimodal_heads is not None,
+            "prior_exponent": self.prior_exponent,
         }
 
     @classmethod
@@ -239,7 +252,7 @@ class AlignedFusionClassifier(nn.Module):
             fusion: Your own fusion, if the model was built with one.
         """
         reconstructor = settings["reconstructor"]
-        return cls(
+        model = cls(
             build_visual(settings["visual"]) if visual is None else visual,
             AttributeTokenizer.from_dict(settings["tokenizer"]),
             build_fusion(settings["fusion"]) if fusion is None else fusion,
@@ -250,6 +263,8 @@ class AlignedFusionClassifier(nn.Module):
             dropout=settings["dropout"],
             unimodal_heads=settings["unimodal_heads"],
         )
+        model.prior_exponent = float(settings.get("prior_exponent", 0.0))
+        return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights (safetensors) and settings (JSON) into a folder; see `modules.checkpoint.save`."""
@@ -346,6 +361,7 @@ class AlignedFusionClassifier(nn.Module):
         self,
         contributions: Tensor,
         labels: Tensor,
+        weights: Tensor | None,
         rebuilt: Reconstruction | None,
         codes: Tensor,
         is_hidden: Tensor,
@@ -354,7 +370,10 @@ class AlignedFusionClassifier(nn.Module):
         # gradient.
         logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, P)
         targets = labels[:, None].expand(-1, len(self.branches))
-        loss = F.cross_entropy(logits, targets, reduction="sum") / (labels >= 0).sum().clamp(min=1)
+        losses = F.cross_entropy(logits, targets, reduction="none").sum(1)  # (B,)
+        if weights is not None:
+            losses = losses * weights
+        loss = losses.sum() / (labels >= 0).sum().clamp(min=1)
         return loss if rebuilt is None else loss + reconstruction_loss(rebuilt.logits, codes, is_hidden)
 
     def extra_repr(self) -> str:
