@@ -103,11 +103,8 @@ class AlignedFusionClassifier(nn.Module):
         self.hiding = HideAttributes(0.3, whole=0.1) if hiding is None else hiding
         self.dropout = dropout
         self.head = linear_head(fusion.pooled_dim, num_classes, dropout)
-        self.unimodal_heads = (
-            UnimodalHeads(fusion.dim, self.modalities, num_classes, dropout=dropout) if unimodal_heads else None
-        )
+        self.unimodal_heads = self._build_heads(getattr(fusion, "has_first_round", False)) if unimodal_heads else None
         self.branches = (*(() if self.unimodal_heads is None else self.unimodal_heads.branches), FUSED)
-        self.heads_read_first_round = True
         self.register_buffer("branch_weights", self.initial_branch_weights())
         self.register_buffer("branch_slopes", torch.zeros(len(self.branches)))
         self.register_buffer("log_prior", torch.zeros(num_classes))
@@ -156,7 +153,7 @@ class AlignedFusionClassifier(nn.Module):
         values = self.tokenizer.value_tokens()  # (V, D)
         tokens = self._tokenize(image, visible, values, is_valid, is_present)  # (B, N_m, D) each
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
-        unimodal = self._unimodal(fused, tokens)
+        first_round = fused.first_round
 
         rebuilt = None
         if self.reconstructor is not None:
@@ -164,10 +161,11 @@ class AlignedFusionClassifier(nn.Module):
             fused = self._fill(tokens, fused, rebuilt, (visible == UNKNOWN)[..., None], is_valid, is_present)
 
         fused_logits = self.head(self.fusion.pool(fused, is_valid, is_present))  # (B, C)
-        contributions = self._contributions(unimodal, fused_logits, visible, is_valid, is_present)  # (B, P, C)
+        per_head = self._heads(tokens, first_round, fused_logits, visible, is_valid, is_present)  # (B, H, C) per branch
+        contributions = torch.stack([per_head[branch].float().mean(1) for branch in self.branches], dim=1)  # (B, P, C)
         weighted = contributions * self.weigh_branches(visible)[..., None]
         output = {
-            "loss": None if labels is None else self._loss(contributions, labels, rebuilt, codes, is_hidden),
+            "loss": None if labels is None else self._loss(per_head, labels, rebuilt, codes, is_hidden),
             "logits": (self.log_prior + weighted.sum(1)).to(fused_logits.dtype),
             "reconstruction": None if rebuilt is None else rebuilt.logits,
             "intermediate": fused.intermediate,
@@ -193,12 +191,12 @@ class AlignedFusionClassifier(nn.Module):
         is_valid, is_present = is_valid or {}, is_present or {}
         codes = self.present_codes(codes, is_present)
         tokens = self._tokenize(image, codes, self.tokenizer.value_tokens(), is_valid, is_present)
-        images = {m: tokens[m] for m in self.image_modalities}
-        if self.unimodal_heads is None:
-            return {m: stream.new_zeros(*stream.shape[:2], self.num_classes) for m, stream in images.items()}
-        weight = self.branch_weights[self.branches.index(IMAGE)] if images else self.branch_weights
-        per_token = self.unimodal_heads.token_contributions(tokens)
-        return {m: weight * share_of_mean(per_token[m], m, is_valid, is_present).float() for m in images}
+        if self.unimodal_heads is None or not self.image_modalities:
+            return {m: tokens[m].new_zeros(*tokens[m].shape[:2], self.num_classes) for m in self.image_modalities}
+        fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
+        weight = self.weigh_branches(codes)[:, self.branches.index(IMAGE), None, None]
+        per_token = self.unimodal_heads.token_contributions(tokens, fused.first_round)
+        return {m: weight * share_of_mean(per_token[m], m, is_valid, is_present).float() for m in self.image_modalities}
 
     def present_codes(self, codes: Tensor, is_present: Masks) -> Tensor:
         """Codes (B, A) in which nothing is mentioned for rows without a report."""
@@ -239,8 +237,8 @@ class AlignedFusionClassifier(nn.Module):
         report_parameters = [*self.tokenizer.parameters(), *self.fusion.report_parameters()]
         if self.reconstructor is not None:
             report_parameters += self.reconstructor.parameters()
-        if self.unimodal_heads is not None and REPORT in self.modalities:
-            report_parameters += self.unimodal_heads.heads[REPORT].parameters()
+        if self.unimodal_heads is not None:
+            report_parameters += self.unimodal_heads.report_parameters()
         excluded = set(map(id, report_parameters))
         yield from (parameter for parameter in self.parameters() if id(parameter) not in excluded)
 
@@ -258,7 +256,7 @@ class AlignedFusionClassifier(nn.Module):
             "hiding": {"p": self.hiding.p, "whole": self.hiding.whole},
             "dropout": self.dropout,
             "unimodal_heads": self.unimodal_heads is not None,
-            "heads_read_first_round": self.heads_read_first_round,
+            "first_round_heads": self.unimodal_heads is not None and self.unimodal_heads.first_round_heads is not None,
         }
 
     @classmethod
@@ -288,8 +286,8 @@ class AlignedFusionClassifier(nn.Module):
             dropout=settings["dropout"],
             unimodal_heads=settings["unimodal_heads"],
         )
-        # In models of release 0.1.0 the heads read the tokens before fusion.
-        model.heads_read_first_round = settings.get("heads_read_first_round", False)
+        if model.unimodal_heads is not None and not settings.get("first_round_heads", False):
+            model.unimodal_heads = model._build_heads(first_round=False)  # release 0.1.0 had no other heads
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -352,9 +350,10 @@ class AlignedFusionClassifier(nn.Module):
             tokens[REPORT] = self.tokenizer(visible, values=values)  # (B, A, D)
         return tokens
 
-    def _unimodal(self, fused: FusionOutput, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tokens that the unimodal heads read: after the first round of fusion, if the fusion has such a state."""
-        return fused.unimodal if self.heads_read_first_round and fused.unimodal is not None else tokens
+    def _build_heads(self, first_round: bool) -> UnimodalHeads:
+        return UnimodalHeads(
+            self.fusion.dim, self.modalities, self.num_classes, dropout=self.dropout, first_round=first_round
+        )
 
     def _fill(
         self,
@@ -375,30 +374,36 @@ class AlignedFusionClassifier(nn.Module):
         filled = torch.where(is_unknown, rebuilt.tokens, fused.tokens[REPORT])
         return fused._replace(tokens={**fused.tokens, REPORT: filled})
 
-    def _contributions(
-        self, tokens: dict[str, Tensor], fused_logits: Tensor, visible: Tensor, is_valid: Masks, is_present: Masks
-    ) -> Tensor:
-        """The unweighted contributions of all branches (B, P, C)."""
-        contributions: dict[str, Tensor] = {}
-        if self.unimodal_heads is not None:
-            # A report that mentions nothing counts as absent.
-            mentions = {REPORT: (visible != UNKNOWN).any(1)} if REPORT in self.modalities else {}
-            contributions = self.unimodal_heads(tokens, is_valid, {**is_present, **mentions})
-        contributions[FUSED] = fused_logits
-        return torch.stack([contributions[branch].float() for branch in self.branches], dim=1)
+    def _heads(
+        self,
+        tokens: dict[str, Tensor],
+        first_round: dict[str, Tensor] | None,
+        fused_logits: Tensor,
+        visible: Tensor,
+        is_valid: Masks,
+        is_present: Masks,
+    ) -> dict[str, Tensor]:
+        """The contributions (B, H, C) of the H heads of each branch, without the branch weights."""
+        if self.unimodal_heads is None:
+            return {FUSED: fused_logits[:, None]}
+        # A report that mentions nothing counts as absent.
+        mentions = {REPORT: (visible != UNKNOWN).any(1)} if REPORT in self.modalities else {}
+        per_head = self.unimodal_heads(tokens, is_valid, {**is_present, **mentions}, first_round=first_round)
+        return {**per_head, FUSED: fused_logits[:, None]}
 
     def _loss(
         self,
-        contributions: Tensor,
+        per_head: dict[str, Tensor],
         labels: Tensor,
         rebuilt: Reconstruction | None,
         codes: Tensor,
         is_hidden: Tensor,
     ) -> Tensor:
-        # Each branch has its own, unweighted term: in a joint loss, a branch that is already right would leave the others no
+        # Each head has its own, unweighted term: in a joint loss, a head that is already right would leave the others no
         # gradient.
-        logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, P)
-        targets = labels[:, None].expand(-1, len(self.branches))
+        contributions = torch.cat([per_head[branch] for branch in self.branches], dim=1).float()  # (B, sum of H, C)
+        logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, sum of H)
+        targets = labels[:, None].expand(-1, logits.shape[2])
         loss = F.cross_entropy(logits, targets, reduction="sum") / (labels >= 0).sum().clamp(min=1)
         return loss if rebuilt is None else loss + reconstruction_loss(rebuilt.logits, codes, is_hidden)
 
