@@ -14,7 +14,7 @@ from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.modules import checkpoint
 from alignedfusion.modules.fusions import build_fusion, describe_fusion
 from alignedfusion.modules.fusions.base import Fusion, FusionOutput, check_fusion
-from alignedfusion.modules.heads import FUSED, UnimodalHeads, linear_head
+from alignedfusion.modules.heads import FUSED, IMAGE, UnimodalHeads, linear_head
 from alignedfusion.modules.images import (
     Images,
     blank_images,
@@ -24,7 +24,7 @@ from alignedfusion.modules.images import (
     resolve_visual,
 )
 from alignedfusion.modules.masking import HideAttributes
-from alignedfusion.modules.modalities import Masks, blank, check_mask, module_key
+from alignedfusion.modules.modalities import Masks, blank, check_mask, module_key, share_of_mean
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
@@ -35,8 +35,11 @@ class AlignedFusionClassifier(nn.Module):
 
     The logits are log p(class) + w_image c_image + w_report c_report + w_fused c_fused: the contributions of the images
     alone, of the report alone (see `UnimodalHeads`), and of the fused tokens (eq. 11). Each branch has its own term in
-    the loss. The weights w are not parameters: they start at 2/3, 2/3 and 1/3, and `training.calibration.calibrate` fits
-    them to cases that were not used in training. The prior p(class) is set by `set_class_counts`.
+    the loss. The prior p(class) is set by `set_class_counts`.
+
+    The weights w depend on the share s of the attributes that are mentioned: w = exp(a + b (1/2 - s)), because a branch that
+    is reliable for a complete report may not be for an empty one. They are not trained: w starts at 2/3, 2/3 and 1/3 for every
+    s, and `training.calibration.calibrate` fits a and b to cases that were not used in training.
 
     Args:
         visual: Turns images into tokens (B, N, D): a `VisualTokenizer` or any module of your own. One module serves all
@@ -54,7 +57,8 @@ class AlignedFusionClassifier(nn.Module):
 
     Attributes:
         branches: Names of the branches, in the order of `ClassifierOutput.contributions`.
-        branch_weights: (P,), the weight of each branch.
+        branch_weights: (P,), the weight exp(a) of each branch when half of the attributes are mentioned.
+        branch_slopes: (P,), the change b of the logarithm of each weight from a complete report to an empty one.
         log_prior: (C,), the logarithm of the class prior.
         prior_exponent: Exponent of the prior that `decide` divides the probabilities by. `training.decision` chooses it; 0, the
             default, decides for the most probable class.
@@ -62,6 +66,7 @@ class AlignedFusionClassifier(nn.Module):
 
     log_prior: Tensor
     branch_weights: Tensor
+    branch_slopes: Tensor
     saved_in: Path | None = None
     """Folder that the model was loaded from or saved to."""
 
@@ -100,11 +105,10 @@ class AlignedFusionClassifier(nn.Module):
         self.hiding = HideAttributes(0.3, whole=0.1) if hiding is None else hiding
         self.dropout = dropout
         self.head = linear_head(fusion.pooled_dim, num_classes, dropout)
-        self.unimodal_heads = (
-            UnimodalHeads(fusion.dim, self.modalities, num_classes, dropout=dropout) if unimodal_heads else None
-        )
+        self.unimodal_heads = self._build_heads(getattr(fusion, "has_first_round", False)) if unimodal_heads else None
         self.branches = (*(() if self.unimodal_heads is None else self.unimodal_heads.branches), FUSED)
         self.register_buffer("branch_weights", self.initial_branch_weights())
+        self.register_buffer("branch_slopes", torch.zeros(len(self.branches)))
         self.register_buffer("log_prior", torch.zeros(num_classes))
         self.prior_exponent = 0.0
 
@@ -154,6 +158,7 @@ class AlignedFusionClassifier(nn.Module):
         values = self.tokenizer.value_tokens()  # (V, D)
         tokens = self._tokenize(image, visible, values, is_valid, is_present)  # (B, N_m, D) each
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
+        first_round = fused.first_round
 
         rebuilt = None
         if self.reconstructor is not None:
@@ -161,10 +166,11 @@ class AlignedFusionClassifier(nn.Module):
             fused = self._fill(tokens, fused, rebuilt, (visible == UNKNOWN)[..., None], is_valid, is_present)
 
         fused_logits = self.head(self.fusion.pool(fused, is_valid, is_present))  # (B, C)
-        contributions = self._contributions(tokens, fused_logits, visible, is_valid, is_present)  # (B, P, C)
-        weighted = contributions * self.branch_weights.float()[:, None]
+        per_head = self._heads(tokens, first_round, fused_logits, visible, is_valid, is_present)  # (B, H, C) per branch
+        contributions = torch.stack([per_head[branch].float().mean(1) for branch in self.branches], dim=1)  # (B, P, C)
+        weighted = contributions * self.weigh_branches(visible)[..., None]
         output = {
-            "loss": None if labels is None else self._loss(contributions, labels, weights, rebuilt, codes, is_hidden),
+            "loss": None if labels is None else self._loss(per_head, labels, weights, rebuilt, codes, is_hidden),
             "logits": (self.log_prior + weighted.sum(1)).to(fused_logits.dtype),
             "reconstruction": None if rebuilt is None else rebuilt.logits,
             "intermediate": fused.intermediate,
@@ -172,6 +178,30 @@ class AlignedFusionClassifier(nn.Module):
         }
         # None is left out here, because a compiled ClassifierOutput would keep it.
         return ClassifierOutput(**{name: value for name, value in output.items() if value is not None})
+
+    def patch_contributions(
+        self, image: Images | None, codes: Tensor, *, is_present: Masks | None = None, is_valid: Masks | None = None
+    ) -> dict[str, Tensor]:
+        """What each image patch adds to the logits in the branch "image", (B, N_m, C) for each image modality m.
+
+        The sum over patches and images is this branch of `ClassifierOutput.contributions` in evaluation mode. A model without
+        unimodal heads has no such branch, and its patches add zero.
+
+        Args:
+            image: Images or tokens, as in `forward`.
+            codes: int64 (B, A).
+            is_present: As in `forward`.
+            is_valid: As in `forward`.
+        """
+        is_valid, is_present = is_valid or {}, is_present or {}
+        codes = self.present_codes(codes, is_present)
+        tokens = self._tokenize(image, codes, self.tokenizer.value_tokens(), is_valid, is_present)
+        if self.unimodal_heads is None or not self.image_modalities:
+            return {m: tokens[m].new_zeros(*tokens[m].shape[:2], self.num_classes) for m in self.image_modalities}
+        fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
+        weight = self.weigh_branches(codes)[:, self.branches.index(IMAGE), None, None]
+        per_token = self.unimodal_heads.token_contributions(tokens, fused.first_round)
+        return {m: weight * share_of_mean(per_token[m], m, is_valid, is_present).float() for m in self.image_modalities}
 
     def present_codes(self, codes: Tensor, is_present: Masks) -> Tensor:
         """Codes (B, A) in which nothing is mentioned for rows without a report."""
@@ -184,6 +214,11 @@ class AlignedFusionClassifier(nn.Module):
         if self.unimodal_heads is None:
             return torch.ones(1)
         return torch.tensor([2 / 3] * (len(self.branches) - 1) + [1 / 3])
+
+    def weigh_branches(self, codes: Tensor) -> Tensor:
+        """Weights (B, P) of the branches for codes (B, A), which depend on the share of attributes mentioned."""
+        share = (codes != UNKNOWN).float().mean(1, keepdim=True)  # (B, 1)
+        return self.branch_weights.float() * (self.branch_slopes.float() * (0.5 - share)).exp()
 
     def set_class_counts(self, counts: Tensor | Sequence[int]) -> None:
         """Set the prior from the number of training cases of each class (C,), before training; `training.fit` calls this.
@@ -214,8 +249,8 @@ class AlignedFusionClassifier(nn.Module):
         report_parameters = [*self.tokenizer.parameters(), *self.fusion.report_parameters()]
         if self.reconstructor is not None:
             report_parameters += self.reconstructor.parameters()
-        if self.unimodal_heads is not None and REPORT in self.modalities:
-            report_parameters += self.unimodal_heads.heads[REPORT].parameters()
+        if self.unimodal_heads is not None:
+            report_parameters += self.unimodal_heads.report_parameters()
         excluded = set(map(id, report_parameters))
         yield from (parameter for parameter in self.parameters() if id(parameter) not in excluded)
 
@@ -233,6 +268,7 @@ class AlignedFusionClassifier(nn.Module):
             "hiding": {"p": self.hiding.p, "whole": self.hiding.whole},
             "dropout": self.dropout,
             "unimodal_heads": self.unimodal_heads is not None,
+            "first_round_heads": self.unimodal_heads is not None and self.unimodal_heads.first_round_heads is not None,
             "prior_exponent": self.prior_exponent,
         }
 
@@ -263,6 +299,8 @@ class AlignedFusionClassifier(nn.Module):
             dropout=settings["dropout"],
             unimodal_heads=settings["unimodal_heads"],
         )
+        if model.unimodal_heads is not None and not settings.get("first_round_heads", False):
+            model.unimodal_heads = model._build_heads(first_round=False)  # release 0.1.0 had no other heads
         model.prior_exponent = float(settings.get("prior_exponent", 0.0))
         return model
 
@@ -326,6 +364,11 @@ class AlignedFusionClassifier(nn.Module):
             tokens[REPORT] = self.tokenizer(visible, values=values)  # (B, A, D)
         return tokens
 
+    def _build_heads(self, first_round: bool) -> UnimodalHeads:
+        return UnimodalHeads(
+            self.fusion.dim, self.modalities, self.num_classes, dropout=self.dropout, first_round=first_round
+        )
+
     def _fill(
         self,
         tokens: dict[str, Tensor],
@@ -343,33 +386,39 @@ class AlignedFusionClassifier(nn.Module):
             filled = torch.where(is_unknown, rebuilt.tokens, tokens[REPORT])
             return self.fusion({**tokens, REPORT: filled}, is_valid=is_valid, is_present=is_present)
         filled = torch.where(is_unknown, rebuilt.tokens, fused.tokens[REPORT])
-        return FusionOutput({**fused.tokens, REPORT: filled}, fused.intermediate)
+        return fused._replace(tokens={**fused.tokens, REPORT: filled})
 
-    def _contributions(
-        self, tokens: dict[str, Tensor], fused_logits: Tensor, visible: Tensor, is_valid: Masks, is_present: Masks
-    ) -> Tensor:
-        """The unweighted contributions of all branches (B, P, C)."""
-        contributions: dict[str, Tensor] = {}
-        if self.unimodal_heads is not None:
-            # A report that mentions nothing counts as absent.
-            mentions = {REPORT: (visible != UNKNOWN).any(1)} if REPORT in self.modalities else {}
-            contributions = self.unimodal_heads(tokens, is_valid, {**is_present, **mentions})
-        contributions[FUSED] = fused_logits
-        return torch.stack([contributions[branch].float() for branch in self.branches], dim=1)
+    def _heads(
+        self,
+        tokens: dict[str, Tensor],
+        first_round: dict[str, Tensor] | None,
+        fused_logits: Tensor,
+        visible: Tensor,
+        is_valid: Masks,
+        is_present: Masks,
+    ) -> dict[str, Tensor]:
+        """The contributions (B, H, C) of the H heads of each branch, without the branch weights."""
+        if self.unimodal_heads is None:
+            return {FUSED: fused_logits[:, None]}
+        # A report that mentions nothing counts as absent.
+        mentions = {REPORT: (visible != UNKNOWN).any(1)} if REPORT in self.modalities else {}
+        per_head = self.unimodal_heads(tokens, is_valid, {**is_present, **mentions}, first_round=first_round)
+        return {**per_head, FUSED: fused_logits[:, None]}
 
     def _loss(
         self,
-        contributions: Tensor,
+        per_head: dict[str, Tensor],
         labels: Tensor,
         weights: Tensor | None,
         rebuilt: Reconstruction | None,
         codes: Tensor,
         is_hidden: Tensor,
     ) -> Tensor:
-        # Each branch has its own, unweighted term: in a joint loss, a branch that is already right would leave the others no
+        # Each head has its own, unweighted term: in a joint loss, a head that is already right would leave the others no
         # gradient.
-        logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, P)
-        targets = labels[:, None].expand(-1, len(self.branches))
+        contributions = torch.cat([per_head[branch] for branch in self.branches], dim=1).float()  # (B, sum of H, C)
+        logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, sum of H)
+        targets = labels[:, None].expand(-1, logits.shape[2])
         losses = F.cross_entropy(logits, targets, reduction="none").sum(1)  # (B,)
         if weights is not None:
             losses = losses * weights
