@@ -37,14 +37,15 @@ def evaluate_model(
     """
     sweep = predict_sweep(model, cases, model.schema, progress=progress)
     probabilities, predicted, labels = sweep.probabilities[0, 0], sweep.predicted[0, 0], cases.labels.numpy()
-    metrics = measure(probabilities, labels, model.class_names, predicted=predicted, groups=groups)
+    sets = None if sweep.sets is None else sweep.sets[0, 0]
+    metrics = measure(probabilities, labels, model.class_names, predicted=predicted, groups=groups, sets=sets)
     result: dict[str, Any] = {
         "test": metrics.to_dict(),
         "missing": summarise_sweep(sweep, labels),
     }
     if subgroups:
         found = subgroup_metrics(
-            probabilities, labels, subgroups, model.class_names, predicted=predicted, groups=groups
+            probabilities, labels, subgroups, model.class_names, predicted=predicted, groups=groups, sets=sets
         )
         result["subgroups"] = {
             column: {value: metrics.to_dict() for value, metrics in values.items()} for column, values in found.items()

@@ -19,8 +19,9 @@ from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, name_unread, read_cells
 from alignedfusion.datasets.splits import SPLITS
 from alignedfusion.deployment import model_card
+from alignedfusion.deployment.prediction import name_set
 from alignedfusion.evaluation import plots
-from alignedfusion.evaluation.inference import decide, prepare_images
+from alignedfusion.evaluation.inference import decide, prediction_sets, prepare_images
 from alignedfusion.evaluation.subgroups import subgroup_columns
 from alignedfusion.evaluation.testing import evaluate_model
 from alignedfusion.modules.backbones import ANY_BACKBONE, Backbone
@@ -254,6 +255,11 @@ def _report(
     columns = (*manifest.images, manifest.label)
     predictions = pd.DataFrame({column: table[column].to_numpy() for column in columns})
     predictions[free_name("predicted", predictions)] = [model.class_names[i] for i in decide(model, probabilities)]
+    if (sets := prediction_sets(model, probabilities, cases.codes.numpy())) is not None:
+        named = [
+            name_set(model, row, chosen) for row, chosen in zip(torch.from_numpy(probabilities), sets, strict=True)
+        ]
+        predictions[free_name("set", predictions)] = ["; ".join(names) for names in named]
     for i, name in enumerate(model.class_names):
         predictions[free_name(f"p({name})", predictions)] = probabilities[:, i].round(6)
     unread = name_unread(model.schema.read(table).is_unread, model.schema)
