@@ -35,8 +35,11 @@ class AlignedFusionClassifier(nn.Module):
 
     The logits are log p(class) + w_image c_image + w_report c_report + w_fused c_fused: the contributions of the images
     alone, of the report alone (see `UnimodalHeads`), and of the fused tokens (eq. 11). Each branch has its own term in
-    the loss. The weights w are not parameters: they start at 2/3, 2/3 and 1/3, and `training.calibration.calibrate` fits
-    them to cases that were not used in training. The prior p(class) is set by `set_class_counts`.
+    the loss. The prior p(class) is set by `set_class_counts`.
+
+    The weights w depend on the share s of the attributes that are mentioned: w = exp(a + b (1/2 - s)), because a branch that
+    is reliable for a complete report may not be for an empty one. They are not trained: w starts at 2/3, 2/3 and 1/3 for every
+    s, and `training.calibration.calibrate` fits a and b to cases that were not used in training.
 
     Args:
         visual: Turns images into tokens (B, N, D): a `VisualTokenizer` or any module of your own. One module serves all
@@ -54,12 +57,14 @@ class AlignedFusionClassifier(nn.Module):
 
     Attributes:
         branches: Names of the branches, in the order of `ClassifierOutput.contributions`.
-        branch_weights: (P,), the weight of each branch.
+        branch_weights: (P,), the weight exp(a) of each branch when half of the attributes are mentioned.
+        branch_slopes: (P,), the change b of the logarithm of each weight from a complete report to an empty one.
         log_prior: (C,), the logarithm of the class prior.
     """
 
     log_prior: Tensor
     branch_weights: Tensor
+    branch_slopes: Tensor
     saved_in: Path | None = None
     """Folder that the model was loaded from or saved to."""
 
@@ -102,7 +107,9 @@ class AlignedFusionClassifier(nn.Module):
             UnimodalHeads(fusion.dim, self.modalities, num_classes, dropout=dropout) if unimodal_heads else None
         )
         self.branches = (*(() if self.unimodal_heads is None else self.unimodal_heads.branches), FUSED)
+        self.heads_read_first_round = True
         self.register_buffer("branch_weights", self.initial_branch_weights())
+        self.register_buffer("branch_slopes", torch.zeros(len(self.branches)))
         self.register_buffer("log_prior", torch.zeros(num_classes))
 
     @property
@@ -149,6 +156,7 @@ class AlignedFusionClassifier(nn.Module):
         values = self.tokenizer.value_tokens()  # (V, D)
         tokens = self._tokenize(image, visible, values, is_valid, is_present)  # (B, N_m, D) each
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
+        unimodal = self._unimodal(fused, tokens)
 
         rebuilt = None
         if self.reconstructor is not None:
@@ -156,8 +164,8 @@ class AlignedFusionClassifier(nn.Module):
             fused = self._fill(tokens, fused, rebuilt, (visible == UNKNOWN)[..., None], is_valid, is_present)
 
         fused_logits = self.head(self.fusion.pool(fused, is_valid, is_present))  # (B, C)
-        contributions = self._contributions(tokens, fused_logits, visible, is_valid, is_present)  # (B, P, C)
-        weighted = contributions * self.branch_weights.float()[:, None]
+        contributions = self._contributions(unimodal, fused_logits, visible, is_valid, is_present)  # (B, P, C)
+        weighted = contributions * self.weigh_branches(visible)[..., None]
         output = {
             "loss": None if labels is None else self._loss(contributions, labels, rebuilt, codes, is_hidden),
             "logits": (self.log_prior + weighted.sum(1)).to(fused_logits.dtype),
@@ -204,6 +212,11 @@ class AlignedFusionClassifier(nn.Module):
             return torch.ones(1)
         return torch.tensor([2 / 3] * (len(self.branches) - 1) + [1 / 3])
 
+    def weigh_branches(self, codes: Tensor) -> Tensor:
+        """Weights (B, P) of the branches for codes (B, A), which depend on the share of attributes mentioned."""
+        share = (codes != UNKNOWN).float().mean(1, keepdim=True)  # (B, 1)
+        return self.branch_weights.float() * (self.branch_slopes.float() * (0.5 - share)).exp()
+
     def set_class_counts(self, counts: Tensor | Sequence[int]) -> None:
         """Set the prior from the number of training cases of each class (C,), before training; `training.fit` calls this.
 
@@ -245,6 +258,7 @@ class AlignedFusionClassifier(nn.Module):
             "hiding": {"p": self.hiding.p, "whole": self.hiding.whole},
             "dropout": self.dropout,
             "unimodal_heads": self.unimodal_heads is not None,
+            "heads_read_first_round": self.heads_read_first_round,
         }
 
     @classmethod
@@ -263,7 +277,7 @@ class AlignedFusionClassifier(nn.Module):
             fusion: Your own fusion, if the model was built with one.
         """
         reconstructor = settings["reconstructor"]
-        return cls(
+        model = cls(
             build_visual(settings["visual"]) if visual is None else visual,
             AttributeTokenizer.from_dict(settings["tokenizer"]),
             build_fusion(settings["fusion"]) if fusion is None else fusion,
@@ -274,6 +288,9 @@ class AlignedFusionClassifier(nn.Module):
             dropout=settings["dropout"],
             unimodal_heads=settings["unimodal_heads"],
         )
+        # In models of release 0.1.0 the heads read the tokens before fusion.
+        model.heads_read_first_round = settings.get("heads_read_first_round", False)
+        return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights (safetensors) and settings (JSON) into a folder; see `modules.checkpoint.save`."""
@@ -335,6 +352,10 @@ class AlignedFusionClassifier(nn.Module):
             tokens[REPORT] = self.tokenizer(visible, values=values)  # (B, A, D)
         return tokens
 
+    def _unimodal(self, fused: FusionOutput, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tokens that the unimodal heads read: after the first round of fusion, if the fusion has such a state."""
+        return fused.unimodal if self.heads_read_first_round and fused.unimodal is not None else tokens
+
     def _fill(
         self,
         tokens: dict[str, Tensor],
@@ -352,7 +373,7 @@ class AlignedFusionClassifier(nn.Module):
             filled = torch.where(is_unknown, rebuilt.tokens, tokens[REPORT])
             return self.fusion({**tokens, REPORT: filled}, is_valid=is_valid, is_present=is_present)
         filled = torch.where(is_unknown, rebuilt.tokens, fused.tokens[REPORT])
-        return FusionOutput({**fused.tokens, REPORT: filled}, fused.intermediate)
+        return fused._replace(tokens={**fused.tokens, REPORT: filled})
 
     def _contributions(
         self, tokens: dict[str, Tensor], fused_logits: Tensor, visible: Tensor, is_valid: Masks, is_present: Masks

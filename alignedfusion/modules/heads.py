@@ -14,7 +14,11 @@ IMAGE, FUSED = "image", "fused"
 
 
 class UnimodalHeads(nn.Module):
-    """Linear heads on the tokens of each modality before fusion.
+    """Linear heads on the tokens of each modality before it meets another one.
+
+    In a model with `IntermediateTokenFusion` these are the tokens after the first round, in which each modality attends to
+    itself: the branch of a modality is then as good as a model of its own. Other fusions have no such state, and the heads read
+    the tokens before fusion.
 
     If modalities are independent given the class, Bayes' rule is a sum:
     log p(class | all) = log p(class) + sum over m of c_m, with the contribution c_m = log p(class | m) - log p(class).
@@ -46,7 +50,7 @@ class UnimodalHeads(nn.Module):
         """Contributions (B, C) of the branches "image" and "report", where the model has these modalities.
 
         Args:
-            tokens: (B, N_m, D) for each modality m, before fusion.
+            tokens: (B, N_m, D) for each modality m, which depend on no other modality.
             is_valid: (B, N_m) for modalities with padding, which contributes nothing.
             is_present: (B,) for modalities that some rows lack; they contribute nothing to the other rows.
         """

@@ -18,10 +18,13 @@ class FusionOutput(NamedTuple):
     Attributes:
         tokens: (B, N_m, D) for each modality m.
         intermediate: (B, K, D); K = 0 for a fusion without intermediate tokens.
+        unimodal: (B, N_m, D) for each modality m, after it attended to itself and before it met any other; None for a fusion
+            without such a state. `UnimodalHeads` read them.
     """
 
     tokens: dict[str, Tensor]
     intermediate: Tensor
+    unimodal: dict[str, Tensor] | None = None
 
 
 class Fusion(nn.Module):
