@@ -193,12 +193,15 @@ class AlignedFusionClassifier(nn.Module):
         is_valid, is_present = is_valid or {}, is_present or {}
         codes = self.present_codes(codes, is_present)
         tokens = self._tokenize(image, codes, self.tokenizer.value_tokens(), is_valid, is_present)
-        images = {m: tokens[m] for m in self.image_modalities}
         if self.unimodal_heads is None:
-            return {m: stream.new_zeros(*stream.shape[:2], self.num_classes) for m, stream in images.items()}
-        weight = self.branch_weights[self.branches.index(IMAGE)] if images else self.branch_weights
-        per_token = self.unimodal_heads.token_contributions(tokens)
-        return {m: weight * share_of_mean(per_token[m], m, is_valid, is_present).float() for m in images}
+            return {m: tokens[m].new_zeros(*tokens[m].shape[:2], self.num_classes) for m in self.image_modalities}
+        fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
+        per_token = self.unimodal_heads.token_contributions(self._unimodal(fused, tokens))
+        weights = dict(zip(self.branches, self.weigh_branches(codes).unbind(1), strict=True))
+        return {
+            m: weights[IMAGE][:, None, None] * share_of_mean(per_token[m], m, is_valid, is_present).float()
+            for m in self.image_modalities
+        }
 
     def present_codes(self, codes: Tensor, is_present: Masks) -> Tensor:
         """Codes (B, A) in which nothing is mentioned for rows without a report."""
