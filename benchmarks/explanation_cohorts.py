@@ -13,7 +13,7 @@ from torch import Tensor
 from alignedfusion import AlignedFusionClassifier, AttributeSchema
 from alignedfusion.attributes import ColumnOptions
 from alignedfusion.commands import demo_models
-from alignedfusion.datasets import phantom
+from alignedfusion.datasets import milk10k, phantom
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.presets import standard
@@ -21,16 +21,7 @@ from alignedfusion.tables.files import read_table
 from alignedfusion.training import TrainingSettings, fit
 
 FEATURES = 256
-PATIENT = ("age_approx", "sex", "skin_tone_class", "site")
-DERMOSCOPY = (
-    "derm_ulceration_crust",
-    "derm_hair",
-    "derm_vasculature_vessels",
-    "derm_erythema",
-    "derm_pigmented",
-    "derm_gel_water_drop_fluid_dermoscopy_liquid",
-    "derm_skin_markings_pen_ink_purple_pen",
-)
+AGES = tuple(float(age) for age in range(25, 85, 5))
 
 
 @dataclass(frozen=True)
@@ -99,23 +90,21 @@ def _milk10k(scratch: Path, data: Path, tokens: Path) -> Cohort:
     for number, rows in enumerate(np.array_split(order, 5)[:2]):
         splits[torch.from_numpy(rows)] = number + 1
     rows = (splits == 0).numpy()
-    ages = tuple(float(age) for age in range(25, 85, 5))
-    options = {"age_approx": ColumnOptions(units="years", edges=ages)}
-    schema = AttributeSchema.from_table(frame[rows], [*PATIENT, *DERMOSCOPY], options=options)
-    class_names = tuple(sorted(set(frame["label"])))
-    labels = torch.tensor([class_names.index(label) for label in frame["label"]])
+    options = milk10k.OPTIONS | {"age_approx": ColumnOptions(kind="numeric", units="years", edges=AGES)}
+    schema = AttributeSchema.from_table(frame[rows], milk10k.ATTRIBUTES["patient4+derm7"], options=options)
+    labels = torch.tensor([milk10k.CLASSES.index(label) for label in frame["label"]])
 
     file = scratch / "milk10k.pt"
     if not file.is_file():
         torch.save(_reduced(frame, data, TokenCache(tokens), splits == 0), file)
     codes = schema.encode(frame, unseen="unknown")
-    return _cohort("milk10k", schema, class_names, torch.load(file), codes, labels, splits)
+    return _cohort("milk10k", schema, milk10k.CLASSES, torch.load(file), codes, labels, splits)
 
 
 def _reduced(frame: object, data: Path, cache: TokenCache, is_train: Tensor) -> dict[str, Tensor]:
     """Tokens averaged to 4 x 4 and projected to the first principal components of the training cases."""
     pooled = {}
-    for m in ("clinical", "dermoscopic"):
+    for m in milk10k.IMAGES:
         rows = cache.rows([data / path for path in frame[m]])  # type: ignore[index]
         pooled[m] = torch.cat([_pool(cache.file.read(batch.tolist()).float()) for batch in rows.split(256)])
     tokens = torch.cat([stream[is_train].flatten(0, 1) for stream in pooled.values()])
