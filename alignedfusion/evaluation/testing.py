@@ -21,7 +21,7 @@ def evaluate_model(
     subgroups: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Test a model on cases with labels.
+    """Test a model on cases with labels. The predicted classes are those of `model.decide`.
 
     Args:
         model: The model.
@@ -36,13 +36,16 @@ def evaluate_model(
         of `subgroup_metrics`.
     """
     sweep = predict_sweep(model, cases, model.schema, progress=progress)
-    probabilities, labels = sweep.probabilities[0, 0], cases.labels.numpy()
+    probabilities, predicted, labels = sweep.probabilities[0, 0], sweep.predicted[0, 0], cases.labels.numpy()
+    metrics = measure(probabilities, labels, model.class_names, predicted=predicted, groups=groups)
     result: dict[str, Any] = {
-        "test": measure(probabilities, labels, model.class_names, groups=groups).to_dict(),
+        "test": metrics.to_dict(),
         "missing": summarise_sweep(sweep, labels),
     }
     if subgroups:
-        found = subgroup_metrics(probabilities, labels, subgroups, model.class_names, groups=groups)
+        found = subgroup_metrics(
+            probabilities, labels, subgroups, model.class_names, predicted=predicted, groups=groups
+        )
         result["subgroups"] = {
             column: {value: metrics.to_dict() for value, metrics in values.items()} for column, values in found.items()
         }
