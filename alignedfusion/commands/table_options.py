@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,3 +44,14 @@ def read_cases(path: str, options: argparse.Namespace) -> tuple[pd.DataFrame, Pa
     from alignedfusion.tables.files import read_table
 
     return read_table(path, missing_values=options.missing_values), Path(options.image_root or Path(path).parent)
+
+
+def read_attributes(text: str | None) -> dict[str, Any]:
+    """The attributes of one case from the text of `--attributes`."""
+    try:
+        attributes = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--attributes is not JSON ({error}): write it like '{{\"age\": 54}}'") from error
+    if not isinstance(attributes, dict):
+        raise ValueError(f"--attributes must be a JSON object of names and values, got {text}")
+    return attributes
