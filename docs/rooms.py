@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "presets": ("attributes", "datasets", "modules"),
     "baselines": ("attributes", "evaluation", "modules"),
     "deployment": ("attributes", "datasets", "evaluation", "modules", "tables"),
+    "explanation": ("attributes", "evaluation", "modules"),
     "training": ("attributes", "datasets", "deployment", "evaluation", "modules", "presets", "tables"),
     "sklearn": ("attributes", "datasets", "evaluation", "modules", "presets", "training"),
     "commands": (
@@ -40,6 +41,7 @@ _PLACES: dict[str, tuple[float, int, str]] = {
     "commands": (2.4, 5, "the command line"),
     "baselines": (0.2, 4, "what we compare with"),
     "training": (1.5, 4, "fit, calibrate, runs"),
+    "explanation": (3.2, 4, "contributions, questions"),
     "reports": (3.5, 1, "report text -> table"),
     "deployment": (2.3, 3, "predict, export, card, hub"),
     "detection": (0.0, 2, "fusion in detectors"),

@@ -65,7 +65,7 @@ def outputs(
     start = 0
     for batch in tqdm(DataLoader(cases, batch_size, collate_fn=collate), disable=not progress, desc="predicting"):
         size = len(batch["labels"])
-        image = _encode(model, to_device(batch["image"], device))
+        image = encode_images(model, to_device(batch["image"], device))
         is_present = to_device(batch.get("is_present"), device)
         for result, codes in zip(results, variants, strict=True):
             output = model(image, codes[start : start + size].to(device), is_present=is_present)
@@ -107,7 +107,7 @@ def to_device(value: Any, device: torch.device) -> Any:
     return None if value is None else value.to(device)
 
 
-def _encode(model: nn.Module, image: Any) -> Any:
+def encode_images(model: nn.Module, image: Any) -> Any:
     """Images as tokens of their backbones, which do not depend on the attributes: each backbone runs once for all versions."""
     visuals = getattr(model, "visuals", {})
     if isinstance(image, dict):

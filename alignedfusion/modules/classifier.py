@@ -14,7 +14,7 @@ from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.modules import checkpoint
 from alignedfusion.modules.fusions import build_fusion, describe_fusion
 from alignedfusion.modules.fusions.base import Fusion, FusionOutput, check_fusion
-from alignedfusion.modules.heads import FUSED, UnimodalHeads, linear_head
+from alignedfusion.modules.heads import FUSED, IMAGE, UnimodalHeads, linear_head
 from alignedfusion.modules.images import (
     Images,
     blank_images,
@@ -24,7 +24,7 @@ from alignedfusion.modules.images import (
     resolve_visual,
 )
 from alignedfusion.modules.masking import HideAttributes
-from alignedfusion.modules.modalities import Masks, blank, check_mask, module_key
+from alignedfusion.modules.modalities import Masks, blank, check_mask, module_key, share_of_mean
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
@@ -167,6 +167,30 @@ class AlignedFusionClassifier(nn.Module):
         }
         # None is left out here, because a compiled ClassifierOutput would keep it.
         return ClassifierOutput(**{name: value for name, value in output.items() if value is not None})
+
+    def patch_contributions(
+        self, image: Images | None, codes: Tensor, *, is_present: Masks | None = None, is_valid: Masks | None = None
+    ) -> dict[str, Tensor]:
+        """What each image patch adds to the logits in the branch "image", (B, N_m, C) for each image modality m.
+
+        The sum over patches and images is this branch of `ClassifierOutput.contributions` in evaluation mode. A model without
+        unimodal heads has no such branch, and its patches add zero.
+
+        Args:
+            image: Images or tokens, as in `forward`.
+            codes: int64 (B, A).
+            is_present: As in `forward`.
+            is_valid: As in `forward`.
+        """
+        is_valid, is_present = is_valid or {}, is_present or {}
+        codes = self.present_codes(codes, is_present)
+        tokens = self._tokenize(image, codes, self.tokenizer.value_tokens(), is_valid, is_present)
+        images = {m: tokens[m] for m in self.image_modalities}
+        if self.unimodal_heads is None:
+            return {m: stream.new_zeros(*stream.shape[:2], self.num_classes) for m, stream in images.items()}
+        weight = self.branch_weights[self.branches.index(IMAGE)] if images else self.branch_weights
+        per_token = self.unimodal_heads.token_contributions(tokens)
+        return {m: weight * share_of_mean(per_token[m], m, is_valid, is_present).float() for m in images}
 
     def present_codes(self, codes: Tensor, is_present: Masks) -> Tensor:
         """Codes (B, A) in which nothing is mentioned for rows without a report."""
