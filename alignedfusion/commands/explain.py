@@ -95,9 +95,7 @@ def _single_case(options: argparse.Namespace, model: AlignedFusionClassifier) ->
     return single_case(model, options.image or [], read_attributes(options.attributes))
 
 
-def _table_cases(
-    options: argparse.Namespace, model: AlignedFusionClassifier, settings: dict[str, Any]
-) -> list[Case]:
+def _table_cases(options: argparse.Namespace, model: AlignedFusionClassifier, settings: dict[str, Any]) -> list[Case]:
     from alignedfusion.pages import table_cases
     from alignedfusion.reports.showing import TableEvidence
     from alignedfusion.reports.table import evidence_file

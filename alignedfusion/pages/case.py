@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ class Case:
         inputs: The case as `datasets.cases.make_cases` gives it: `image`, `codes`, and `is_present` where images may be absent.
         sizes: Width and height of the image files by modality, as far as they are known.
         label: Its label in the table; None if the table has none.
+        unread: Attributes whose cells the model cannot read; they count as unmentioned.
         report: The report's text and its extracted cells; None leaves the text out.
         identity: Cells that identify the case, by column; shown as they are.
     """
@@ -43,12 +44,18 @@ class Case:
     inputs: Mapping[str, Any]
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     label: str | None = None
+    unread: Sequence[str] = ()
     report: tuple[str, Row] | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
 
 
 def case_page(
-    model: AlignedFusionClassifier, case: Case, facts: Facts, *, record: str = "", links: Mapping[str, str] | None = None
+    model: AlignedFusionClassifier,
+    case: Case,
+    facts: Facts,
+    *,
+    record: str = "",
+    links: Mapping[str, str] | None = None,
 ) -> str:
     """The page of a case as the text of an HTML file.
 
@@ -61,7 +68,8 @@ def case_page(
     """
     best, second = facts.ranking[:2]
     names = model.class_names
-    mentioned, unmentioned = _attributes(model, case, facts)
+    mentioned, unmentioned = _attributes(model, facts)
+    pieces = [] if case.report is None else marking.divide(*case.report)
     pictured, overlays = _images(model, case, facts)
     return render(
         "case.html",
@@ -79,61 +87,70 @@ def case_page(
         mentioned=mentioned,
         unmentioned=unmentioned,
         max_unmentioned=MAX_UNMENTIONED,
+        num_attributes=len(model.schema),
+        error=_largest_error(facts),
+        max_bits=math.log2(model.num_classes),
         questions=_questions(model, facts),
-        pieces=[] if case.report is None else marking.pieces(*case.report),
-        evidence=_evidence(model, case),
+        pieces=pieces,
+        evidence=_numbers(pieces),
         links=dict(links or {}),
         data={"classes": list(names), "probabilities": _rounded(facts.probabilities), "overlays": overlays},
     )
 
 
-def _evidence(model: AlignedFusionClassifier, case: Case) -> dict[str, int]:
-    """The number of each attribute of the model that the report has evidence for; it chooses the colour."""
-    if case.report is None:
-        return {}
-    found = [name for name, cell in case.report[1].items() if cell.evidence is not None and cell.state is not None]
-    return {name: number for number, name in enumerate(found)}
+def _numbers(pieces: Sequence[marking.Piece]) -> dict[str, int]:
+    """A number for each attribute with marked evidence, in the order of the text; it also chooses the colour."""
+    return {name: number for number, name in enumerate(name for piece in pieces for name in piece.ends)}
 
 
-def _steps(model: AlignedFusionClassifier, facts: Facts) -> list[tuple[str, float]]:
-    """The terms of the prediction, in logits of the best class against the second."""
-    steps = [("prior", facts.against(facts.prior))]
-    for m, patches in facts.patches.items():
-        steps.append((m.replace("_", " "), facts.against(patches.sum(0))))
-    values = {name: facts.against(facts.attributes[a]) for a, name in enumerate(model.schema.names)}
-    mentioned = [n for n, code in zip(model.schema.names, facts.codes, strict=True) if code != UNKNOWN]
-    ranked = sorted(mentioned, key=lambda name: -abs(values[name]))
-    steps += [(_of(model, facts, name), values[name]) for name in ranked[:MAX_STEPS]]
-    if rest := ranked[MAX_STEPS:]:
-        steps.append((f"{len(rest)} other attributes", sum(values[name] for name in rest)))
-    if len(mentioned) < len(values):
-        steps.append(("unmentioned attributes", sum(values[name] for name in values if name not in mentioned)))
-    return [*steps, ("together", facts.against(facts.together))]
+def _steps(model: AlignedFusionClassifier, facts: Facts) -> list[tuple[str, str, float]]:
+    """The terms of the prediction, in logits of the best class against the second: name, value of an attribute, number."""
+    steps = [("prior", "", facts.against(facts.prior)), ("without any input", "", facts.against(facts.baseline))]
+    steps += [(_spaced(m), "", facts.against(total)) for m, total in facts.images.items()]
+    mentioned = [
+        (_spaced(attribute.name), attribute.values[code], facts.against(facts.attributes[a]))
+        for a, (attribute, code) in enumerate(zip(model.schema, facts.codes, strict=True))
+        if code != UNKNOWN
+    ]
+    mentioned.sort(key=lambda step: -abs(step[2]))
+    shown, rest = mentioned[:MAX_STEPS], mentioned[MAX_STEPS:]
+    if len(rest) == 1:
+        shown, rest = mentioned, []
+    return [*steps, *shown, *([(f"{len(rest)} other attributes", "", sum(r[2] for r in rest))] if rest else [])]
 
 
-def _of(model: AlignedFusionClassifier, facts: Facts, name: str) -> str:
-    """An attribute and its value."""
-    a = model.schema.names.index(name)
-    return f"{name.replace('_', ' ')}: {model.schema.attributes[a].values[facts.codes[a]]}"
-
-
-def _attributes(
-    model: AlignedFusionClassifier, case: Case, facts: Facts
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _attributes(model: AlignedFusionClassifier, facts: Facts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of the mentioned attributes, and those of the unmentioned ones in the order of the questions."""
-    mentioned, unmentioned = [], []
-    for a, attribute in enumerate(model.schema):
-        row: dict[str, Any] = {"name": attribute.name, "adds": facts.against(facts.attributes[a])}
-        if facts.codes[a] != UNKNOWN:
-            mentioned.append({**row, "value": attribute.values[facts.codes[a]]})
-            continue
-        row["bits"] = float(facts.bits[a])
-        shares = facts.values[a, : len(attribute.values)]
-        row["guesses"] = [(attribute.values[v], float(shares[v])) for v in np.argsort(-shares)[:2]]
-        unmentioned.append(row)
+    attributes = model.schema.attributes
+    mentioned: list[dict[str, Any]] = [
+        {
+            "name": attribute.name,
+            "value": attribute.values[facts.codes[a]],
+            "adds": facts.against(facts.attributes[a]),
+            "combined": facts.against(facts.combined[a]),
+        }
+        for a, attribute in enumerate(attributes)
+        if facts.codes[a] != UNKNOWN
+    ]
     mentioned.sort(key=lambda row: -abs(row["adds"]))
-    unmentioned.sort(key=lambda row: -row["bits"])
+    unmentioned = []
+    for a in facts.questions:
+        shares = facts.values[a, : len(attributes[a].values)]
+        guesses = [(attributes[a].values[v], float(shares[v])) for v in np.argsort(-shares)[:2]]
+        unmentioned.append({"name": attributes[a].name, "bits": float(facts.bits[a]), "guesses": guesses})
     return mentioned, unmentioned
+
+
+def _largest_error(facts: Facts) -> float | None:
+    """A bound on the standard errors of what the attributes add for the best class against the second."""
+    if facts.error is None:
+        return None
+    best, second = facts.ranking[:2]
+    return float((facts.error[:, best] + facts.error[:, second]).max())
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _questions(model: AlignedFusionClassifier, facts: Facts) -> list[dict[str, Any]]:
@@ -184,6 +201,7 @@ def _images(
                 "is_present": is_present,
                 "picture": pictures.picture(visual, pixels, case.sizes.get(m)) if is_present else None,
                 "grid": f"{rows} by {columns}",
+                "adds": facts.against(facts.images[m]),
                 "place": f"row {strongest // columns + 1}, column {strongest % columns + 1}",
             }
         )

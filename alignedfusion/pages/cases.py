@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignedfusion.attributes import UNKNOWN
 from alignedfusion.pages.case import Case, case_page
@@ -56,9 +56,7 @@ def write_cases(
     names = [page_name(case.name) for case in cases]
     entries = []
     for case, name, facts in zip(cases, names, read_facts(model, [case.inputs for case in cases]), strict=True):
-        page = case_page(
-            model, case, facts, record=record(facts.probabilities.max()), links={"All cases": INDEX}
-        )
+        page = case_page(model, case, facts, record=record(facts.probabilities.max()), links={"All cases": INDEX})
         _write(folder / name, page)
         entries.append(_entry(model, case, name, facts))
     entries.sort(key=lambda entry: -entry["bits"])
@@ -72,7 +70,7 @@ def page_name(case: str) -> str:
     return case.lower().replace(" ", "-") + ".html"
 
 
-def _entry(model: AlignedFusionClassifier, case: Case, name: str, facts: Facts) -> dict[str, object]:
+def _entry(model: AlignedFusionClassifier, case: Case, name: str, facts: Facts) -> dict[str, Any]:
     return {
         "name": case.name,
         "page": name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
 from typing import NamedTuple
 
 from alignedfusion.reports.types import Row
@@ -13,21 +13,19 @@ class Piece(NamedTuple):
 
     Attributes:
         text: The text.
-        name: The attribute that it is evidence of; None for plain text.
-        state: State of the attribute's cell, such as "negative".
+        names: The attributes that it is evidence of, the one with the shortest evidence first.
+        ends: Those of them whose evidence ends with this piece.
         is_cue: Whether the words deny or doubt a finding.
-        is_first: Whether it is the first piece of the attribute, which the attribute's row links to.
     """
 
     text: str
-    name: str | None = None
-    state: str | None = None
+    names: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
     is_cue: bool = False
-    is_first: bool = False
 
 
-def pieces(text: str, row: Row) -> list[Piece]:
-    """Divide a report at the borders of its evidence. Where two attributes overlap, the shorter evidence is shown."""
+def divide(text: str, row: Row) -> list[Piece]:
+    """Divide a report at the borders of its evidence."""
     targets: dict[str, tuple[int, int]] = {}
     cues: set[tuple[int, int]] = set()
     for name, cell in row.items():
@@ -35,18 +33,18 @@ def pieces(text: str, row: Row) -> list[Piece]:
             targets[name] = cell.evidence.target
             if cell.evidence.cue is not None:
                 cues.add(cell.evidence.cue)
-    borders = sorted({0, len(text), *(place for span in (*targets.values(), *cues) for place in span)})
-    result, shown = [], set()
-    for start, end in zip(borders, borders[1:], strict=False):
-        name = _owner(start, end, targets)
-        is_cue = any(first <= start and end <= last for first, last in cues)
-        is_first = name is not None and name not in shown
-        shown.add(name)
-        result.append(Piece(text[start:end], name, None if name is None else row[name].state, is_cue, is_first))
-    return result
+    shortest_first = sorted(targets, key=lambda name: targets[name][1] - targets[name][0])
+    borders = sorted({0, len(text), *itertools.chain(*targets.values(), *cues)})
+    return [
+        Piece(
+            text[start:end],
+            names=tuple(name for name in shortest_first if _covers(targets[name], start, end)),
+            ends=tuple(name for name in targets if _covers(targets[name], start, end) and targets[name][1] == end),
+            is_cue=any(_covers(cue, start, end) for cue in cues),
+        )
+        for start, end in itertools.pairwise(borders)
+    ]
 
 
-def _owner(start: int, end: int, targets: Mapping[str, tuple[int, int]]) -> str | None:
-    """The attribute with the shortest evidence around a piece."""
-    around = [(last - first, name) for name, (first, last) in targets.items() if first <= start and end <= last]
-    return min(around)[1] if around else None
+def _covers(span: tuple[int, int], start: int, end: int) -> bool:
+    return span[0] <= start and end <= span[1]

@@ -32,7 +32,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "signed": signed}
+    environment.filters |= {"percent": percent, "signed": signed, "bits": bits}
     return environment
 
 
@@ -40,14 +40,20 @@ def percent(share: float, digits: int = 0) -> str:
     """A share as a percentage; those next to 0 and 1 are not rounded to them."""
     value = 100 * share
     if share != share:
-        return "–"
+        return "-"
     if digits == 0 and 0 < value < 0.5:
-        return "< 1 %"
+        return "<\u00a01\u00a0%"
     if digits == 0 and 99.5 <= value < 100:
-        return "> 99 %"
-    return f"{value:.{digits}f} %"
+        return ">\u00a099\u00a0%"
+    return f"{value:.{digits}f}\u00a0%"
 
 
 def signed(value: float) -> str:
     """A number with its sign and two digits."""
-    return f"{value:+.2f}".replace("-", "−").replace("+0.00", "0.00").replace("−0.00", "0.00")
+    text = f"{value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "\u2212")
+
+
+def bits(value: float) -> str:
+    """An amount of information."""
+    return "<\u00a00.001" if 0 < value < 0.0005 else f"{value:.3f}"

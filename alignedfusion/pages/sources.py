@@ -76,15 +76,19 @@ def table_cases(
         raise ValueError(f"there is no row {absent[0]}: the table has rows 0 to {len(frame) - 1}")
     chosen = frame.iloc[list(rows)]
     paths = dict(zip(model.image_modalities, image_paths(chosen, images, root).values(), strict=True))
-    codes = model.schema.encode(chosen, unseen="unknown")
+    reading = model.schema.read(chosen)
     has_label = label is not None and label in frame.columns
     reports = [None if evidence is None else _report(evidence, frame, row, model.schema.names) for row in rows]
     return _cases(
         model,
         paths,
-        codes,
+        reading.codes,
         [f"Row {row}" for row in rows],
         labels=[None if is_unmentioned(cell) else as_text(cell) for cell in chosen[label]] if has_label else None,
+        unread=[
+            [name for name, is_unread in zip(model.schema.names, row, strict=True) if is_unread]
+            for row in reading.is_unread.tolist()
+        ],
         reports=reports,
         identities=[{name: as_text(chosen[name].iloc[i]) for name in key} for i in range(len(rows))],
     )
@@ -97,6 +101,7 @@ def _cases(
     names: Sequence[str],
     *,
     labels: Sequence[str | None] | None = None,
+    unread: Sequence[Sequence[str]] | None = None,
     reports: Sequence[tuple[str, Row] | None] | None = None,
     identities: Sequence[Mapping[str, str]] | None = None,
 ) -> list[Case]:
@@ -108,6 +113,7 @@ def _cases(
             cases[i],
             sizes={m: size for m, column in paths.items() if (size := _size(column[i])) is not None},
             label=None if labels is None else labels[i],
+            unread=() if unread is None else unread[i],
             report=None if reports is None else reports[i],
             identity={} if identities is None else identities[i],
         )
