@@ -26,6 +26,7 @@ from alignedfusion.baselines import (
     CrossAttention,
     ElementwiseSum,
     GradientBoosting,
+    ImageAndTableBoosting,
     JointSelfAttention,
     MajorityClass,
     MSMAFusion,
@@ -142,8 +143,20 @@ def _table(kind: type) -> Callable[[Fold], nn.Module]:
     return lambda fold: kind(fold.schema, len(fold.class_names)).fit(fold.train)
 
 
+def _image_and_table(fold: Fold) -> nn.Module:
+    # Without augmented views: the mean token of a case is that of its original image.
+    image = {m: tokens[:, 0] if tokens.ndim == 4 else tokens for m, tokens in fold.train.image.items()}
+    train = TensorCases(image, fold.train.codes, fold.train.labels)
+    return ImageAndTableBoosting(fold.schema, len(fold.class_names)).fit(train)
+
+
 def _two_experts(fold: Fold) -> nn.Module:
     return TwoExperts(fold.shared("image only"), fold.shared("attributes only"))
+
+
+def _two_experts_one_prior(fold: Fold) -> nn.Module:
+    counts = torch.bincount(fold.train.labels, minlength=len(fold.class_names))
+    return TwoExperts(fold.shared("image only"), fold.shared("attributes only"), class_counts=counts)
 
 
 def _second_stage(fold: Fold) -> nn.Module:
@@ -175,9 +188,11 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "majority class": _table(MajorityClass),
     "naive Bayes": _table(NaiveBayes),
     "gradient boosting": _table(GradientBoosting),
+    "boosted trees on image and attributes": _image_and_table,
     "image only": neural(JointSelfAttention, ("images",)),
     "attributes only": neural(JointSelfAttention, (REPORT,), training={"epochs": 100}),
     "two experts": _two_experts,
+    "two experts, prior counted once": _two_experts_one_prior,
     "element-wise sum": neural(ElementwiseSum),
     "concatenation": neural(Concatenation),
     "cross-attention": neural(CrossAttention),

@@ -27,6 +27,7 @@ from results import write_table
 from sources import FOLDS, Source, open_source
 from tqdm.auto import tqdm
 
+from alignedfusion.datasets import derm7pt, milk10k
 from alignedfusion.datasets.missingness import Scenario, drop_attributes, mcar, mnar
 from alignedfusion.evaluation import predict
 from alignedfusion.evaluation.metrics import RATES
@@ -41,7 +42,9 @@ MAIN = (*tuple(list(METHODS)[: list(METHODS).index("whole report as one text")])
 OF_THE_PAPER = (
     "image only",
     "attributes only",
+    "boosted trees on image and attributes",
     "two experts",
+    "two experts, prior counted once",
     "element-wise sum",
     "joint self-attention",
     "FusionM4Net, 2nd stage",
@@ -83,6 +86,7 @@ def run_unit(unit: Unit, methods: list[str], source: Source, runs: Path, options
     rows = source.split(unit.protocol, unit.fold, unit.seed)
     schema = source.schema(rows["train"])
     codes = schema.encode(source.frame, unseen="unknown")
+    source = source.reduced(rows["train"])
     scenario = Scenario(train=unit.training_rate, valid=unit.training_rate, seed=unit.seed)
     visible = {
         split: scenario.apply(split, codes[numbers], schema, numbers.tolist()) for split, numbers in rows.items()
@@ -178,14 +182,17 @@ def _run_many(units: list[Unit], rest: tuple[Any, ...], jobs: int, bar: Any) -> 
 
 
 def _name(options: argparse.Namespace) -> str:
-    return f"{options.source}-{options.attributes}" if "derm7pt" in options.source else options.source
+    has_preset = options.source in ("milk10k", "derm7pt", "derm7pt_tokens")
+    return f"{options.source}-{options.attributes}" if has_preset else options.source
 
 
 def _options(arguments: list[str] | None) -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=ROWS, required=True)
     parser.add_argument(
-        "--source", choices=("derm7pt_tokens", "derm7pt", "pad_ufes_20", "manifest", "phantom"), required=True
+        "--source",
+        choices=("milk10k", "derm7pt_tokens", "derm7pt", "pad_ufes_20", "manifest", "phantom"),
+        required=True,
     )
     parser.add_argument("--data", type=Path, help="folder of the data set, or CSV file of a manifest")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
@@ -199,9 +206,15 @@ def _options(arguments: list[str] | None) -> Any:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--jobs", type=int, default=1, help="number of splits trained in parallel, one core each")
     parser.add_argument("--text-encoder", metavar="NAME", help="Hugging Face encoder for the rows that encode text")
-    derm = parser.add_argument_group("Derm7pt")
-    derm.add_argument(
-        "--preset", dest="attributes", default="patient3", choices=("patient3", "five", "seven_point7", "seven_plus5")
+    presets = parser.add_argument_group("Derm7pt and MILK10k")
+    presets.add_argument(
+        "--preset",
+        dest="attributes",
+        choices=sorted({*derm7pt.ATTRIBUTES, *milk10k.ATTRIBUTES}),
+        help="set of attributes (default: patient3, or patient4+derm7)",
+    )
+    presets.add_argument(
+        "--tokens", type=Path, metavar="FOLDER", help="MILK10k's image tokens, written by `alignedfusion tokens`"
     )
     images = parser.add_argument_group("sources with images")
     images.add_argument("--backbone", default="vit_small_patch16_224", help="frozen timm model")
@@ -216,7 +229,9 @@ def _options(arguments: list[str] | None) -> Any:
     images.add_argument(
         "--columns", nargs="+", metavar="COLUMN", help="attribute columns (default: all suitable columns)"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.attributes = options.attributes or ("patient4+derm7" if options.source == "milk10k" else "patient3")
+    return options
 
 
 if __name__ == "__main__":

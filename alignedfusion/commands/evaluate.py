@@ -6,7 +6,14 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from alignedfusion.commands.table_options import add_manifest, add_max_unreadable, add_table_options, read_cases
+from alignedfusion.commands.table_options import (
+    add_manifest,
+    add_max_unreadable,
+    add_subgroups,
+    add_table_options,
+    print_results,
+    read_cases,
+)
 
 
 def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -22,19 +29,20 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
     add_manifest(parser)
     add_table_options(parser)
     add_max_unreadable(parser)
+    add_subgroups(parser)
     parser.add_argument("--json", metavar="FILE", help="JSON file to write the metrics to")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from alignedfusion.evaluation.metrics import table
     from alignedfusion.tables.files import write_json
     from alignedfusion.training import runs
 
     frame, root = read_cases(options.manifest, options)
-    rows, counts = runs.evaluate(options.run_folder, frame, root=root, max_unread=options.max_unreadable)
-    if counts["left_out"]:
-        print(f"{counts['left_out']} cases were used in training and are left out of the test")
-    print(f"{counts['tested']} test cases")
-    print(table(rows))
+    result = runs.evaluate(
+        options.run_folder, frame, root=root, max_unread=options.max_unreadable, subgroups=options.subgroup
+    )
+    if result["left_out"]:
+        print(f"{result['left_out']} cases were used in training and are left out of the test")
+    print_results(result)
     if options.json:
-        write_json(Path(options.json), {**counts, "missing": rows})
+        write_json(Path(options.json), result)

@@ -108,7 +108,8 @@ def _table_cases(options: argparse.Namespace, model: AlignedFusionClassifier, se
         if options.evidence and not file.is_file():
             raise FileNotFoundError(f"there is no evidence at {str(file)!r}")
         evidence = TableEvidence.read(file) if file.is_file() else None
-        key = [name for name in (settings.get("key"), *images) if name is not None]
+        names = (settings.get("key"), settings.get("group"), *images)
+        key = [name for name in dict.fromkeys(names) if name is not None and name in frame.columns]
     return table_cases(
         model,
         frame,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,29 @@ def add_max_unreadable(parser: Any) -> None:
         metavar="S",
         help="refuse a column if more than this share of its recorded cells cannot be read (default: 0.5)",
     )
+
+
+def add_subgroups(parser: Any) -> None:
+    """Add the columns of subgroups."""
+    parser.add_argument(
+        "--subgroup",
+        nargs="+",
+        default=[],
+        metavar="COL",
+        help="columns by which the metrics are also reported, such as sex or age",
+    )
+
+
+def print_results(result: Mapping[str, Any]) -> None:
+    """Print what `evaluation.testing.evaluate_model` returned."""
+    from alignedfusion.evaluation.intervals import Metrics
+    from alignedfusion.evaluation.metrics import describe_missing, table
+    from alignedfusion.evaluation.subgroups import subgroup_table, unpack_subgroups
+
+    print(Metrics.from_dict(result["test"]))
+    if "subgroups" in result:
+        print(f"\n{subgroup_table(unpack_subgroups(result['subgroups']))}")
+    print(f"\n{describe_missing(result['missing'])}\n{table(result['missing'])}")
 
 
 def read_cases(path: str, options: argparse.Namespace) -> tuple[pd.DataFrame, Path]:

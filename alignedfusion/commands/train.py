@@ -6,7 +6,13 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from alignedfusion.commands.table_options import add_manifest, add_max_unreadable, add_table_options
+from alignedfusion.commands.table_options import (
+    add_manifest,
+    add_max_unreadable,
+    add_subgroups,
+    add_table_options,
+    print_results,
+)
 
 _TRAIN = """\
 Train a classifier on your own images and a table that may have empty cells, and test it.
@@ -68,6 +74,7 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--missing-codes", nargs="+", default=[], metavar="COL=N,N", help="cells of a column that mean 'not recorded'"
     )
     add_max_unreadable(data)
+    add_subgroups(data)
 
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -105,7 +112,6 @@ def _train(options: argparse.Namespace) -> None:
     from alignedfusion.datasets.columns import CaseColumns
     from alignedfusion.datasets.manifest import Manifest
     from alignedfusion.datasets.token_cache import TokenCache
-    from alignedfusion.evaluation.metrics import table
     from alignedfusion.modules.backbones import Backbone
     from alignedfusion.training import TrainingSettings, runs
     from alignedfusion.training.distributed import is_main_process
@@ -120,6 +126,7 @@ def _train(options: argparse.Namespace) -> None:
             group=options.group,
             split=options.split,
             key=options.key,
+            subgroups=options.subgroup,
         ),
         missing_values=options.missing_values,
         root=options.image_root,
@@ -152,7 +159,7 @@ def _train(options: argparse.Namespace) -> None:
     if not is_main_process():
         return
     print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
-    print(table(report["missing"]))
+    print_results(report)
     print(f"\nThe model, metrics.json, predictions.csv and missing.png are in {options.output}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, name_unread
 from alignedfusion.datasets.splits import SPLITS
 from alignedfusion.deployment import model_card
 from alignedfusion.evaluation import plots
-from alignedfusion.evaluation.inference import predict, prepare_images
-from alignedfusion.evaluation.metrics import compute_metrics, missing_sweep
+from alignedfusion.evaluation.inference import prepare_images
+from alignedfusion.evaluation.subgroups import subgroup_columns
+from alignedfusion.evaluation.testing import evaluate_model
 from alignedfusion.modules.backbones import ANY_BACKBONE, Backbone
 from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
@@ -109,6 +111,8 @@ def _describe(
         "label": manifest.label,
         "attributes": list(manifest.attributes),
         "key": manifest.columns.key,
+        "group": manifest.columns.group,
+        "subgroups": list(manifest.columns.subgroups),
         "options": {name: option.to_dict() for name, option in manifest.options.items()},
         "cases": manifest.fingerprint(),
         "model": {
@@ -175,8 +179,9 @@ def evaluate(
     *,
     root: str | Path = ".",
     max_unread: float = MAX_UNREAD,
+    subgroups: Sequence[str] = (),
     progress: bool = True,
-) -> tuple[list[dict[str, float]], dict[str, Any]]:
+) -> dict[str, Any]:
     """Test a finished run on a table, without the cases that were used in training or validation.
 
     Args:
@@ -184,11 +189,12 @@ def evaluate(
         frame: A table with the run's image, label and attribute columns.
         root: Folder that relative image paths start from.
         max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
+        subgroups: Columns by which the metrics are also reported.
         progress: Whether to show a progress bar.
 
     Returns:
-        Rows as `missing_sweep` gives them, and a mapping with the numbers of cases that were `tested` and `left_out`, and
-        `unreadable`, the number of unreadable cells by attribute.
+        The numbers of cases that were `tested` and `left_out`; `unreadable`, the number of unreadable cells by attribute; and
+        the results of `evaluation.testing.evaluate_model`. Intervals are by group if the table has the group column of the run.
     """
     folder = Path(folder)
     if not (folder / METRICS_FILE).is_file():
@@ -204,9 +210,16 @@ def evaluate(
     manifest = Manifest.for_evaluation(frame[~is_trained], columns, class_names=model.class_names, root=root)
     reading = read_cells(manifest.frame, model.schema, max_unread=max_unread)
     cases = manifest.cases(manifest.frame, model.schema, **prepare_images(model))
-    rows = missing_sweep(model, cases, model.schema, progress=progress)
+    group = settings.get("group")
+    result, _ = evaluate_model(
+        model,
+        cases,
+        groups=manifest.frame.get(group),
+        subgroups=subgroup_columns(manifest.frame, subgroups, model.schema),
+        progress=progress,
+    )
     unread = count_unread(reading.is_unread, model.schema)
-    return rows, {"tested": len(cases), "left_out": int(is_trained.sum()), "unreadable": unread}
+    return {"tested": len(cases), "left_out": int(is_trained.sum()), "unreadable": unread, **result}
 
 
 def _report(
@@ -216,14 +229,18 @@ def _report(
     import pandas as pd
 
     _to_device(model)
-    cases = manifest.cases(manifest.rows("test"), model.schema, **prepare_images(model))
-    probabilities = predict(model, cases, [cases.codes], progress=progress)[0]
-    sweep = missing_sweep(model, cases, model.schema, progress=progress)
-    labels = cases.labels.numpy()
-    counts = np.bincount(labels, minlength=len(model.class_names))
+    table, group = manifest.rows("test"), manifest.columns.group
+    cases = manifest.cases(table, model.schema, **prepare_images(model))
+    result, probabilities = evaluate_model(
+        model,
+        cases,
+        groups=None if group is None else table[group],
+        subgroups=subgroup_columns(table, manifest.columns.subgroups, model.schema),
+        progress=progress,
+    )
+    counts = np.bincount(cases.labels.numpy(), minlength=len(model.class_names))
     report: dict[str, Any] = {
-        "test": compute_metrics(probabilities, labels),
-        "missing": sweep,
+        **result,
         "most_frequent_class": float(counts.max() / counts.sum()),
         "cases": {split: len(manifest.rows(split)) for split in SPLITS},
         "classes": list(model.class_names),
@@ -234,18 +251,17 @@ def _report(
         "seconds": round(seconds, 1),
     }
 
-    test = manifest.rows("test")
     columns = (*manifest.images, manifest.label)
-    predictions = pd.DataFrame({column: test[column].to_numpy() for column in columns})
+    predictions = pd.DataFrame({column: table[column].to_numpy() for column in columns})
     predictions[free_name("predicted", predictions)] = [model.class_names[i] for i in probabilities.argmax(1)]
     for i, name in enumerate(model.class_names):
         predictions[free_name(f"p({name})", predictions)] = probabilities[:, i].round(6)
-    unread = name_unread(model.schema.read(test).is_unread, model.schema)
+    unread = name_unread(model.schema.read(table).is_unread, model.schema)
     predictions[free_name("unreadable", predictions)] = unread
     write_table(predictions, folder / PREDICTIONS)
 
     plots.accuracy_against_missing(
-        {"this model": [(row["missing"], row["accuracy"], 0.0) for row in sweep]},
+        {"this model": [(row["missing"], row["accuracy"], 0.0) for row in result["missing"]]},
         folder / PICTURE,
         title=f"{manifest.label}: {len(cases)} test cases",
         chance=report["most_frequent_class"],
