@@ -51,6 +51,15 @@ def add_subgroups(parser: Any) -> None:
     )
 
 
+def add_case_pages(parser: Any) -> None:
+    """Add the choice to write case pages."""
+    parser.add_argument(
+        "--case-pages",
+        action="store_true",
+        help="also write the pages of the twenty most confident errors, with their images, into the folder cases",
+    )
+
+
 def print_results(result: Mapping[str, Any]) -> None:
     """Print what `evaluation.testing.evaluate_model` returned."""
     from alignedfusion.evaluation.intervals import Metrics

@@ -55,8 +55,8 @@ def table_cases(
 
     Args:
         model: The model.
-        frame: The table.
-        rows: Numbers of the rows, from 0.
+        frame: The table. Its index holds the numbers of the rows.
+        rows: Numbers of the rows.
         images: Image columns, one for each image modality of the model, in its order.
         root: Folder that relative image paths start from.
         label: Label column, if the table has one.
@@ -72,9 +72,9 @@ def table_cases(
             f"this model takes one image each of {list(model.image_modalities)}; got the columns {list(images)}"
         )
     check_columns(frame, [*images, *model.schema.names, *key])
-    if absent := [row for row in rows if not 0 <= row < len(frame)]:
+    if absent := [row for row in rows if row not in frame.index]:
         raise ValueError(f"there is no row {absent[0]}: the table has rows 0 to {len(frame) - 1}")
-    chosen = frame.iloc[list(rows)]
+    chosen = frame.loc[list(rows)]
     paths = dict(zip(model.image_modalities, image_paths(chosen, images, root).values(), strict=True))
     reading = model.schema.read(chosen)
     has_label = label is not None and label in frame.columns
@@ -140,7 +140,7 @@ def _report(evidence: TableEvidence, frame: pd.DataFrame, row: int, names: Seque
     text, found = evidence.report(row)
     cells = {evidence.prefix + name: cell for name, cell in found.items()}
     for name, cell in cells.items():
-        shown = frame[name].iloc[row] if name in frame.columns else cell.value
+        shown = frame[name][row] if name in frame.columns else cell.value
         shown = None if is_unmentioned(shown) else as_text(shown)
         if shown != cell.value:
             raise ValueError(
