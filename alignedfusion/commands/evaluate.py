@@ -23,8 +23,9 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
         "evaluate",
         _evaluate,
         "test a run on a table at 0 to 50 %% missing attributes",
-        "Test a run on a table with the same columns, and write a page of the results. Cases that the run was trained on are left out and counted.\n"
-        "They are recognised by the column that was given as --key in training, or by the content of their images.",
+        "Test a run on a table with the same columns, and write a page of the results, report.html.\n"
+        "Cases that the run was trained on are left out and counted. They are recognised by the\n"
+        "column that was given as --key in training, or by the content of their images.",
     )
     parser.add_argument("run_folder", metavar="OUT", help="folder of a finished run")
     add_manifest(parser)

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from alignedfusion.pages.case import Case
     from alignedfusion.pages.cases import write_case, write_cases
     from alignedfusion.pages.record import TrackRecord
-    from alignedfusion.pages.run import Tested, run_page
+    from alignedfusion.pages.run import RunCases, run_page
     from alignedfusion.pages.sources import single_case, table_cases
 
-__all__ = ["Case", "Tested", "TrackRecord", "run_page", "single_case", "table_cases", "write_case", "write_cases"]
+__all__ = ["Case", "RunCases", "TrackRecord", "run_page", "single_case", "table_cases", "write_case", "write_cases"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -19,7 +19,7 @@ __getattr__, __dir__ = lazy_names(
         "case": ("Case",),
         "cases": ("write_case", "write_cases"),
         "record": ("TrackRecord",),
-        "run": ("Tested", "run_page"),
+        "run": ("RunCases", "run_page"),
         "sources": ("single_case", "table_cases"),
     },
 )

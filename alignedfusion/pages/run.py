@@ -22,7 +22,7 @@ CASES = "cases"
 
 
 @dataclass(frozen=True)
-class Tested:
+class RunCases:
     """The test cases of a run.
 
     Attributes:
@@ -47,7 +47,7 @@ class Tested:
 
 def run_page(
     result: Mapping[str, Any],
-    tested: Tested,
+    tested: RunCases,
     class_names: tuple[str, ...],
     *,
     title: str,
@@ -126,7 +126,7 @@ def _attributes(attributes: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, 
     ]
 
 
-def _error(tested: Tested, i: int, class_names: tuple[str, ...], folder: Path | None) -> dict[str, Any]:
+def _error(tested: RunCases, i: int, class_names: tuple[str, ...], folder: Path | None) -> dict[str, Any]:
     page = f"{CASES}/{page_name(f'Row {tested.rows[i]}')}"
     return {
         "row": int(tested.rows[i]),

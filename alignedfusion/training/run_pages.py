@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignedfusion.datasets.reading import count_unread
-from alignedfusion.pages import Tested, TrackRecord, run_page, table_cases, write_cases
+from alignedfusion.pages import RunCases, TrackRecord, run_page, table_cases, write_cases
 from alignedfusion.pages.run import CASES
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def write_run_page(
         The page; None if it could not be written.
     """
     table = manifest.rows("test")
-    tested = Tested(table.index.to_numpy(), cases.codes.numpy(), cases.labels.numpy(), probabilities)
+    tested = RunCases(table.index.to_numpy(), cases.codes.numpy(), cases.labels.numpy(), probabilities)
 
     def write() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def write_run_page(
     return _try(write)
 
 
-def _write_errors(folder: Path, model: AlignedFusionClassifier, manifest: Manifest, tested: Tested) -> None:
+def _write_errors(folder: Path, model: AlignedFusionClassifier, manifest: Manifest, tested: RunCases) -> None:
     rows = [int(tested.rows[i]) for i in tested.errors()]
     cases = table_cases(model, manifest.frame, rows, images=manifest.images, root=manifest.root, label=manifest.label)
     is_right = tested.probabilities.argmax(1) == tested.labels
@@ -77,8 +77,10 @@ def _write_errors(folder: Path, model: AlignedFusionClassifier, manifest: Manife
 
 
 def _try(write: Callable[[], Path]) -> Path | None:
+    from jinja2 import TemplateError  # arrives with torch
+
     try:
         return write()
-    except (ImportError, OSError, ValueError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError, TemplateError) as error:
         _LOG.warning("%s could not be written, all other results are complete: %s", PAGE, error)
         return None
