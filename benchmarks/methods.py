@@ -38,9 +38,11 @@ from alignedfusion.baselines import (
 )
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
+from alignedfusion.evaluation.inference import outputs
 from alignedfusion.modules.masking import HideAttributes
+from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.training import TrainingSettings, fit
-from alignedfusion.training.calibration import calibrate
+from alignedfusion.training.calibration import CALIBRATION_RATES, calibrate, fit_weights
 
 OURS = "alignedfusion"
 HEADS = 2
@@ -147,20 +149,67 @@ def _image_and_table(fold: Fold) -> nn.Module:
     # Without augmented views: the mean token of a case is that of its original image.
     image = {m: tokens[:, 0] if tokens.ndim == 4 else tokens for m, tokens in fold.train.image.items()}
     train = TensorCases(image, fold.train.codes, fold.train.labels)
-    return ImageAndTableBoosting(fold.schema, len(fold.class_names)).fit(train)
+    return Tempered(ImageAndTableBoosting(fold.schema, len(fold.class_names)).fit(train), fold)
+
+
+class Tempered(nn.Module):
+    """A trained model whose logits are divided by a temperature, fitted to the validation cases as in `calibrate`."""
+
+    def __init__(self, model: nn.Module, fold: Fold) -> None:
+        super().__init__()
+        self.model = model
+        variants = [drop_attributes(fold.valid.codes, rate, fold.schema) for rate in CALIBRATION_RATES]
+        logits = outputs(model, fold.valid, variants, "logits", progress=False)  # (versions, n, C)
+        shares = torch.zeros(logits.shape[:2])
+        shift, _ = fit_weights(logits[:, :, None], shares + 0.5, torch.zeros(logits.shape[-1]), fold.valid.labels)
+        self.register_buffer("factor", shift.exp())
+
+    @property
+    def visuals(self) -> Any:
+        """The modules that read the model's images."""
+        return getattr(self.model, "visuals", {})
+
+    def forward(self, image: Any, codes: Tensor, **masks: Any) -> Any:
+        """The model's logits, divided by the temperature."""
+        return ClassifierOutput(logits=self.model(image, codes, **masks).logits * self.factor)
 
 
 def _two_experts(fold: Fold) -> nn.Module:
-    return TwoExperts(fold.shared("image only"), fold.shared("attributes only"))
+    return Tempered(TwoExperts(fold.shared("image only"), fold.shared("attributes only")), fold)
 
 
 def _two_experts_one_prior(fold: Fold) -> nn.Module:
     counts = torch.bincount(fold.train.labels, minlength=len(fold.class_names))
-    return TwoExperts(fold.shared("image only"), fold.shared("attributes only"), class_counts=counts)
+    experts = TwoExperts(fold.shared("image only"), fold.shared("attributes only"), class_counts=counts)
+    return Tempered(experts, fold)
 
 
 def _second_stage(fold: Fold) -> nn.Module:
     return SecondStageSVM(fold.shared("image only"), fold.schema).fit(fold.train, fold.valid)
+
+
+class WithoutImage(nn.Module):
+    """A trained model that is not given one of the images.
+
+    Args:
+        model: The model.
+        absent: The image modality.
+    """
+
+    def __init__(self, model: nn.Module, absent: str) -> None:
+        super().__init__()
+        self.model = model
+        self.absent = absent
+
+    @property
+    def visuals(self) -> Any:
+        """The modules that read the model's images."""
+        return getattr(self.model, "visuals", {})
+
+    def forward(self, image: Any, codes: Tensor, is_present: Any = None) -> Any:
+        """The model's output with the image marked as absent."""
+        missing = torch.zeros(len(codes), dtype=torch.bool)
+        return self.model(image, codes, is_present={**(is_present or {}), self.absent: missing})
 
 
 class _Without(nn.Module):

@@ -23,7 +23,8 @@ ARGUMENTS = ("--table", "1b", "--source", "derm7pt_tokens", "--seeds", "2", "--e
 def said(rows, right, confidence=0.7):
     """Predictions of two classes: the truth is class 0, and `right` says which cases were named so."""
     first = np.where(right, confidence, 1 - confidence)
-    return {"rows": np.array(rows), "labels": np.zeros(len(rows), dtype=int), "cell 0": np.stack([first, 1 - first], 1)}
+    labels, prior = np.zeros(len(rows), dtype=int), np.array([0.64, 0.36])
+    return {"rows": np.array(rows), "labels": labels, "prior": prior, "cell 0": np.stack([first, 1 - first], 1)}
 
 
 def test_means_deviations_and_the_paired_test_by_hand():
@@ -35,14 +36,14 @@ def test_means_deviations_and_the_paired_test_by_hand():
     other, ours = results.summarise(predictions, [results.Column("0%", None, "cell 0")])
     assert other["accuracy"] == pytest.approx(0.375)
     assert other["accuracy_deviation"] == pytest.approx(np.std([0.25, 0.5], ddof=1))
-    assert (ours["accuracy"], ours["accuracy_deviation"], ours["p"]) == (0.75, 0.0, 1.0)
+    assert (ours["accuracy"], ours["accuracy_deviation"], ours["p_accuracy"]) == (0.75, 0.0, 1.0)
     # Per case, over the seeds: 0, 1/2, 1 and 0 more often right than the other.
-    assert other["ours_minus_row"] == pytest.approx(0.375)
+    assert other["ours_minus_row_accuracy"] == pytest.approx(0.375)
     difference = np.array([0.0, 0.5, 1.0, 0.0])
     t = difference.mean() / (difference.std(ddof=1) / 2)
     from scipy.stats import t as student
 
-    assert other["p"] == pytest.approx(2 * student.sf(t, 3))
+    assert other["p_accuracy"] == pytest.approx(2 * student.sf(t, 3))
 
 
 def test_folds_of_a_seed_are_one_test_set_whatever_their_order():
@@ -50,7 +51,7 @@ def test_folds_of_a_seed_are_one_test_set_whatever_their_order():
         paper_tables.Unit("cv", fold, 0, 0.0): said(rows, right)
         for fold, rows, right in ((1, [3, 1], [1, 0]), (0, [2, 0], [0, 1]))
     }
-    rows, probabilities, _ = results.Column("0%", None, "cell 0").select(units)[0]
+    rows, probabilities, _, _ = results.Column("0%", None, "cell 0").select(units)[0]
     assert rows.tolist() == [0, 1, 2, 3]
     assert (probabilities.argmax(1) == 0).tolist() == [True, False, False, True]
 
