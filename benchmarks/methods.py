@@ -207,7 +207,9 @@ class WithoutImage(nn.Module):
         return getattr(self.model, "visuals", {})
 
     def forward(self, image: Any, codes: Tensor, is_present: Any = None) -> Any:
-        """The model's output with the image marked as absent."""
+        """The model's output with the image marked as absent; the same output from a model that does not read the image."""
+        if self.absent not in getattr(self.model, "modalities", (self.absent,)):
+            return self.model(image, codes)
         missing = torch.zeros(len(codes), dtype=torch.bool)
         return self.model(image, codes, is_present={**(is_present or {}), self.absent: missing})
 

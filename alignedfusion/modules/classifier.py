@@ -23,8 +23,9 @@ from alignedfusion.modules.images import (
     images_by_modality,
     resolve_visual,
 )
+from alignedfusion.modules.inputs import check_class_names, check_labels
 from alignedfusion.modules.masking import HideAttributes
-from alignedfusion.modules.modalities import Masks, blank, check_mask, module_key, share_of_mean
+from alignedfusion.modules.modalities import Masks, as_masks, blank, check_mask, module_key, share_of_mean
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
@@ -60,6 +61,8 @@ class AlignedFusionClassifier(nn.Module):
         branch_weights: (P,), the weight exp(a) of each branch when half of the attributes are mentioned.
         branch_slopes: (P,), the change b of the logarithm of each weight from a complete report to an empty one.
         log_prior: (C,), the logarithm of the class prior.
+        prior_exponent: Exponent of the prior that `decide` divides the probabilities by. `training.decision` chooses it; 0, the
+            default, decides for the most probable class.
     """
 
     log_prior: Tensor
@@ -83,6 +86,8 @@ class AlignedFusionClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_fusion(fusion)
+        if class_names is not None:
+            check_class_names(class_names)
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(
                 f"class_names must name {num_classes} classes, got {len(class_names)}: {list(class_names)}"
@@ -103,14 +108,12 @@ class AlignedFusionClassifier(nn.Module):
         self.hiding = HideAttributes(0.3, whole=0.1) if hiding is None else hiding
         self.dropout = dropout
         self.head = linear_head(fusion.pooled_dim, num_classes, dropout)
-        self.unimodal_heads = (
-            UnimodalHeads(fusion.dim, self.modalities, num_classes, dropout=dropout) if unimodal_heads else None
-        )
+        self.unimodal_heads = self._build_heads(getattr(fusion, "has_first_round", False)) if unimodal_heads else None
         self.branches = (*(() if self.unimodal_heads is None else self.unimodal_heads.branches), FUSED)
-        self.heads_read_first_round = True
         self.register_buffer("branch_weights", self.initial_branch_weights())
         self.register_buffer("branch_slopes", torch.zeros(len(self.branches)))
         self.register_buffer("log_prior", torch.zeros(num_classes))
+        self.prior_exponent = 0.0
 
     @property
     def schema(self) -> AttributeSchema:
@@ -133,6 +136,7 @@ class AlignedFusionClassifier(nn.Module):
         is_present: Masks | None = None,
         is_valid: Masks | None = None,
         is_hidden: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> ClassifierOutput:
         """Classify a batch.
 
@@ -143,12 +147,15 @@ class AlignedFusionClassifier(nn.Module):
             is_present: (B,) per modality that some rows lack; the images or codes of those rows are ignored.
             is_valid: (B, N) per image modality whose tokens are padded; False where padded.
             is_hidden: (B, A), cells to hide and reconstruct; drawn at random in training, none otherwise.
+            weights: (B,), weights of the cases in the loss of the class; 1 by default.
 
         Raises:
             ValueError: For a missing modality, codes that do not fit the schema, or shapes that do not fit each other.
         """
         self.schema.check_codes(codes)
-        is_valid, is_present = is_valid or {}, is_present or {}
+        if labels is not None:
+            check_labels(labels, codes.shape[0], self.class_names)
+        is_valid, is_present = as_masks("is_valid", is_valid), as_masks("is_present", is_present)
         codes = self.present_codes(codes, is_present)
         visible, is_hidden = self.hiding(codes, is_hidden)
 
@@ -156,7 +163,7 @@ class AlignedFusionClassifier(nn.Module):
         values = self.tokenizer.value_tokens()  # (V, D)
         tokens = self._tokenize(image, visible, values, is_valid, is_present)  # (B, N_m, D) each
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
-        unimodal = self._unimodal(fused, tokens)
+        first_round = fused.first_round
 
         rebuilt = None
         if self.reconstructor is not None:
@@ -164,10 +171,11 @@ class AlignedFusionClassifier(nn.Module):
             fused = self._fill(tokens, fused, rebuilt, (visible == UNKNOWN)[..., None], is_valid, is_present)
 
         fused_logits = self.head(self.fusion.pool(fused, is_valid, is_present))  # (B, C)
-        contributions = self._contributions(unimodal, fused_logits, visible, is_valid, is_present)  # (B, P, C)
+        per_head = self._heads(tokens, first_round, fused_logits, visible, is_valid, is_present)  # (B, H, C) per branch
+        contributions = torch.stack([per_head[branch].float().mean(1) for branch in self.branches], dim=1)  # (B, P, C)
         weighted = contributions * self.weigh_branches(visible)[..., None]
         output = {
-            "loss": None if labels is None else self._loss(contributions, labels, rebuilt, codes, is_hidden),
+            "loss": None if labels is None else self._loss(per_head, labels, weights, rebuilt, codes, is_hidden),
             "logits": (self.log_prior + weighted.sum(1)).to(fused_logits.dtype),
             "reconstruction": None if rebuilt is None else rebuilt.logits,
             "intermediate": fused.intermediate,
@@ -193,15 +201,12 @@ class AlignedFusionClassifier(nn.Module):
         is_valid, is_present = is_valid or {}, is_present or {}
         codes = self.present_codes(codes, is_present)
         tokens = self._tokenize(image, codes, self.tokenizer.value_tokens(), is_valid, is_present)
-        if self.unimodal_heads is None:
+        if self.unimodal_heads is None or not self.image_modalities:
             return {m: tokens[m].new_zeros(*tokens[m].shape[:2], self.num_classes) for m in self.image_modalities}
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
-        per_token = self.unimodal_heads.token_contributions(self._unimodal(fused, tokens))
-        weights = dict(zip(self.branches, self.weigh_branches(codes).unbind(1), strict=True))
-        return {
-            m: weights[IMAGE][:, None, None] * share_of_mean(per_token[m], m, is_valid, is_present).float()
-            for m in self.image_modalities
-        }
+        weight = self.weigh_branches(codes)[:, self.branches.index(IMAGE), None, None]
+        per_token = self.unimodal_heads.token_contributions(tokens, fused.first_round)
+        return {m: weight * share_of_mean(per_token[m], m, is_valid, is_present).float() for m in self.image_modalities}
 
     def present_codes(self, codes: Tensor, is_present: Masks) -> Tensor:
         """Codes (B, A) in which nothing is mentioned for rows without a report."""
@@ -232,6 +237,13 @@ class AlignedFusionClassifier(nn.Module):
             raise ValueError(f"counts are numbers of cases and cannot be negative or nan, got {counts.tolist()}")
         self.log_prior.copy_(((counts + 1.0) / (counts + 1.0).sum()).log())
 
+    def decide(self, logits: Tensor) -> Tensor:
+        """The predicted classes (...) for logits or log probabilities (..., C): the largest p(class) / prior ** prior_exponent.
+
+        This is logit adjustment (Menon et al. 2021): an exponent above 0 favours rare classes. Probabilities are unchanged.
+        """
+        return (logits - self.prior_exponent * self.log_prior.to(logits)).argmax(-1)
+
     def image_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that process images, alone or together with the report; none for a model without images.
 
@@ -242,8 +254,8 @@ class AlignedFusionClassifier(nn.Module):
         report_parameters = [*self.tokenizer.parameters(), *self.fusion.report_parameters()]
         if self.reconstructor is not None:
             report_parameters += self.reconstructor.parameters()
-        if self.unimodal_heads is not None and REPORT in self.modalities:
-            report_parameters += self.unimodal_heads.heads[REPORT].parameters()
+        if self.unimodal_heads is not None:
+            report_parameters += self.unimodal_heads.report_parameters()
         excluded = set(map(id, report_parameters))
         yield from (parameter for parameter in self.parameters() if id(parameter) not in excluded)
 
@@ -261,7 +273,8 @@ class AlignedFusionClassifier(nn.Module):
             "hiding": {"p": self.hiding.p, "whole": self.hiding.whole},
             "dropout": self.dropout,
             "unimodal_heads": self.unimodal_heads is not None,
-            "heads_read_first_round": self.heads_read_first_round,
+            "first_round_heads": self.unimodal_heads is not None and self.unimodal_heads.first_round_heads is not None,
+            "prior_exponent": self.prior_exponent,
         }
 
     @classmethod
@@ -291,8 +304,9 @@ class AlignedFusionClassifier(nn.Module):
             dropout=settings["dropout"],
             unimodal_heads=settings["unimodal_heads"],
         )
-        # In models of release 0.1.0 the heads read the tokens before fusion.
-        model.heads_read_first_round = settings.get("heads_read_first_round", False)
+        if model.unimodal_heads is not None and not settings.get("first_round_heads", False):
+            model.unimodal_heads = model._build_heads(first_round=False)  # release 0.1.0 had no other heads
+        model.prior_exponent = float(settings.get("prior_exponent", 0.0))
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -355,9 +369,10 @@ class AlignedFusionClassifier(nn.Module):
             tokens[REPORT] = self.tokenizer(visible, values=values)  # (B, A, D)
         return tokens
 
-    def _unimodal(self, fused: FusionOutput, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tokens that the unimodal heads read: after the first round of fusion, if the fusion has such a state."""
-        return fused.unimodal if self.heads_read_first_round and fused.unimodal is not None else tokens
+    def _build_heads(self, first_round: bool) -> UnimodalHeads:
+        return UnimodalHeads(
+            self.fusion.dim, self.modalities, self.num_classes, dropout=self.dropout, first_round=first_round
+        )
 
     def _fill(
         self,
@@ -378,31 +393,41 @@ class AlignedFusionClassifier(nn.Module):
         filled = torch.where(is_unknown, rebuilt.tokens, fused.tokens[REPORT])
         return fused._replace(tokens={**fused.tokens, REPORT: filled})
 
-    def _contributions(
-        self, tokens: dict[str, Tensor], fused_logits: Tensor, visible: Tensor, is_valid: Masks, is_present: Masks
-    ) -> Tensor:
-        """The unweighted contributions of all branches (B, P, C)."""
-        contributions: dict[str, Tensor] = {}
-        if self.unimodal_heads is not None:
-            # A report that mentions nothing counts as absent.
-            mentions = {REPORT: (visible != UNKNOWN).any(1)} if REPORT in self.modalities else {}
-            contributions = self.unimodal_heads(tokens, is_valid, {**is_present, **mentions})
-        contributions[FUSED] = fused_logits
-        return torch.stack([contributions[branch].float() for branch in self.branches], dim=1)
+    def _heads(
+        self,
+        tokens: dict[str, Tensor],
+        first_round: dict[str, Tensor] | None,
+        fused_logits: Tensor,
+        visible: Tensor,
+        is_valid: Masks,
+        is_present: Masks,
+    ) -> dict[str, Tensor]:
+        """The contributions (B, H, C) of the H heads of each branch, without the branch weights."""
+        if self.unimodal_heads is None:
+            return {FUSED: fused_logits[:, None]}
+        # A report that mentions nothing counts as absent.
+        mentions = {REPORT: (visible != UNKNOWN).any(1)} if REPORT in self.modalities else {}
+        per_head = self.unimodal_heads(tokens, is_valid, {**is_present, **mentions}, first_round=first_round)
+        return {**per_head, FUSED: fused_logits[:, None]}
 
     def _loss(
         self,
-        contributions: Tensor,
+        per_head: dict[str, Tensor],
         labels: Tensor,
+        weights: Tensor | None,
         rebuilt: Reconstruction | None,
         codes: Tensor,
         is_hidden: Tensor,
     ) -> Tensor:
-        # Each branch has its own, unweighted term: in a joint loss, a branch that is already right would leave the others no
+        # Each head has its own, unweighted term: in a joint loss, a head that is already right would leave the others no
         # gradient.
-        logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, P)
-        targets = labels[:, None].expand(-1, len(self.branches))
-        loss = F.cross_entropy(logits, targets, reduction="sum") / (labels >= 0).sum().clamp(min=1)
+        contributions = torch.cat([per_head[branch] for branch in self.branches], dim=1).float()  # (B, sum of H, C)
+        logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, sum of H)
+        targets = labels[:, None].expand(-1, logits.shape[2])
+        losses = F.cross_entropy(logits, targets, reduction="none").sum(1)  # (B,)
+        if weights is not None:
+            losses = losses * weights
+        loss = losses.sum() / (labels >= 0).sum().clamp(min=1)
         return loss if rebuilt is None else loss + reconstruction_loss(rebuilt.logits, codes, is_hidden)
 
     def extra_repr(self) -> str:

@@ -10,7 +10,7 @@ LESIONS = 40
 
 
 def write_public(root, nested=True):
-    """The public files for 40 lesions of two classes. Lesion i has the scores i / 100 (clinical) and 2 i / 100 (dermoscopic)."""
+    """Public files of 40 lesions of two classes. Lesion i has the scores i / 100 (clinical) and 2 i / 100 (dermoscopic)."""
     rows, truth = [], []
     for i in range(LESIONS):
         lesion = f"IL_{i:07d}"

@@ -21,13 +21,13 @@ class IntermediateTokenFusion(Fusion):
     In every round each modality's tokens pass a self-attention block together with its intermediate tokens (eq. 6, 7);
     then the copies of each intermediate token are averaged and passed to the next round (eq. 8). Image and report tokens never
     attend to each other. So with one round, the report tokens do not depend on the image; with two rounds, they do. After the
-    first round each modality has attended to itself alone: these tokens are `FusionOutput.unimodal`.
+    first round each modality has attended to itself alone: these tokens are `FusionOutput.first_round`.
 
     Args:
         dim: Token width D.
         modalities: Two or more names of modalities.
         depth: Number of rounds.
-        num_heads: Attention heads; must divide `dim`.
+        num_heads: Attention heads; must divide `dim`. Heads of width 64 by default.
         topology: "pairwise" gives each pair of modalities its own intermediate tokens, "shared" gives all modalities the same
             ones.
         num_tokens: Number of intermediate tokens per pair of modalities, or in total if shared: K is M (M - 1) / 2 times this
@@ -38,6 +38,7 @@ class IntermediateTokenFusion(Fusion):
 
     share: Tensor
     min_modalities = 2
+    has_first_round = True
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class IntermediateTokenFusion(Fusion):
         *,
         modalities: Sequence[str] = ("image", REPORT),
         depth: int = 2,
-        num_heads: int = 6,
+        num_heads: int | None = None,
         topology: str = "pairwise",
         num_tokens: int = 1,
         share_weights: bool = False,
@@ -85,7 +86,7 @@ class IntermediateTokenFusion(Fusion):
         # image's products, but much as products of their own.
         together = [self.modalities] if self.share_weights else [(m,) for m in self.modalities]
 
-        unimodal: dict[str, Tensor] | None = None
+        first_round: dict[str, Tensor] | None = None
         for blocks in self.rounds:
             # Each modality attends to itself and to its own copy of the intermediate tokens.
             copies = [
@@ -94,12 +95,12 @@ class IntermediateTokenFusion(Fusion):
             ]
 
             # Up to here no modality has met another (eq. 7 comes before eq. 8).
-            unimodal = dict(streams) if unimodal is None else unimodal
+            first_round = dict(streams) if first_round is None else first_round
 
             # Average the copies of each token, so that the next round passes information to the other modalities.
             intermediate = self._average(torch.cat(copies, dim=1), is_present, intermediate)
 
-        return FusionOutput(streams, intermediate, unimodal)
+        return FusionOutput(streams, intermediate, first_round)
 
     def _attend(
         self,
