@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from methods import METHODS, OURS, Fold, WithoutImage, models_at
-from results import write_table
+from results import OMISSIONS, write_table
 from sources import FOLDS, Source, open_source
 from torch import nn
 from tqdm.auto import tqdm
@@ -37,7 +37,6 @@ from alignedfusion.evaluation.metrics import RATES
 from alignedfusion.modules.text_encoder import TextEncoder
 
 TEST_RATES = (*RATES, 0.75, 0.9, 1.0)
-OMISSIONS = ("cell", "other attribute", "own value", "denials kept", "denials omitted")
 MAIN = (*tuple(list(METHODS)[: list(METHODS).index("whole report as one text")]), "the paper's model", OURS)
 OF_THE_PAPER = (
     "image only",
@@ -103,12 +102,15 @@ def run_unit(unit: Unit, methods: list[str], source: Source, runs: Path, options
         text_encoder=TextEncoder(options.text_encoder) if options.text_encoder else None,
     )
     test = source.cases(rows["test"], codes[rows["test"]])
+    counts = torch.bincount(fold.train.labels, minlength=len(source.class_names)) + 1.0
+    prior = (counts / counts.sum()).numpy()
     variants = test_variants(test.codes, schema, rows["test"], unit.seed)
     for method in methods:
         file = result_file(unit, method, runs)
         if file.is_file():
             continue
-        predictions = {"rows": rows["test"], "labels": test.labels.numpy(), **predict_all(method, fold, test, variants)}
+        found = predict_all(method, fold, test, variants)
+        predictions = {"rows": rows["test"], "labels": test.labels.numpy(), "prior": prior, **found}
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(f".{os.getpid()}.part")
         with draft.open("wb") as stream:
@@ -140,17 +142,17 @@ def predict_all(
     method: str, fold: Fold, test: TensorCases, variants: dict[tuple[str, float], torch.Tensor]
 ) -> dict[str, np.ndarray]:
     """Probabilities (n, C) of a method for every variant of the reports, and without each of several images."""
-    models: dict[int, tuple[nn.Module, list[tuple[str, float]]]] = {}
+    models = {rate: models_at(method, fold, rate) for rate in TEST_RATES}
+    by_model: dict[nn.Module, list[tuple[str, float]]] = {}
     for kind, rate in variants:
-        model = models_at(method, fold, rate)
-        models.setdefault(id(model), (model, []))[1].append((kind, rate))
+        by_model.setdefault(models[rate], []).append((kind, rate))
     found = {}
-    for model, keys in models.values():
+    for model, keys in by_model.items():
         probabilities = predict(model, test, [variants[key] for key in keys], batch_size=256, progress=False)
         found |= {f"{kind} {rate:g}": array for (kind, rate), array in zip(keys, probabilities, strict=True)}
     for absent in fold.images if len(fold.images) > 1 else ():
         for rate in (0.0, 0.5, 1.0):
-            model = WithoutImage(models_at(method, fold, rate), absent)
+            model = WithoutImage(models[rate], absent)
             codes = [variants["cell", rate]]
             found[f"without {absent} {rate:g}"] = predict(model, test, codes, batch_size=256, progress=False)[0]
     return found

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alignedfusion.commands.table_options import (
+    add_case_pages,
     add_manifest,
     add_max_unreadable,
     add_subgroups,
@@ -22,14 +23,27 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
         "evaluate",
         _evaluate,
         "test a run on a table at 0 to 50 %% missing attributes",
-        "Test a run on a table with the same columns. Cases that the run was trained on are left out and counted.\n"
-        "They are recognised by the column that was given as --key in training, or by the content of their images.",
+        "Test a run on a table with the same columns, and write a page of the results, report.html.\n"
+        "Cases that the run was trained on are left out and counted. They are recognised by the\n"
+        "column that was given as --key in training, or by the content of their images.",
     )
     parser.add_argument("run_folder", metavar="OUT", help="folder of a finished run")
     add_manifest(parser)
     add_table_options(parser)
     add_max_unreadable(parser)
     add_subgroups(parser)
+    parser.add_argument(
+        "--most-probable",
+        action="store_true",
+        help="predict the most probable class, whatever --balance was in training",
+    )
+    add_case_pages(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="folder for report.html (default: evaluated-MANIFEST in the run's folder)",
+    )
     parser.add_argument("--json", metavar="FILE", help="JSON file to write the metrics to")
 
 
@@ -38,11 +52,21 @@ def _evaluate(options: argparse.Namespace) -> None:
     from alignedfusion.training import runs
 
     frame, root = read_cases(options.manifest, options)
+    name = Path(options.manifest).name.split(".")[0]
+    output = Path(options.output or Path(options.run_folder) / f"evaluated-{name}")
     result = runs.evaluate(
-        options.run_folder, frame, root=root, max_unread=options.max_unreadable, subgroups=options.subgroup
+        options.run_folder,
+        frame,
+        root=root,
+        max_unread=options.max_unreadable,
+        subgroups=options.subgroup,
+        most_probable=options.most_probable,
+        output=output,
+        case_pages=options.case_pages,
     )
     if result["left_out"]:
         print(f"{result['left_out']} cases were used in training and are left out of the test")
     print_results(result)
+    print(f"\nThe page of these results: {output / 'report.html'}")
     if options.json:
         write_json(Path(options.json), result)

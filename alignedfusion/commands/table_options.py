@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,15 @@ def add_subgroups(parser: Any) -> None:
     )
 
 
+def add_case_pages(parser: Any) -> None:
+    """Add the choice to write case pages."""
+    parser.add_argument(
+        "--case-pages",
+        action="store_true",
+        help="also write the pages of the twenty most confident errors, with their images, into the folder cases",
+    )
+
+
 def print_results(result: Mapping[str, Any]) -> None:
     """Print what `evaluation.testing.evaluate_model` returned."""
     from alignedfusion.evaluation.intervals import Metrics
@@ -67,3 +77,14 @@ def read_cases(path: str, options: argparse.Namespace) -> tuple[pd.DataFrame, Pa
     from alignedfusion.tables.files import read_table
 
     return read_table(path, missing_values=options.missing_values), Path(options.image_root or Path(path).parent)
+
+
+def read_attributes(text: str | None) -> dict[str, Any]:
+    """The attributes of one case from the text of `--attributes`."""
+    try:
+        attributes = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--attributes is not JSON ({error}): write it like '{{\"age\": 54}}'") from error
+    if not isinstance(attributes, dict):
+        raise ValueError(f"--attributes must be a JSON object of names and values, got {text}")
+    return attributes

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from alignedfusion.commands.table_options import (
+    add_case_pages,
     add_manifest,
     add_max_unreadable,
     add_subgroups,
@@ -27,8 +28,9 @@ reported and count as unmentioned. Exclude columns that follow from the label (-
 A file CASES.columns.yaml beside CASES.csv can state the kind, units, edges, values, decimal sign and missing codes of columns,
 one line per column, such as `age: {units: years, missing: [999]}`. Options of the command override those of the file.
 
-The folder OUT gets the model and its card (README.md), settings.json, metrics.json, predictions.csv and missing.png (accuracy
-against the share of missing attributes). If training is interrupted, the same command continues from the last epoch.
+The folder OUT gets the model and its card (README.md), settings.json, metrics.json, predictions.csv, report.html (a page with
+all results and figures) and missing.png (accuracy against the share of missing attributes). If training is interrupted, the
+same command continues from the last epoch.
 
 With --tokens, the backbone does not run: the tokens that `alignedfusion tokens` computed are read instead of the images, so
 that epochs are fast. Images are not augmented then. The trained model includes the backbone and predicts from images.
@@ -77,6 +79,7 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     add_max_unreadable(data)
     add_subgroups(data)
+    add_case_pages(parser)
 
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -175,12 +178,13 @@ def _train(options: argparse.Namespace) -> None:
             coverage=options.coverage,
         ),
         workers=options.workers,
+        case_pages=options.case_pages,
     )
     if not is_main_process():
         return
     print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
     print_results(report)
-    print(f"\nThe model, metrics.json, predictions.csv and missing.png are in {options.output}")
+    print(f"\nThe model, report.html, metrics.json, predictions.csv and missing.png are in {options.output}")
 
 
 def _describe(manifest: Any) -> None:

@@ -35,7 +35,7 @@ def resample(
         Results as `weighted_metrics` returns them, for R resamples.
     """
     parts = []
-    for weights in _draw(predictions.groups, resamples, seed):
+    for weights in draw_weights(predictions.groups, resamples, seed):
         means = {name: weights @ values / weights.sum(1) for name, values in (per_case or {}).items()}
         parts.append(weighted_metrics(predictions, weights) | means)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -89,8 +89,14 @@ def calibration_bins(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
-def _draw(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Weights (some of the resamples, n) at a time."""
+def draw_weights(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each case counts in each resample: weights (some of the resamples, n) at a time.
+
+    Args:
+        groups: (n,) numbers of the groups, from 0.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
+    """
     generator = np.random.default_rng(seed)
     count = int(groups.max()) + 1
     step = max(1, _CELLS // len(groups))

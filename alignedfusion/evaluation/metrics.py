@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
 from alignedfusion.datasets.missingness import drop_attributes
@@ -129,11 +129,26 @@ def predict_sweep(
     progress: bool = True,
 ) -> Sweep:
     """The predictions behind `missing_sweep`, with its arguments."""
-    variants = [drop_attributes(cases.codes, rate, schema, seed=seed) for rate in rates for seed in seeds]
-    probabilities = predict(model, cases, variants, progress=progress)
+    variants = sweep_variants(cases.codes, schema, rates=rates, seeds=seeds)
+    return as_sweep(model, variants, predict(model, cases, variants, progress=progress), rates)
+
+
+def sweep_variants(
+    codes: Tensor, schema: AttributeSchema, *, rates: Sequence[float] = RATES, seeds: Sequence[int] = (0, 1, 2)
+) -> list[Tensor]:
+    """The codes (n, A) of a sweep, for each rate one draw per seed."""
+    return [drop_attributes(codes, rate, schema, seed=seed) for rate in rates for seed in seeds]
+
+
+def as_sweep(
+    model: nn.Module, variants: Sequence[Tensor], probabilities: np.ndarray, rates: Sequence[float] = RATES
+) -> Sweep:
+    """The sweep of variants that `sweep_variants` returned, and a model's predictions (variants, n, C) for them."""
+    shape = (len(rates), len(variants) // len(rates))
     codes = np.stack([variant.numpy() for variant in variants])
-    arrays = (codes, probabilities, decide(model, probabilities), prediction_sets(model, probabilities, codes))
-    return Sweep(rates, *(a if a is None else a.reshape(len(rates), len(seeds), *a.shape[1:]) for a in arrays))  # type: ignore[arg-type]
+    codes, probabilities = (array.reshape(*shape, *array.shape[1:]) for array in (codes, probabilities))
+    decided, sets = decide(model, probabilities), prediction_sets(model, probabilities, codes)
+    return Sweep(rates, codes, probabilities, decided, sets)
 
 
 def summarise_sweep(sweep: Sweep, labels: np.ndarray) -> list[dict[str, float]]:

@@ -147,7 +147,9 @@ def _evaluate(variants: CaseVariants, players: Tensor, cases: Tensor, members: T
 
     device, attributes = variants.codes.device, variants.codes.shape[1]
     kept, row = kept.to(device), cases.repeat_interleave(rows).to(device)
-    codes = variants.codes[row].masked_fill(~kept[:, :attributes], UNKNOWN)
+    codes = variants.codes[row]
+    if REPORT in variants.model.modalities:
+        codes = codes.masked_fill(~kept[:, :attributes], UNKNOWN)
     is_present = dict(zip(variants.model.image_modalities, kept[:, attributes:].unbind(1), strict=True))
     values = variants.outputs("contributions", row, codes, is_present)
     return values.float().cpu().unflatten(0, (len(cases), rows))

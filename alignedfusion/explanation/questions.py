@@ -85,7 +85,9 @@ def next_questions(
     is_open = codes == UNKNOWN
     everyone = torch.arange(len(codes), device=codes.device)
     probabilities = variants.outputs("logits", everyone, codes, {}).float().softmax(-1)  # (B, C)
-    values = variants.outputs("reconstruction", everyone, codes, {}).float().softmax(-1)  # (B, A, V_max)
+    # A case without a report has one as soon as a question is answered.
+    has_report = {REPORT: torch.ones_like(everyone, dtype=torch.bool)}
+    values = variants.outputs("reconstruction", everyone, codes, has_report).float().softmax(-1)  # (B, A, V_max)
     width = values.shape[-1]
     values = torch.where(is_open[..., None], values, F.one_hot(codes.clamp(min=0), width).to(values))
 
@@ -96,10 +98,8 @@ def next_questions(
     case, attribute, value = (is_open[..., None] & is_value).nonzero().unbind(1)
     answered = codes[case]
     answered[torch.arange(len(case), device=codes.device), attribute] = value
-    # A question about a case without a report is a report once it is answered.
-    has_report = {REPORT: torch.ones_like(case, dtype=torch.bool)}
     if len(case):
-        logits = variants.outputs("logits", case, answered, has_report)
+        logits = variants.outputs("logits", case, answered, {REPORT: torch.ones_like(case, dtype=torch.bool)})
         predictions[case, attribute, value] = logits.float().softmax(-1)
 
     bits = information(values, predictions).masked_fill(~is_open, 0.0)

@@ -23,8 +23,9 @@ from alignedfusion.modules.images import (
     images_by_modality,
     resolve_visual,
 )
+from alignedfusion.modules.inputs import check_class_names, check_labels
 from alignedfusion.modules.masking import HideAttributes
-from alignedfusion.modules.modalities import Masks, blank, check_mask, module_key, share_of_mean
+from alignedfusion.modules.modalities import Masks, as_masks, blank, check_mask, module_key, share_of_mean
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
@@ -86,6 +87,8 @@ class AlignedFusionClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_fusion(fusion)
+        if class_names is not None:
+            check_class_names(class_names)
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(
                 f"class_names must name {num_classes} classes, got {len(class_names)}: {list(class_names)}"
@@ -152,7 +155,9 @@ class AlignedFusionClassifier(nn.Module):
             ValueError: For a missing modality, codes that do not fit the schema, or shapes that do not fit each other.
         """
         self.schema.check_codes(codes)
-        is_valid, is_present = is_valid or {}, is_present or {}
+        if labels is not None:
+            check_labels(labels, codes.shape[0], self.class_names)
+        is_valid, is_present = as_masks("is_valid", is_valid), as_masks("is_present", is_present)
         codes = self.present_codes(codes, is_present)
         visible, is_hidden = self.hiding(codes, is_hidden)
 

@@ -33,6 +33,7 @@ from alignedfusion.presets import choose_backbone, match_tokens, standard
 from alignedfusion.tables.files import free_name, lock_output, read_json, write_json, write_table
 from alignedfusion.training.distributed import is_main_process, num_processes
 from alignedfusion.training.fitting import DEFAULTS, find_checkpoints, fit
+from alignedfusion.training.run_pages import write_run_page
 from alignedfusion.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def train(
     dim: int = 128,
     settings: TrainingSettings = DEFAULTS,
     workers: int = 0,
+    case_pages: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the standard model on a manifest, test it, and write the results to a folder.
@@ -71,6 +73,7 @@ def train(
         settings: Epochs, learning rates and so on. `image_rate` and `backbone_rate` become 1 if the backbone starts from random
             weights.
         workers: Number of processes that read images.
+        case_pages: Whether to write the pages of the most confident errors, which `report.html` then links to.
         progress: Whether to show progress bars.
 
     Returns:
@@ -100,7 +103,8 @@ def train(
             _fit(model, manifest, folder, settings, workers=workers, progress=progress)
             if not is_main_process():
                 return {}
-        return _report(model, manifest, folder, seconds=time.time() - start, progress=progress)
+        seconds = time.time() - start
+        return _report(model, manifest, folder, seconds=seconds, case_pages=case_pages, progress=progress)
 
 
 def _describe(
@@ -181,6 +185,9 @@ def evaluate(
     root: str | Path = ".",
     max_unread: float = MAX_UNREAD,
     subgroups: Sequence[str] = (),
+    most_probable: bool = False,
+    output: str | Path | None = None,
+    case_pages: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Test a finished run on a table, without the cases that were used in training or validation.
@@ -191,6 +198,10 @@ def evaluate(
         root: Folder that relative image paths start from.
         max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
         subgroups: Columns by which the metrics are also reported.
+        most_probable: Whether to predict the most probable class, without the help for rare classes that the run was trained
+            with.
+        output: Folder to write `report.html` to; None writes no page.
+        case_pages: Whether to write the pages of the most confident errors there, too.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -202,6 +213,8 @@ def evaluate(
         raise FileNotFoundError(f"no finished run in {str(folder)!r}: create one with `alignedfusion train`")
     settings = _read_settings(folder)
     model = _to_device(AlignedFusionClassifier.from_pretrained(folder))
+    if most_probable:
+        model.prior_exponent = 0.0
     columns = CaseColumns(images=settings["images"], label=settings["label"], attributes=tuple(settings["attributes"]))
     columns.check(frame)
     frame = frame.reset_index(drop=True)
@@ -212,21 +225,29 @@ def evaluate(
     reading = read_cells(manifest.frame, model.schema, max_unread=max_unread)
     cases = manifest.cases(manifest.frame, model.schema, **prepare_images(model))
     group = settings.get("group")
-    result, _ = evaluate_model(
+    result, probabilities = evaluate_model(
         model,
         cases,
         groups=manifest.frame.get(group),
         subgroups=subgroup_columns(manifest.frame, subgroups, model.schema),
         progress=progress,
     )
+    if output is not None:
+        write_run_page(Path(output), model, manifest, cases, result, probabilities, case_pages=case_pages)
     unread = count_unread(reading.is_unread, model.schema)
     return {"tested": len(cases), "left_out": int(is_trained.sum()), "unreadable": unread, **result}
 
 
 def _report(
-    model: AlignedFusionClassifier, manifest: Manifest, folder: Path, *, seconds: float, progress: bool
+    model: AlignedFusionClassifier,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    seconds: float,
+    case_pages: bool,
+    progress: bool,
 ) -> dict[str, Any]:
-    """Test the model, and write predictions, plot, card and metrics."""
+    """Test the model, and write predictions, plot, page, card and metrics."""
     import pandas as pd
 
     _to_device(model)
@@ -272,6 +293,7 @@ def _report(
         title=f"{manifest.label}: {len(cases)} test cases",
         chance=report["most_frequent_class"],
     )
+    write_run_page(folder, model, manifest, cases, result, probabilities, case_pages=case_pages)
     used = pd.concat([manifest.rows("train"), manifest.rows("valid")])
     write_trained_cases(folder / TRAINED_ON, used, manifest.columns, manifest.root)
     # The metrics are written last: their file marks the run as finished.

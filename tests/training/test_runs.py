@@ -163,6 +163,10 @@ def test_a_run_with_help_for_rare_classes_and_prediction_sets(folder, tmp_path, 
     row = table.loc[predictions["file"][0]].drop(["kind", "patient"])
     found = predict_case(out, [folder / predictions["file"][0]], row.dropna().to_dict())
     assert (found["predicted"], found["set"], found["coverage"]) == (predictions["predicted"][0], sets[0], 0.8)
+    whole = runs.evaluate(out, pd.read_csv(folder / "cases.csv"), root=folder, most_probable=True, progress=False)
+    best = predictions[[f"p({name})" for name in model.class_names]].to_numpy().argmax(1)
+    is_right = np.array(model.class_names)[best] == predictions["kind"]
+    assert whole["test"]["overall"]["accuracy"][0] == pytest.approx(is_right.mean())
     card = (out / "README.md").read_text()
     assert "balance logit\\_adjustment" in card or "balance logit_adjustment" in card
     assert "| coverage |" in card
