@@ -11,9 +11,6 @@ from torch import nn
 
 from alignedfusion import __version__
 from alignedfusion.attributes import REPORT
-from alignedfusion.evaluation.intervals import Metrics
-from alignedfusion.evaluation.metrics import format_cell, heading
-from alignedfusion.evaluation.subgroups import few_cases, subgroup_rows, unpack_subgroups
 from alignedfusion.modules.fusions import describe_fusion
 from alignedfusion.modules.tokenizers import VisualTokenizer
 
@@ -133,80 +130,6 @@ def training_data(report: Mapping[str, Any], settings: Mapping[str, Any]) -> str
     return f"{text}\n\n{table(['class', *_SPLITS.values()], rows)}"
 
 
-def metrics(report: Mapping[str, Any]) -> str:
-    """All metrics of the test cases with their intervals, and those of each class."""
-    if "test" not in report:
-        return ""
-    found = Metrics.from_dict(report["test"])
-    drawn = "cases" if found.groups is None else f"{found.groups:,} groups"
-    overall = [[heading(name), *(format_cell(name, x) for x in interval)] for name, interval in found.overall.items()]
-    classes = [
-        [name, f"{found.support[name]:,}", *(format_cell(key, interval.value) for key, interval in row.items())]
-        for name, row in found.classes.items()
-    ]
-    head = ["class", "cases", *(heading(key) for key in next(iter(found.classes.values())))]
-    return (
-        f"## Metrics\n\n{found.cases:,} test cases as they are; low and high are the ends of the {found.level:.0%} interval "
-        f"(bootstrap of {drawn}).\n\n{table(['metric', 'value', 'low', 'high'], overall)}\n\n{table(head, classes)}"
-    )
-
-
-def results(report: Mapping[str, Any]) -> str:
-    """The metrics at each share of missing attributes."""
-    if not (rows := report.get("missing")):
-        return ""
-    shares = ("accuracy", "balanced_accuracy", "calibration_error")
-    cells = [[_whole(row["missing"]), *(_share(row[name]) for name in shares), _auc(row["macro_auc"])] for row in rows]
-    head = ["attributes missing", "accuracy", "balanced accuracy", "expected calibration error", "macro AUC"]
-    notes = [
-        "A share of the attributes that the test reports mention was removed at random; metrics are means over the draws."
-    ]
-    if "unmentioned" in rows[0]:
-        notes.append(f"Where none was removed, {_share(rows[0]['unmentioned'])} of all cells are unmentioned already.")
-    if (chance := report.get("most_frequent_class")) is not None:
-        notes.append(f"Chance level: the most frequent class is {_share(chance)} of the test cases.")
-    return f"## Metrics by missing attributes\n\n{' '.join(notes)}\n\n{table(head, cells)}"
-
-
-def subgroups(report: Mapping[str, Any]) -> str:
-    """The metrics of subgroups of the test cases."""
-    if not (found := unpack_subgroups(report.get("subgroups", {}))):
-        return ""
-    rows = subgroup_rows(found)
-    warning = few_cases(found)
-    return (
-        "## Subgroups\n\nMetrics of the test cases as they are, with their intervals. "
-        + (f"{plain(warning[0].upper() + warning[1:])}.\n\n" if warning else "\n\n")
-        + table([heading(name) for name in rows[0]], [list(row.values()) for row in rows])
-    )
-
-
-def calibration(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> str:
-    """The calibration error of the probabilities, and the weights of the branches."""
-    lines = []
-    if rows := report.get("missing"):
-        first, last = rows[0], rows[-1]
-        lines.append(
-            f"On the test cases above, the probability of the predicted class differs from the share of correct predictions by "
-            f"{_share(first['calibration_error'])} (expected calibration error) with {_whole(first['missing'])} of the "
-            f"attributes missing, and by {_share(last['calibration_error'])} with {_whole(last['missing'])}. Measure it again "
-            f"on your own cases."
-        )
-    if len(model.branches) > 1:
-        weights = ", ".join(
-            f"{branch} {weight:.2f}"
-            for branch, weight in zip(model.branches, model.branch_weights.tolist(), strict=True)
-        )
-        is_fitted = not model.branch_weights.cpu().allclose(model.initial_branch_weights(), rtol=1e-3)
-        source = (
-            "fitted to validation cases" if is_fitted and rows else "fitted" if is_fitted else "not fitted to any cases"
-        )
-        lines.append(
-            f"The logits are the log prior plus the contribution of each branch times its weight ({source}): {weights}."
-        )
-    return "## Calibration\n\n" + "\n\n".join(lines) if lines else ""
-
-
 def limits() -> str:
     """Limitations of the model and of its metrics."""
     lines = [
@@ -276,18 +199,6 @@ def _values(attribute: Attribute) -> str:
         return f"a number, divided at {edges}" if edges else "a number, recorded or not"
     more = len(attribute.values) - _SHOWN
     return ", ".join(attribute.values[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _whole(value: float) -> str:
-    return f"{100 * value:.0f} %"
-
-
-def _auc(value: float) -> str:
-    return "-" if value != value else f"{value:.3f}"  # nan: only one class among the test cases
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from alignedfusion.attributes import UNKNOWN
 from alignedfusion.datasets.splits import SPLITS
+from alignedfusion.deployment import card_results
 from alignedfusion.deployment import card_sections as sections
 from alignedfusion.modules.checkpoint import CARD
 
@@ -82,10 +83,10 @@ def render(
         sections.how_to_use(model),
         sections.attributes(model, report),
         sections.training_data(report, settings),
-        sections.metrics(report),
-        sections.results(report),
-        sections.subgroups(report),
-        sections.calibration(model, report),
+        card_results.metrics(report),
+        card_results.results(report),
+        card_results.subgroups(report),
+        card_results.calibration(model, report),
         sections.limits(),
         sections.versions(),
     ]

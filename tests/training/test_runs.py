@@ -168,8 +168,10 @@ def test_a_run_with_help_for_rare_classes_and_prediction_sets(folder, tmp_path, 
     is_right = np.array(model.class_names)[best] == predictions["kind"]
     assert whole["test"]["overall"]["accuracy"][0] == pytest.approx(is_right.mean())
     card = (out / "README.md").read_text()
-    assert "balance logit\\_adjustment" in card or "balance logit_adjustment" in card
+    assert "balance logit_adjustment, sets lac, coverage 0.8" in card
     assert "| coverage |" in card
+    assert f"divided by the prior to the power {model.prior_exponent:g}" in card or not model.prior_exponent
+    assert "contain the true class in 80 % of cases like the validation cases" in card
 
 
 def test_evaluate_refuses_a_table_of_training_cases_only(run, folder, tmp_path, capsys):
