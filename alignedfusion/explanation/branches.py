@@ -27,7 +27,7 @@ class Contributions:
 
     Attributes:
         logits: (B, C).
-        prior: (C,), the logarithm of the class prior.
+        prior: (C,), the weighted logarithm of the class prior.
         patches: (B, N_m, C) for each image modality m: the part of each patch in the branch "image".
         attributes: (B, A, C), the part of each attribute in the branch "report": its Shapley value. Zero if unmentioned.
         together: (B, C), the branch "fused".
@@ -119,8 +119,8 @@ def contributions(
 
     device = model.log_prior.device
     return Contributions(
-        logits=(model.log_prior.float().cpu() + branches.sum(1)).to(device),
-        prior=model.log_prior.float(),
+        logits=(model.weighted_prior.cpu() + branches.sum(1)).to(device),
+        prior=model.weighted_prior,
         patches=_patches(variants),
         attributes=alone[:, : codes.shape[1]].to(device),
         together=branches[:, fused].to(device),
