@@ -33,7 +33,7 @@ class Contributions:
         together: (B, C), the branch "fused".
         shares: (B, A + M, C), the Shapley value of each attribute, then of each of the model's M `image_modalities`, in
             `together`. Zero if unmentioned or absent.
-        baseline: (B, C), what is left of `together` without any attribute or image. It is the same for all cases.
+        baseline: (B, C), what is left of `together` without any attribute or image. It is the same for all cases with a report.
         error: (B, A + M, C), the standard error of `attributes` + `shares` and, for images, of `shares`; None if all are
             exact.
     """
