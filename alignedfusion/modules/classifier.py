@@ -65,6 +65,7 @@ class AlignedFusionClassifier(nn.Module):
         prior_weight: (), its weight in the logits.
         prior_exponent: Exponent of the prior that `decide` divides the probabilities by. `training.decision` chooses it; 0, the
             default, decides for the most probable class.
+        prediction_sets: Calibration of conformal prediction sets, the dict of `evaluation.PredictionSets`; None without.
     """
 
     log_prior: Tensor
@@ -118,6 +119,7 @@ class AlignedFusionClassifier(nn.Module):
         self.register_buffer("log_prior", torch.zeros(num_classes))
         self.register_buffer("prior_weight", torch.ones(()))
         self.prior_exponent = 0.0
+        self.prediction_sets: dict[str, Any] | None = None
 
     @property
     def schema(self) -> AttributeSchema:
@@ -284,6 +286,7 @@ class AlignedFusionClassifier(nn.Module):
             "unimodal_heads": self.unimodal_heads is not None,
             "first_round_heads": self.unimodal_heads is not None and self.unimodal_heads.first_round_heads is not None,
             "prior_exponent": self.prior_exponent,
+            "prediction_sets": self.prediction_sets,
         }
 
     @classmethod
@@ -316,6 +319,7 @@ class AlignedFusionClassifier(nn.Module):
         if model.unimodal_heads is not None and not settings.get("first_round_heads", False):
             model.unimodal_heads = model._build_heads(first_round=False)  # release 0.1.0 had no other heads
         model.prior_exponent = float(settings.get("prior_exponent", 0.0))
+        model.prediction_sets = settings.get("prediction_sets")
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
