@@ -2,9 +2,9 @@
 
 python benchmarks/pages.py --data FOLDER --tokens TOKENS [--cases 1573]
 
-FOLDER has `cases.csv` and `images/` of MILK10k, and TOKENS is a token cache of its images. The model has random weights: the time does
-not depend on them. The first rows are pages of single cases, read from their images, after the model is loaded. The others are the
-parts of testing a run on stored tokens: what metrics alone need, and all that the page and the card show.
+FOLDER has `cases.csv` and `images/` of MILK10k, and TOKENS is a token cache of its images. The model has random weights: the
+time does not depend on them. The first rows are pages of single cases, read from their images, after the model is loaded. The
+others are the parts of testing a run on stored tokens: what metrics alone need, and all that the page and the card show.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
     frame = read_table(options.data / "cases.csv")
     attributes = [name for name in frame.columns if name.startswith("derm_") or name in ("age_approx", "sex", "site")]
-    frame["split"] = ["test" if i < options.cases else "train" for i in range(len(frame))]
+    frame["split"] = ["test" if i < options.cases else ("valid" if i % 5 == 0 else "train") for i in range(len(frame))]
     columns = CaseColumns(images=("clinical", "dermoscopic"), label="label", attributes=attributes, split="split")
     cache = TokenCache(options.tokens)
     manifest = Manifest.from_frame(frame, columns, root=options.data, tokens=cache)
