@@ -90,6 +90,7 @@ def run_page(
         reliability=run_charts.reliability(probabilities, labels),
         permuted=permuted,
         worth=None if permuted is None else run_charts.worth(permuted["attributes"]),
+        max_attributes=run_charts.MAX_ATTRIBUTES,
         attributes=[] if permuted is None else _attributes(permuted["attributes"]),
         subgroups=[list(row.values()) for row in rows],
         subgroup_heads=[heading(name) for name in rows[0]] if rows else [],

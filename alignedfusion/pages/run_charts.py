@@ -138,7 +138,7 @@ def worth(attributes: Mapping[str, Mapping[str, Any]]) -> str:
         labels = [f"{_short(name.replace('_', ' '), 18)}  {percent(each['mentioned'])}" for name, each in ranked]
         axes.set_yticks(range(len(ranked)), labels)
         axes.set_ylim(len(ranked) - 0.4, -0.6)
-        axes.set_xlabel("accuracy lost when permuted (points)")
+        axes.set_xlabel("points of accuracy lost")
         axes.grid(False, axis="y")
         axes.grid(True, axis="x")
         values = "; ".join(f"{name} {100 * attribute['worth'][0]:.1f}" for name, attribute in ranked)
