@@ -12,6 +12,7 @@ from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.modules.backbones import DEFAULT_BACKBONE, Backbone, check_timm_name, weights_sha256
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.fusions import Fusion, IntermediateTokenFusion, JointSelfAttention
+from alignedfusion.modules.inputs import check_class_names
 from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
 from alignedfusion.modules.text_encoder import TextEncoder
@@ -42,14 +43,14 @@ def standard(
             not depend on the image.
         text_encoder: Encoder of the values' prompts; None learns one vector per value.
     """
-    heads = max(1, dim // 64)
+    check_class_names(class_names)
     visual: VisualTokenizer | None = None
     fusion: Fusion
     if images:
         visual = build_visual(backbone, dim, num_features=num_features)
-        fusion = IntermediateTokenFusion(dim, modalities=(*images, REPORT), depth=depth, num_heads=heads, dropout=0.1)
+        fusion = IntermediateTokenFusion(dim, modalities=(*images, REPORT), depth=depth, dropout=0.1)
     else:
-        fusion = JointSelfAttention(dim, modalities=(REPORT,), depth=depth, num_heads=heads, dropout=0.1)
+        fusion = JointSelfAttention(dim, modalities=(REPORT,), depth=depth, dropout=0.1)
     return AlignedFusionClassifier(
         visual,
         AttributeTokenizer(schema, dim, text_encoder=text_encoder),
@@ -70,6 +71,7 @@ def paper(
         class_names: Names of the classes, in the order of the labels.
         text_encoder: ClinicalBERT by default, downloaded from the Hugging Face hub.
     """
+    check_class_names(class_names)
     dim = 768
     return AlignedFusionClassifier(
         VisualTokenizer("swin_tiny_patch4_window7_224", dim, pretrained=True),

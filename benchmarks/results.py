@@ -122,6 +122,10 @@ def _per_case(by_seed: dict[int, tuple[np.ndarray, ...]]) -> dict[str, np.ndarra
 def write_table(options: Any, source: Any, predictions: Predictions) -> None:
     """Write Markdown, CSV and a plot, and print the Markdown."""
     columns = list_columns(options.table, options.omission)
+    stored = next(iter(next(iter(predictions.values())).values()))
+    if absent := [column.key for column in columns if column.key not in stored]:
+        kinds = sorted({key.rpartition(" ")[0] for key in stored if " " in key})
+        raise SystemExit(f"--omission {options.omission!r} has no predictions {absent[0]!r}; this source has {kinds}")
     entries = summarise(predictions, columns)
     suffix = "" if options.omission == "cell" else "-" + options.omission.replace(" ", "-")
     stem = f"table-{options.table}-{source.name}-{options.protocol}{suffix}"

@@ -78,6 +78,9 @@ def untrained(asked, backbone, dim, *, pretrained):
     return VisualTokenizer(backbone, dim, pretrained=False)
 
 
-def test_a_width_that_no_head_fits_is_refused(schema):
-    with pytest.raises(ValueError, match="dim must be divisible by num_heads, got dim=200 and num_heads=3"):
-        presets.standard(schema, CLASSES, backbone=None, num_features=13, dim=200)
+@pytest.mark.parametrize(("dim", "heads"), [(64, 1), (384, 6), (200, 2), (37, 1)])
+def test_the_number_of_heads_follows_from_the_width(dim, heads, schema):
+    model = presets.standard(schema, CLASSES, backbone=None, num_features=13, dim=dim)
+    assert model.fusion.to_dict()["num_heads"] == heads
+    alone = presets.standard(schema, CLASSES, images=(), dim=dim)
+    assert alone.fusion.to_dict()["num_heads"] == heads

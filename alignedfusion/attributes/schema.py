@@ -149,12 +149,17 @@ class AttributeSchema:
 
         The range is checked here on the CPU; on a GPU it becomes an assertion that does not wait for the device.
         """
+        if not isinstance(codes, Tensor):
+            raise ValueError(
+                f"codes must be an int64 tensor of shape (B, {len(self)}), got {type(codes).__name__}: "
+                f"schema.encode(rows) turns a list such as [{_example(self.attributes[0])}] or a DataFrame into codes"
+            )
         if codes.dtype != torch.int64 or codes.ndim != 2 or codes.shape[1] != len(self):
             raise ValueError(
                 f"codes must be int64 of shape (B, {len(self)}), one column per attribute {list(self.names)}; "
-                f"got {codes.dtype} of shape {tuple(codes.shape)}"
+                f"got {codes.dtype} of shape {tuple(codes.shape)}{_cure(codes, len(self))}"
             )
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or codes.is_meta:
             return
         limits = torch.tensor(self.num_values, device=codes.device)
         is_right = (codes >= UNKNOWN) & (codes < limits)
@@ -265,6 +270,18 @@ def _column(rows: Any, name: str) -> list[Any]:
     if name not in rows.columns:
         raise ValueError(f"the table has no column {name!r}, {_instead(name, [str(c) for c in rows.columns])}")
     return list(rows[name])
+
+
+def _example(attribute: Attribute) -> str:
+    """A row that mentions one attribute, as Python code."""
+    return repr({attribute.name: attribute.values[0] if attribute.kind == "categorical" else 1})
+
+
+def _cure(codes: Tensor, count: int) -> str:
+    """What makes codes of the wrong type or shape right, if that can be seen."""
+    if tuple(codes.shape) == (count,):
+        return ": a single row needs a batch dimension, codes[None]"
+    return ": codes.long()" if codes.ndim == 2 and codes.shape[1] == count else ""
 
 
 def _instead(name: str, known: Sequence[str]) -> str:

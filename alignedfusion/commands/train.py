@@ -14,6 +14,7 @@ from alignedfusion.commands.table_options import (
     add_table_options,
     print_results,
 )
+from alignedfusion.training.settings import BALANCES
 
 _TRAIN = """\
 Train a classifier on your own images and a table that may have empty cells, and test it.
@@ -105,6 +106,12 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     training.add_argument("--epochs", type=int, default=30, help="passes over the training cases (default: 30)")
     training.add_argument("--batch-size", type=int, default=32, help="cases per step (default: 32)")
     training.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate (default: 1e-3)")
+    training.add_argument(
+        "--balance",
+        choices=BALANCES,
+        default="none",
+        help="help for rare classes in the predicted class; probabilities stay calibrated (default: none)",
+    )
     training.add_argument("--workers", type=int, default=0, help="number of processes that read images (default: 0)")
     training.add_argument(
         "--seed", type=int, default=0, help="seed of weights, order, hiding and random splits (default: 0)"
@@ -156,6 +163,7 @@ def _train(options: argparse.Namespace) -> None:
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             seed=options.seed,
+            balance=options.balance,
         ),
         workers=options.workers,
         case_pages=options.case_pages,

@@ -14,7 +14,7 @@ from alignedfusion.attributes import REPORT, UNKNOWN
 from alignedfusion.detection.codes import as_codes
 from alignedfusion.detection.global_read import GlobalRead, NormedMap, PointwiseWrite
 from alignedfusion.detection.probing import find_maps, is_map
-from alignedfusion.modules.attention import SelfAttentionBlock
+from alignedfusion.modules.attention import SelfAttentionBlock, resolve_heads
 from alignedfusion.modules.fusions.intermediate import IntermediateTokenFusion
 from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
@@ -88,7 +88,7 @@ class FeatureMapFusion(nn.Module):
         if maps is not None and len(maps) != len(channels):
             raise ValueError(f"maps must have one index per entry of channels, got {list(maps)} and {list(channels)}")
         dim = tokenizer.dim
-        heads = max(1, dim // 64) if num_heads is None else num_heads
+        heads = resolve_heads(dim, num_heads)
         self.tokenizer = tokenizer
         self.channels = tuple(channels)
         self.read = read

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alignedfusion.modules.attention import resolve_heads
+
 
 class NormedMap:
     """A map with a layer norm over the channels of each position, which is applied without a copy of the map.
@@ -56,9 +58,7 @@ class GlobalRead(nn.Module):
 
     def __init__(self, channels: Sequence[int], dim: int, *, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim must be divisible by num_heads, got dim={dim} and num_heads={num_heads}")
-        self.num_heads = num_heads
+        self.num_heads = resolve_heads(dim, num_heads)
         self.dropout = dropout
         self.norm = nn.LayerNorm(dim)
         self.query_key_value = nn.Linear(dim, 3 * dim)

@@ -34,6 +34,13 @@ def predict(
     return logits.softmax(-1).numpy()
 
 
+def decide(model: nn.Module, probabilities: np.ndarray) -> np.ndarray:
+    """The predicted classes (...) for probabilities (..., C): by the model's own `decide`, or the most probable ones."""
+    if not isinstance(model, AlignedFusionClassifier):
+        return probabilities.argmax(-1)
+    return model.decide(torch.from_numpy(probabilities).log().to(model.log_prior.device)).cpu().numpy()
+
+
 @torch.no_grad()
 def outputs(
     model: nn.Module,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.evaluation import bootstrap
-from alignedfusion.evaluation.inference import predict
+from alignedfusion.evaluation.inference import decide, predict
 from alignedfusion.evaluation.predictions import check_predictions
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -90,6 +90,8 @@ def missing_sweep(
 ) -> list[dict[str, float]]:
     """Metrics at each share of missing attributes, averaged over several draws of the missing cells.
 
+    The predicted classes are those of `AlignedFusionClassifier.decide`.
+
     Args:
         model: An `AlignedFusionClassifier`.
         cases: `TensorCases`, `FileCases`, or a dataset with the same `codes` and `labels`.
@@ -112,6 +114,7 @@ class Sweep(NamedTuple):
     rates: Sequence[float]
     codes: np.ndarray  # (rates, draws, n, A)
     probabilities: np.ndarray  # (rates, draws, n, C)
+    predicted: np.ndarray  # (rates, draws, n)
 
 
 def predict_sweep(
@@ -125,7 +128,7 @@ def predict_sweep(
 ) -> Sweep:
     """The predictions behind `missing_sweep`, with its arguments."""
     variants = sweep_variants(cases.codes, schema, rates=rates, seeds=seeds)
-    return as_sweep(variants, predict(model, cases, variants, progress=progress), rates)
+    return as_sweep(model, variants, predict(model, cases, variants, progress=progress), rates)
 
 
 def sweep_variants(
@@ -135,20 +138,20 @@ def sweep_variants(
     return [drop_attributes(codes, rate, schema, seed=seed) for rate in rates for seed in seeds]
 
 
-def as_sweep(variants: Sequence[Tensor], probabilities: np.ndarray, rates: Sequence[float] = RATES) -> Sweep:
-    """The sweep of variants that `sweep_variants` returned, and their predictions (variants, n, C)."""
+def as_sweep(
+    model: nn.Module, variants: Sequence[Tensor], probabilities: np.ndarray, rates: Sequence[float] = RATES
+) -> Sweep:
+    """The sweep of variants that `sweep_variants` returned, and a model's predictions (variants, n, C) for them."""
     shape = (len(rates), len(variants) // len(rates))
-    codes = np.stack([variant.numpy() for variant in variants])
-    return Sweep(
-        rates, codes.reshape(*shape, *codes.shape[1:]), probabilities.reshape(*shape, *probabilities.shape[1:])
-    )
+    arrays = (np.stack([variant.numpy() for variant in variants]), probabilities, decide(model, probabilities))
+    return Sweep(rates, *(array.reshape(*shape, *array.shape[1:]) for array in arrays))
 
 
 def summarise_sweep(sweep: Sweep, labels: np.ndarray) -> list[dict[str, float]]:
     """The rows of `missing_sweep`."""
     rows = []
-    for rate, codes, probabilities in zip(*sweep, strict=True):
-        draws = [compute_metrics(draw, labels) for draw in probabilities]
+    for rate, codes, probabilities, predicted in zip(*sweep, strict=True):
+        draws = [compute_metrics(p, labels, predicted=c) for p, c in zip(probabilities, predicted, strict=True)]
         row = {"missing": float(rate), "unmentioned": float((codes == UNKNOWN).mean())}
         rows.append(row | {name: float(np.mean([draw[name] for draw in draws])) for name in METRICS})
     return rows

@@ -15,7 +15,7 @@ from alignedfusion.evaluation.ablation import (
     permuted_variants,
     predict_attributes_only,
 )
-from alignedfusion.evaluation.inference import predict
+from alignedfusion.evaluation.inference import decide, predict
 from alignedfusion.evaluation.intervals import measure
 from alignedfusion.evaluation.metrics import as_sweep, compute_metrics, summarise_sweep, sweep_variants
 from alignedfusion.evaluation.predictions import check_predictions
@@ -31,7 +31,7 @@ def evaluate_model(
     subgroups: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Test a model on cases with labels. Each image is encoded once.
+    """Test a model on cases with labels. Each image is encoded once. The predicted classes are those of `model.decide`.
 
     Args:
         model: The model.
@@ -52,23 +52,29 @@ def evaluate_model(
     permuted, is_chosen = permuted_variants(cases.codes) if REPORT in model.modalities else ([], labels < 0)
     is_chosen = is_chosen & (labels >= 0)
     blank = torch.full_like(cases.codes, UNKNOWN)
-    predicted = predict(model, cases, [*dropped, blank, *permuted], progress=progress)
-    sweep, probabilities = as_sweep(dropped, predicted[: len(dropped)]), predicted[0]
+    found = predict(model, cases, [*dropped, blank, *permuted], progress=progress)
+    sweep = as_sweep(model, dropped, found[: len(dropped)])
+    probabilities, predicted = sweep.probabilities[0, 0], sweep.predicted[0, 0]
+    metrics = measure(probabilities, labels, model.class_names, predicted=predicted, groups=groups)
     result: dict[str, Any] = {
-        "test": measure(probabilities, labels, model.class_names, groups=groups).to_dict(),
+        "test": metrics.to_dict(),
         "missing": summarise_sweep(sweep, labels),
     }
     if (alone := predict_attributes_only(model, dropped)) is not None:
-        result["image_only"] = compute_metrics(predicted[len(dropped)], labels)
-        result["attributes_only"] = summarise_sweep(as_sweep(dropped, alone), labels)
+        silent = found[len(dropped)]
+        result["image_only"] = compute_metrics(silent, labels, predicted=decide(model, silent))
+        result["attributes_only"] = summarise_sweep(as_sweep(model, dropped, alone), labels)
     if permuted:
         own = None if groups is None else np.asarray(groups, dtype=object)[is_chosen]
         checked = check_predictions(probabilities[is_chosen], labels[is_chosen], None, own)
-        worth = attribute_worth(checked, predicted[len(dropped) + 1 :, is_chosen])
+        worth = attribute_worth(checked, found[len(dropped) + 1 :, is_chosen])
         result["permuted"] = describe_attributes(model.schema, cases.codes, worth, int(is_chosen.sum()))
     if subgroups:
-        found = subgroup_metrics(probabilities, labels, subgroups, model.class_names, groups=groups)
+        by_column = subgroup_metrics(
+            probabilities, labels, subgroups, model.class_names, predicted=predicted, groups=groups
+        )
         result["subgroups"] = {
-            column: {value: metrics.to_dict() for value, metrics in values.items()} for column, values in found.items()
+            column: {value: metrics.to_dict() for value, metrics in values.items()}
+            for column, values in by_column.items()
         }
     return result, probabilities

@@ -10,22 +10,36 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
+def resolve_heads(dim: int, num_heads: int | None) -> int:
+    """The number of attention heads: the given one, or the largest divisor of the width that leaves heads of 64 or wider.
+
+    Raises:
+        ValueError: If the width is not divisible by the given number.
+    """
+    if num_heads is None:
+        return next(heads for heads in range(max(1, dim // 64), 0, -1) if dim % heads == 0)
+    if num_heads < 1 or dim % num_heads:
+        raise ValueError(
+            f"dim must be divisible by num_heads, got dim={dim} and num_heads={num_heads}; leave num_heads out, and it "
+            f"follows from dim"
+        )
+    return num_heads
+
+
 class SelfAttentionBlock(nn.Module):
     """Pre-norm transformer block on `torch.nn.functional.scaled_dot_product_attention` (F_SA of eq. 7).
 
     Args:
         dim: Width D.
-        num_heads: Attention heads; must divide `dim`.
+        num_heads: Attention heads; must divide `dim`. Heads of width 64 by default, see `resolve_heads`.
         mlp_ratio: Width of the feed-forward layer, relative to D.
         dropout: Dropout probability of both residual branches and within the feed-forward layer. Attention weights have none:
             it would rule out the fast attention kernels on CPUs.
     """
 
-    def __init__(self, dim: int, *, num_heads: int = 6, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, *, num_heads: int | None = None, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim must be divisible by num_heads, got dim={dim} and num_heads={num_heads}")
-        self.num_heads = num_heads
+        self.num_heads = resolve_heads(dim, num_heads)
         self.dropout = dropout
         self.norm_attention = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -88,11 +102,11 @@ class CrossAttentionBlock(nn.Module):
 
     Args:
         dim: Width D.
-        num_heads: Attention heads; must divide `dim`.
+        num_heads: Attention heads; must divide `dim`. Heads of width 64 by default, see `resolve_heads`.
         dropout: Dropout probability, as in `SelfAttentionBlock`.
     """
 
-    def __init__(self, dim: int, *, num_heads: int = 6, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, *, num_heads: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         block = SelfAttentionBlock(dim, num_heads=num_heads, dropout=dropout)
         self.num_heads, self.dropout = block.num_heads, block.dropout

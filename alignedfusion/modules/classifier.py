@@ -23,8 +23,9 @@ from alignedfusion.modules.images import (
     images_by_modality,
     resolve_visual,
 )
+from alignedfusion.modules.inputs import check_class_names, check_labels
 from alignedfusion.modules.masking import HideAttributes
-from alignedfusion.modules.modalities import Masks, blank, check_mask, module_key, share_of_mean
+from alignedfusion.modules.modalities import Masks, as_masks, blank, check_mask, module_key, share_of_mean
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
@@ -60,6 +61,8 @@ class AlignedFusionClassifier(nn.Module):
         branch_weights: (P,), the weight exp(a) of each branch when half of the attributes are mentioned.
         branch_slopes: (P,), the change b of the logarithm of each weight from a complete report to an empty one.
         log_prior: (C,), the logarithm of the class prior.
+        prior_exponent: Exponent of the prior that `decide` divides the probabilities by. `training.decision` chooses it; 0, the
+            default, decides for the most probable class.
     """
 
     log_prior: Tensor
@@ -83,6 +86,8 @@ class AlignedFusionClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_fusion(fusion)
+        if class_names is not None:
+            check_class_names(class_names)
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(
                 f"class_names must name {num_classes} classes, got {len(class_names)}: {list(class_names)}"
@@ -108,6 +113,7 @@ class AlignedFusionClassifier(nn.Module):
         self.register_buffer("branch_weights", self.initial_branch_weights())
         self.register_buffer("branch_slopes", torch.zeros(len(self.branches)))
         self.register_buffer("log_prior", torch.zeros(num_classes))
+        self.prior_exponent = 0.0
 
     @property
     def schema(self) -> AttributeSchema:
@@ -130,6 +136,7 @@ class AlignedFusionClassifier(nn.Module):
         is_present: Masks | None = None,
         is_valid: Masks | None = None,
         is_hidden: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> ClassifierOutput:
         """Classify a batch.
 
@@ -140,12 +147,15 @@ class AlignedFusionClassifier(nn.Module):
             is_present: (B,) per modality that some rows lack; the images or codes of those rows are ignored.
             is_valid: (B, N) per image modality whose tokens are padded; False where padded.
             is_hidden: (B, A), cells to hide and reconstruct; drawn at random in training, none otherwise.
+            weights: (B,), weights of the cases in the loss of the class; 1 by default.
 
         Raises:
             ValueError: For a missing modality, codes that do not fit the schema, or shapes that do not fit each other.
         """
         self.schema.check_codes(codes)
-        is_valid, is_present = is_valid or {}, is_present or {}
+        if labels is not None:
+            check_labels(labels, codes.shape[0], self.class_names)
+        is_valid, is_present = as_masks("is_valid", is_valid), as_masks("is_present", is_present)
         codes = self.present_codes(codes, is_present)
         visible, is_hidden = self.hiding(codes, is_hidden)
 
@@ -165,7 +175,7 @@ class AlignedFusionClassifier(nn.Module):
         contributions = torch.stack([per_head[branch].float().mean(1) for branch in self.branches], dim=1)  # (B, P, C)
         weighted = contributions * self.weigh_branches(visible)[..., None]
         output = {
-            "loss": None if labels is None else self._loss(per_head, labels, rebuilt, codes, is_hidden),
+            "loss": None if labels is None else self._loss(per_head, labels, weights, rebuilt, codes, is_hidden),
             "logits": (self.log_prior + weighted.sum(1)).to(fused_logits.dtype),
             "reconstruction": None if rebuilt is None else rebuilt.logits,
             "intermediate": fused.intermediate,
@@ -227,6 +237,13 @@ class AlignedFusionClassifier(nn.Module):
             raise ValueError(f"counts are numbers of cases and cannot be negative or nan, got {counts.tolist()}")
         self.log_prior.copy_(((counts + 1.0) / (counts + 1.0).sum()).log())
 
+    def decide(self, logits: Tensor) -> Tensor:
+        """The predicted classes (...) for logits or log probabilities (..., C): the largest p(class) / prior ** prior_exponent.
+
+        This is logit adjustment (Menon et al. 2021): an exponent above 0 favours rare classes. Probabilities are unchanged.
+        """
+        return (logits - self.prior_exponent * self.log_prior.to(logits)).argmax(-1)
+
     def image_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that process images, alone or together with the report; none for a model without images.
 
@@ -257,6 +274,7 @@ class AlignedFusionClassifier(nn.Module):
             "dropout": self.dropout,
             "unimodal_heads": self.unimodal_heads is not None,
             "first_round_heads": self.unimodal_heads is not None and self.unimodal_heads.first_round_heads is not None,
+            "prior_exponent": self.prior_exponent,
         }
 
     @classmethod
@@ -288,6 +306,7 @@ class AlignedFusionClassifier(nn.Module):
         )
         if model.unimodal_heads is not None and not settings.get("first_round_heads", False):
             model.unimodal_heads = model._build_heads(first_round=False)  # release 0.1.0 had no other heads
+        model.prior_exponent = float(settings.get("prior_exponent", 0.0))
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -395,6 +414,7 @@ class AlignedFusionClassifier(nn.Module):
         self,
         per_head: dict[str, Tensor],
         labels: Tensor,
+        weights: Tensor | None,
         rebuilt: Reconstruction | None,
         codes: Tensor,
         is_hidden: Tensor,
@@ -404,7 +424,10 @@ class AlignedFusionClassifier(nn.Module):
         contributions = torch.cat([per_head[branch] for branch in self.branches], dim=1).float()  # (B, sum of H, C)
         logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, sum of H)
         targets = labels[:, None].expand(-1, logits.shape[2])
-        loss = F.cross_entropy(logits, targets, reduction="sum") / (labels >= 0).sum().clamp(min=1)
+        losses = F.cross_entropy(logits, targets, reduction="none").sum(1)  # (B,)
+        if weights is not None:
+            losses = losses * weights
+        loss = losses.sum() / (labels >= 0).sum().clamp(min=1)
         return loss if rebuilt is None else loss + reconstruction_loss(rebuilt.logits, codes, is_hidden)
 
     def extra_repr(self) -> str:

@@ -42,7 +42,7 @@ def images_by_modality(image: Images | None, modalities: Sequence[str], batch: i
         return {}
     if image is None:
         raise ValueError(f"this model needs images of {list(modalities)}; got None")
-    if isinstance(image, Tensor):
+    if not isinstance(image, Mapping):
         if len(modalities) > 1:
             raise ValueError(f"this model takes a mapping of images with the keys {sorted(modalities)}")
         image = {modalities[0]: image}
@@ -52,8 +52,13 @@ def images_by_modality(image: Images | None, modalities: Sequence[str], batch: i
             f"mark the rows that have it in is_present"
         )
     for m, pixels in image.items():
+        if not isinstance(pixels, Tensor):
+            raise ValueError(
+                f"images of {m!r} must be a tensor, got {type(pixels).__name__}: visual.transform() makes tensors of PIL images"
+            )
         if pixels.shape[0] != batch:  # len() would fix the size of every batch when traced
-            raise ValueError(f"got {pixels.shape[0]} images of {m!r} for {batch} rows of codes")
+            fix = "; a single image needs a batch dimension, image[None]" if pixels.ndim == 3 else ""
+            raise ValueError(f"got {pixels.shape[0]} images of {m!r} for {batch} rows of codes{fix}")
     return dict(image)
 
 

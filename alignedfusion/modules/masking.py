@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,10 +28,11 @@ def hide_attributes(
     """
     check_probability("p", p)
     check_probability("whole", whole)
-    draw = torch.rand(codes.shape, generator=generator, device=codes.device)
-    is_hidden = draw < p
+    # With changing batch sizes, torch.compile refuses a generator argument, even one that is None.
+    source: dict[str, Any] = {} if generator is None else {"generator": generator}
+    is_hidden = torch.rand(codes.shape, device=codes.device, **source) < p
     if whole:
-        is_hidden |= torch.rand((len(codes), 1), generator=generator, device=codes.device) < whole
+        is_hidden |= torch.rand((codes.shape[0], 1), device=codes.device, **source) < whole
     is_hidden &= codes != UNKNOWN
     return codes.masked_fill(is_hidden, UNKNOWN), is_hidden
 

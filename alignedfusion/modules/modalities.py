@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from alignedfusion.modules.inputs import can_read
 
 Masks = Mapping[str, Tensor]
 """Boolean tensors by modality."""
@@ -44,6 +47,10 @@ def check_tokens(
     is_present: Masks | None,
 ) -> None:
     """Raise a ValueError for tokens that do not fit the modalities and width of a fusion, or each other."""
+    if not isinstance(tokens, Mapping):
+        raise ValueError(
+            f"a fusion takes a mapping of modalities to tokens with the keys {sorted(modalities)}, got {type(tokens).__name__}"
+        )
     if set(tokens) != set(modalities):
         raise ValueError(
             f"this fusion takes tokens of {sorted(modalities)}, got {sorted(tokens)}; pass zeros for a modality that rows "
@@ -54,14 +61,43 @@ def check_tokens(
         if stream.ndim != 3 or stream.shape[-1] != dim or stream.shape[0] != batch:
             raise ValueError(f"tokens of {name!r} must be ({batch}, N, {dim}), got {tuple(stream.shape)}")
     for argument, masks, width in (("is_valid", is_valid, 2), ("is_present", is_present, 1)):
-        for name, mask in (masks or {}).items():
+        for name, mask in as_masks(argument, masks).items():
             if name not in modalities:
                 raise ValueError(f"{argument} names the modality {name!r}; this fusion has {sorted(modalities)}")
             check_mask(f"{argument}[{name!r}]", mask, tuple(tokens[name].shape[:width]))
+    warn_of_inverted(tuple(modalities), is_valid or {}, is_present or {})
+
+
+def as_masks(argument: str, masks: Masks | None) -> Masks:
+    """The masks, or no masks for None; a ValueError for anything but a mapping."""
+    if masks is not None and not isinstance(masks, Mapping):
+        raise ValueError(
+            f"{argument} must map modalities to masks, such as {{'image': mask}}, got {type(masks).__name__}"
+        )
+    return masks or {}
+
+
+def warn_of_inverted(modalities: tuple[str, ...], is_valid: Masks, is_present: Masks) -> None:
+    """Warn of masks in which nothing is True, as a mask with the opposite meaning of True would be.
+
+    One absent modality is normal in a small batch, and so is its padding; no modality at all is not.
+    """
+    masks = {f"is_valid[{m!r}]": mask for m, mask in is_valid.items() if m not in is_present}
+    if set(is_present) == set(modalities):
+        masks["is_present"] = torch.stack(list(is_present.values()))
+    for name, mask in masks.items():
+        if mask.numel() and can_read(mask) and not mask.any():
+            warnings.warn(
+                f"{name} is False everywhere, so nothing is read: True marks what is there; invert a mask in which True marks "
+                f"padding or absence, as in torch.nn.MultiheadAttention",
+                stacklevel=2,
+            )
 
 
 def check_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
     """Raise a ValueError for a mask of another type or shape."""
+    if not isinstance(mask, Tensor):
+        raise ValueError(f"{name} must be a bool tensor of shape {shape}, got {type(mask).__name__}")
     if mask.dtype != torch.bool or tuple(mask.shape) != shape:
         raise ValueError(f"{name} must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}")
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
 from alignedfusion.modules.backbones import check_timm_name, count_prefix_tokens, create_backbone, resolve_preprocessing
+from alignedfusion.modules.inputs import can_read, check_device, check_pixels, check_range
 from alignedfusion.modules.text_encoder import TextEncoder
 
 
@@ -77,6 +78,7 @@ class AttributeTokenizer(nn.Module):
             ValueError: If codes have the wrong type or shape, or are out of range.
         """
         self.schema.check_codes(codes)
+        check_device("codes", codes, self.offsets.device)
         values = self.value_tokens() if values is None else values
         mentioned = values[self.offsets + codes.clamp(min=0)]  # (B, A, D)
         # Both branches are always computed, so that no parameter is ever without a gradient.
@@ -139,6 +141,7 @@ class VisualTokenizer(nn.Module):
         self.backbone_name = backbone
         self.dim = dim
         self.frozen = frozen
+        self._has_checked_range = False
         self.preprocessing: dict[str, Any] | None = None
         self.backbone: Any = None
         if backbone is not None:
@@ -188,12 +191,21 @@ class VisualTokenizer(nn.Module):
         """
         if image.ndim == 3 and image.shape[-1] == self.num_features:
             return self.project(self.norm(image.to(self.project.weight.dtype)))  # (B, N, D)
-        if image.ndim != 4:
+        if self.backbone is not None:
+            self._check_images(image)
+        elif image.ndim != 4:
             raise ValueError(
-                f"expected images (B, channels, height, width) or precomputed tokens (B, N, {self.num_features}), "
-                f"got a tensor of shape {tuple(image.shape)}"
+                f"expected precomputed tokens (B, N, {self.num_features}), got a tensor of shape {tuple(image.shape)}"
             )
         return self.project(self.norm(self.features(image)))  # (B, N, D)
+
+    def _check_images(self, image: Tensor) -> None:
+        assert self.preprocessing is not None
+        check_device("image", image, self.project.weight.device)
+        check_pixels(image, self.preprocessing, self.backbone)
+        if can_read(image) or not (self._has_checked_range or torch.compiler.is_compiling() or image.is_meta):
+            check_range(image, self.preprocessing)
+            self._has_checked_range = True
 
     def transform(self, *, is_training: bool = False) -> Any:
         """The torchvision transform that turns a PIL image into an input of the backbone, (channels, H, W)."""

@@ -20,7 +20,7 @@ from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, name_unread
 from alignedfusion.datasets.splits import SPLITS
 from alignedfusion.deployment import model_card
 from alignedfusion.evaluation import plots
-from alignedfusion.evaluation.inference import prepare_images
+from alignedfusion.evaluation.inference import decide, prepare_images
 from alignedfusion.evaluation.subgroups import subgroup_columns
 from alignedfusion.evaluation.testing import evaluate_model
 from alignedfusion.modules.backbones import ANY_BACKBONE, Backbone
@@ -269,7 +269,7 @@ def _report(
 
     columns = (*manifest.images, manifest.label)
     predictions = pd.DataFrame({column: table[column].to_numpy() for column in columns})
-    predictions[free_name("predicted", predictions)] = [model.class_names[i] for i in probabilities.argmax(1)]
+    predictions[free_name("predicted", predictions)] = [model.class_names[i] for i in decide(model, probabilities)]
     for i, name in enumerate(model.class_names):
         predictions[free_name(f"p({name})", predictions)] = probabilities[:, i].round(6)
     unread = name_unread(model.schema.read(table).is_unread, model.schema)

@@ -158,6 +158,7 @@ def test_several_images_with_one_backbone_or_one_each(topology, schema, build, b
         assert_trainable(model, model(spoilt, codes, labels, is_present=is_present))
 
 
+@pytest.mark.filterwarnings("ignore:.* is False everywhere")
 def test_outputs_are_finite_when_everything_is_absent(schema, build, batch):
     image, codes, labels = batch(schema)
     absent = torch.zeros(7, dtype=torch.bool)

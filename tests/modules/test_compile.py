@@ -3,6 +3,8 @@ import torch
 
 from alignedfusion.modules.masking import HideAttributes
 
+FIELDS = ("loss", "logits", "reconstruction", "intermediate", "contributions")
+
 
 @pytest.mark.parametrize("training", [True, False])
 def test_compiled_without_a_graph_break_it_agrees(training, schema, build, batch):
@@ -12,7 +14,7 @@ def test_compiled_without_a_graph_break_it_agrees(training, schema, build, batch
     eager, model = build(schema).train(training), build(schema).train(training)
     compiled = torch.compile(model, fullgraph=True)
     expected, out = (m(image, codes, labels, is_hidden=is_hidden) for m in (eager, compiled))
-    for field in ("loss", "logits", "reconstruction", "intermediate", "contributions"):
+    for field in FIELDS:
         torch.testing.assert_close(out[field], expected[field], atol=1e-5, rtol=1e-4)
     if training:
         expected.loss.backward()
@@ -34,3 +36,33 @@ def test_random_hiding_and_every_mask_compile(schema, build, batch, assert_train
     assert_trainable(model, compiled(image, codes, labels, **masks))
     model.eval()
     torch.testing.assert_close(compiled(image, codes, **masks).logits, model(image, codes, **masks).logits)
+
+
+def assert_every_batch_size_works(model, compiled, schema, batch):
+    """Epochs end with a short batch: any size works in training, and agrees with the model as it is in evaluation."""
+    for rows in (7, 3, 1):
+        image, codes, labels = batch(schema, rows=rows)
+        model.train()
+        model.zero_grad()
+        compiled(image, codes, labels).loss.backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+        model.eval()
+        out, expected = compiled(image, codes, labels), model(image, codes, labels)
+        for field in FIELDS:
+            torch.testing.assert_close(out[field], expected[field], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_batch_sizes_may_change(dynamic, schema, build, batch):
+    torch._dynamo.reset()
+    model = build(schema, depth=1, hiding=HideAttributes(0.5, whole=0.1))
+    # Changing shapes are captured with symbols; the generation of code does not affect whether that succeeds.
+    compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=dynamic)
+    assert_every_batch_size_works(model, compiled, schema, batch)
+
+
+@pytest.mark.slow  # a minute of code generation
+def test_batch_sizes_may_change_in_generated_code(schema, build, batch):
+    torch._dynamo.reset()
+    model = build(schema, fill="two_pass", hiding=HideAttributes(0.5, whole=0.1))
+    assert_every_batch_size_works(model, torch.compile(model, fullgraph=True, dynamic=True), schema, batch)

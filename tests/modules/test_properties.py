@@ -68,6 +68,7 @@ def test_any_pattern_gives_finite_outputs_and_gradients(precision, reconstruct, 
     assert_trainable(model, out)
 
 
+@pytest.mark.filterwarnings("ignore:.* is False everywhere")
 @pytest.mark.parametrize("reconstruct", ["once", "two_pass", "none"])
 @given(case=cases(), shift=st.integers(1, 4))
 def test_what_is_hidden_padded_or_absent_changes_nothing(reconstruct, build, case, shift, same):
@@ -91,6 +92,7 @@ def test_what_is_hidden_padded_or_absent_changes_nothing(reconstruct, build, cas
     assert same(case.forward(model, codes=gone), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.* is False everywhere")
 @given(case=cases(), data=st.data())
 def test_rows_do_not_affect_each_other(build, case, data):
     model, row = build(case.schema), data.draw(st.integers(0, len(case.codes) - 1))
@@ -99,6 +101,7 @@ def test_rows_do_not_affect_each_other(build, case, data):
         torch.testing.assert_close(alone[field][0], together[field][row], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.* is False everywhere")
 @given(case=cases(), data=st.data())
 def test_permuted_attributes_are_permuted_and_nothing_else(build, case, data):
     order = list(data.draw(st.permutations(range(len(case.schema)))))

@@ -235,7 +235,7 @@ def test_without_a_backbone_there_are_no_images():
     with pytest.raises(ValueError, match="there are no images to transform"):
         visual.transform()
     for shape in ((2, 11, 17), (2, 13)):
-        with pytest.raises(ValueError, match=r"or precomputed tokens \(B, N, 13\), got a tensor of shape \(2, 1"):
+        with pytest.raises(ValueError, match=r"expected precomputed tokens \(B, N, 13\), got a tensor of shape \(2, 1"):
             visual(torch.zeros(shape))
 
 

@@ -27,7 +27,7 @@ class IntermediateTokenFusion(Fusion):
         dim: Token width D.
         modalities: Two or more names of modalities.
         depth: Number of rounds.
-        num_heads: Attention heads; must divide `dim`.
+        num_heads: Attention heads; must divide `dim`. Heads of width 64 by default.
         topology: "pairwise" gives each pair of modalities its own intermediate tokens, "shared" gives all modalities the same
             ones.
         num_tokens: Number of intermediate tokens per pair of modalities, or in total if shared: K is M (M - 1) / 2 times this
@@ -46,7 +46,7 @@ class IntermediateTokenFusion(Fusion):
         *,
         modalities: Sequence[str] = ("image", REPORT),
         depth: int = 2,
-        num_heads: int = 6,
+        num_heads: int | None = None,
         topology: str = "pairwise",
         num_tokens: int = 1,
         share_weights: bool = False,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alignedfusion.attributes import REPORT
-from alignedfusion.modules.attention import CrossAttentionBlock, SelfAttentionBlock
+from alignedfusion.modules.attention import CrossAttentionBlock, SelfAttentionBlock, resolve_heads
 from alignedfusion.modules.fusions.base import Fusion, FusionOutput
 from alignedfusion.modules.modalities import Masks, joint_mask, mean_of_tokens, module_key
 
@@ -21,7 +21,7 @@ class BlockFusion(Fusion):
         dim: Token width D.
         modalities: Names of the modalities.
         depth: Number of rounds.
-        num_heads: Attention heads; must divide `dim`.
+        num_heads: Attention heads; must divide `dim`. Heads of width 64 by default.
         dropout: Dropout probability inside the blocks.
     """
 
@@ -31,14 +31,15 @@ class BlockFusion(Fusion):
         *,
         modalities: Sequence[str] = ("image", REPORT),
         depth: int = 2,
-        num_heads: int = 6,
+        num_heads: int | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(dim, modalities=modalities)
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
-        self.settings = {"depth": depth, "num_heads": num_heads, "dropout": dropout}
-        self.build(depth, {"num_heads": num_heads, "dropout": dropout})
+        block = {"num_heads": resolve_heads(dim, num_heads), "dropout": dropout}
+        self.settings = {"depth": depth, **block}
+        self.build(depth, block)
 
     def build(self, depth: int, block: dict[str, Any]) -> None:
         """Create the layers; `block` holds the arguments of an attention block other than its width."""

@@ -133,6 +133,7 @@ def test_a_saved_model_with_it_is_rebuilt(kind, model, images, schema, batch, tm
     assert torch.equal(again(images, codes).logits, model.eval()(images, codes).logits)
 
 
+@pytest.mark.filterwarnings("ignore:.* is False everywhere")
 @given(st.sampled_from(FUSIONS), st.integers(0, 2**22 - 1), st.integers(0, 15))
 def test_any_pattern_is_finite(kind, valid_bits, present_bits):
     bits = torch.tensor([valid_bits >> i & 1 for i in range(22)], dtype=torch.bool).reshape(2, 11)

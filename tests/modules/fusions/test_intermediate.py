@@ -56,6 +56,7 @@ def test_padding_by_hand():
     assert torch.equal(fused.intermediate, stream(6.5))
 
 
+@pytest.mark.filterwarnings("ignore:.* is False everywhere")
 def test_three_modalities_by_hand():
     tokens = {"clinical": stream(3.0), "dermoscopy": stream(9.0), "report": stream(0.0)}
 
@@ -156,6 +157,7 @@ def test_blocks_are_shared_on_request():
     assert torch.equal(fused.tokens["image"], fused.tokens["report"])
 
 
+@pytest.mark.filterwarnings("ignore:.* is False everywhere")
 @given(st.data(), st.sampled_from(["pairwise", "shared"]), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_any_pattern_is_finite_and_independent_of_absent_inputs(data, topology, dtype):
     rows, sizes = data.draw(st.integers(1, 4)), {m: data.draw(st.integers(1, 5)) for m in THREE}
