@@ -32,6 +32,11 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
     add_table_options(parser)
     add_max_unreadable(parser)
     add_subgroups(parser)
+    parser.add_argument(
+        "--most-probable",
+        action="store_true",
+        help="predict the most probable class, whatever --balance was in training",
+    )
     add_case_pages(parser)
     parser.add_argument(
         "-o",
@@ -55,6 +60,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         root=root,
         max_unread=options.max_unreadable,
         subgroups=options.subgroup,
+        most_probable=options.most_probable,
         output=output,
         case_pages=options.case_pages,
     )

@@ -14,6 +14,7 @@ from alignedfusion.commands.table_options import (
     add_table_options,
     print_results,
 )
+from alignedfusion.evaluation.conformal import KINDS
 from alignedfusion.training.settings import BALANCES
 
 _TRAIN = """\
@@ -112,6 +113,15 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
         default="none",
         help="help for rare classes in the predicted class; probabilities stay calibrated (default: none)",
     )
+    training.add_argument(
+        "--sets",
+        choices=("none", *KINDS),
+        default="none",
+        help="conformal prediction sets, calibrated on the validation cases (default: none)",
+    )
+    training.add_argument(
+        "--coverage", type=float, default=0.9, metavar="S", help="share of sets with the true class (default: 0.9)"
+    )
     training.add_argument("--workers", type=int, default=0, help="number of processes that read images (default: 0)")
     training.add_argument(
         "--seed", type=int, default=0, help="seed of weights, order, hiding and random splits (default: 0)"
@@ -164,6 +174,8 @@ def _train(options: argparse.Namespace) -> None:
             learning_rate=options.learning_rate,
             seed=options.seed,
             balance=options.balance,
+            sets=options.sets,
+            coverage=options.coverage,
         ),
         workers=options.workers,
         case_pages=options.case_pages,

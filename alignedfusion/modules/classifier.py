@@ -63,6 +63,7 @@ class AlignedFusionClassifier(nn.Module):
         log_prior: (C,), the logarithm of the class prior.
         prior_exponent: Exponent of the prior that `decide` divides the probabilities by. `training.decision` chooses it; 0, the
             default, decides for the most probable class.
+        prediction_sets: Calibration of conformal prediction sets, the dict of `evaluation.PredictionSets`; None without.
     """
 
     log_prior: Tensor
@@ -114,6 +115,7 @@ class AlignedFusionClassifier(nn.Module):
         self.register_buffer("branch_slopes", torch.zeros(len(self.branches)))
         self.register_buffer("log_prior", torch.zeros(num_classes))
         self.prior_exponent = 0.0
+        self.prediction_sets: dict[str, Any] | None = None
 
     @property
     def schema(self) -> AttributeSchema:
@@ -275,6 +277,7 @@ class AlignedFusionClassifier(nn.Module):
             "unimodal_heads": self.unimodal_heads is not None,
             "first_round_heads": self.unimodal_heads is not None and self.unimodal_heads.first_round_heads is not None,
             "prior_exponent": self.prior_exponent,
+            "prediction_sets": self.prediction_sets,
         }
 
     @classmethod
@@ -307,6 +310,7 @@ class AlignedFusionClassifier(nn.Module):
         if model.unimodal_heads is not None and not settings.get("first_round_heads", False):
             model.unimodal_heads = model._build_heads(first_round=False)  # release 0.1.0 had no other heads
         model.prior_exponent = float(settings.get("prior_exponent", 0.0))
+        model.prediction_sets = settings.get("prediction_sets")
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -66,6 +66,15 @@ def a_loop(names, monkeypatch):
     names["loader"] = torch.utils.data.DataLoader(names["train"], batch_size=8)
 
 
+def a_model_and_its_cases(names, monkeypatch):
+    """A model, training, validation and test cases, and the table of the test cases."""
+    a_loop(names, monkeypatch)
+    made = phantom.make(30, seed=3, image_size=32, missing=0.2)
+    names["test"] = made.cases(mean=[0.5] * 3, std=[0.5] * 3)
+    names["table"] = pd.DataFrame(phantom.SCHEMA.decode(made.codes)).assign(patient=[i // 2 for i in range(30)])
+    names["fit"] = partial(fit, progress=False)
+
+
 def nothing_has_changed(names):
     """Right after wrapping, a detector returns the same boxes."""
     alone = names["fusion"].eval() and names["detector"].eval()(names["images"])
@@ -80,5 +89,5 @@ def one_word_is_read(names):
     assert mark("An effusion.", rows[0]) == "An [effusion]{effusion: positive}."
 
 
-BEFORE = {"scikit-learn.md": some_cases, "several-machines.md": a_loop}
+BEFORE = {"metrics.md": a_model_and_its_cases, "scikit-learn.md": some_cases, "several-machines.md": a_loop}
 AFTER = {"detection.md": nothing_has_changed, "reports.md": one_word_is_read}

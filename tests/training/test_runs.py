@@ -165,6 +165,34 @@ def test_the_page_of_a_run_holds_no_patient_and_no_file(run):
     assert "alignedfusion explain RUN --table TABLE --rows" in page
 
 
+def test_a_run_with_help_for_rare_classes_and_prediction_sets(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--balance", "logit_adjustment", "--sets", "lac", "--coverage", "0.8", "--units", "age=years"]
+    assert cli.main(["train", str(folder / "cases.csv"), *COLUMNS, *SMALL, *options, "-o", str(out)]) == 0
+    assert "set size" in capsys.readouterr().out
+    report = json.loads((out / "metrics.json").read_text())
+    predictions = pd.read_csv(out / "predictions.csv")
+    sets = [text.split("; ") if isinstance(text, str) else [] for text in predictions["set"]]
+    is_covered = [label in names for label, names in zip(predictions["kind"], sets, strict=True)]
+    assert report["test"]["overall"]["coverage"][0] == pytest.approx(np.mean(is_covered))
+    assert report["missing"][0]["coverage"] == pytest.approx(np.mean(is_covered))
+    assert report["missing"][0]["set_size"] == pytest.approx(np.mean([len(names) for names in sets]))
+    assert report["missing"][0]["accuracy"] == pytest.approx((predictions["kind"] == predictions["predicted"]).mean())
+    model = AlignedFusionClassifier.from_pretrained(out)
+    assert model.prediction_sets["coverage"] == 0.8
+    table = pd.read_csv(folder / "cases.csv").set_index("file")
+    row = table.loc[predictions["file"][0]].drop(["kind", "patient"])
+    found = predict_case(out, [folder / predictions["file"][0]], row.dropna().to_dict())
+    assert (found["predicted"], found["set"], found["coverage"]) == (predictions["predicted"][0], sets[0], 0.8)
+    whole = runs.evaluate(out, pd.read_csv(folder / "cases.csv"), root=folder, most_probable=True, progress=False)
+    best = predictions[[f"p({name})" for name in model.class_names]].to_numpy().argmax(1)
+    is_right = np.array(model.class_names)[best] == predictions["kind"]
+    assert whole["test"]["overall"]["accuracy"][0] == pytest.approx(is_right.mean())
+    card = (out / "README.md").read_text()
+    assert "balance logit\\_adjustment" in card or "balance logit_adjustment" in card
+    assert "| coverage |" in card
+
+
 def test_evaluate_refuses_a_table_of_training_cases_only(run, folder, tmp_path, capsys):
     table = pd.read_csv(folder / "cases.csv")
     tested = set(pd.read_csv(run / "predictions.csv")["file"])
