@@ -84,6 +84,7 @@ def render(
         sections.training_data(report, settings),
         sections.metrics(report),
         sections.results(report),
+        sections.worth(report),
         sections.subgroups(report),
         sections.calibration(model, report),
         sections.limits(),
