@@ -40,14 +40,35 @@ def results(report: Mapping[str, Any]) -> str:
     cells = [[_whole(row["missing"]), *(_share(row[name]) for name in shares), _auc(row["macro_auc"])] for row in rows]
     names = ["expected calibration error" if name == "calibration_error" else heading(name) for name in shares]
     head = ["attributes missing", *names, "macro AUC"]
+    if "image_only" in report:
+        head += ["accuracy, image only", "accuracy, attributes only"]
+        for line, row in zip(cells, report["attributes_only"], strict=True):
+            line += [_share(report["image_only"]["accuracy"]), _share(row["accuracy"])]
     notes = [
         "A share of the attributes that the test reports mention was removed at random; metrics are means over the draws."
     ]
     if "unmentioned" in rows[0]:
         notes.append(f"Where none was removed, {_share(rows[0]['unmentioned'])} of all cells are unmentioned already.")
+    if "image_only" in report:
+        notes.append("Image only and attributes only: this model, with the other part marked as absent.")
     if (chance := report.get("most_frequent_class")) is not None:
         notes.append(f"Chance level: the most frequent class is {_share(chance)} of the test cases.")
     return f"## Metrics by missing attributes\n\n{' '.join(notes)}\n\n{table(head, cells)}"
+
+
+def worth(report: Mapping[str, Any]) -> str:
+    """How often the test cases mention each attribute, and the accuracy that is lost if it is permuted."""
+    if (permuted := report.get("permuted")) is None:
+        return ""
+    ranked = sorted(permuted["attributes"].items(), key=lambda item: -item[1]["worth"][0])
+    rows = [
+        [name, _whole(row["mentioned"]), *(f"{100 * number:.1f}" for number in row["worth"])] for name, row in ranked
+    ]
+    head = ["attribute", "test cases that mention it", "points of accuracy lost", "low", "high"]
+    return (
+        f"## Worth of the attributes\n\nThe accuracy that is lost if the column of an attribute is permuted among "
+        f"{permuted['cases']:,} test cases, with the 95% interval.\n\n{table(head, rows)}"
+    )
 
 
 def subgroups(report: Mapping[str, Any]) -> str:

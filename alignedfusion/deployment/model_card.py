@@ -85,6 +85,7 @@ def render(
         sections.training_data(report, settings),
         card_results.metrics(report),
         card_results.results(report),
+        card_results.worth(report),
         card_results.subgroups(report),
         card_results.calibration(model, report),
         sections.limits(),

@@ -21,7 +21,7 @@ class ClassifierOutput(OrderedDict[str, Tensor | None]):
         reconstruction: (B, A, V_max) logits over each attribute's values, -inf beyond the last; None if the model does not
             reconstruct.
         intermediate: (B, K, D).
-        contributions: (B, P, C), the weighted contribution of each of the model's `branches` to each class; the logits are the
+        contributions: (B, P, C), the weighted contribution of each of the model's `branches` to each class; the logits are the weighted
             log prior plus their sum.
     """
 

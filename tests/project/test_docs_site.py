@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import alignedfusion
-from alignedfusion import baselines, deployment, detection, evaluation, reports, training
+from alignedfusion import baselines, deployment, detection, evaluation, pages, reports, training
 from alignedfusion.commands import main as cli
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +154,6 @@ def test_the_reference_has_every_public_name_and_no_other():
             importlib.import_module(name)
         except ModuleNotFoundError:
             assert hasattr(importlib.import_module(module), attribute), name
-    for package in (alignedfusion, baselines, deployment, detection, evaluation, reports, training):
+    for package in (alignedfusion, baselines, deployment, detection, evaluation, pages, reports, training):
         for name in package.__all__:
             assert f"{package.__name__}.{name}" in described, name
