@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from alignedfusion.commands.table_options import add_manifest, add_max_unreadable, add_table_options
+from alignedfusion.commands.table_options import add_manifest, add_max_unreadable, add_table_options, read_cases
 
 _TRAIN = """\
 Train a classifier on your own images and a table that may have empty cells, and test it.
@@ -14,7 +14,9 @@ Train a classifier on your own images and a table that may have empty cells, and
 The table has one row per case: one or more columns with image files (PNG, JPEG or TIFF, or .npy files with precomputed tokens
 (N, F)), a column with the label, and attribute columns. An empty attribute cell means that the report does not mention the
 attribute. If the report denies it, write a value such as "absent". Cells that cannot be read, such as a word among numbers, are
-reported and count as unmentioned. Exclude columns that follow from the label (--exclude): they leak it to the model.
+reported and count as unmentioned. Exclude columns that follow from the label (--exclude): they leak it to the model. A column
+that alone nearly gives the label away is named before training. Identifiers, such as record numbers, are left out unless
+--attributes names them.
 
 A file CASES.columns.yaml beside CASES.csv can state the kind, units, edges, values, decimal sign and missing codes of columns,
 one line per column, such as `age: {units: years, missing: [999]}`. Options of the command override those of the file.
@@ -110,6 +112,7 @@ def _train(options: argparse.Namespace) -> None:
     from alignedfusion.training import TrainingSettings, runs
     from alignedfusion.training.distributed import is_main_process
 
+    _check_weights(options)
     manifest = Manifest.read(
         options.manifest,
         CaseColumns(
@@ -154,6 +157,19 @@ def _train(options: argparse.Namespace) -> None:
     print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
     print(table(report["missing"]))
     print(f"\nThe model, metrics.json, predictions.csv and missing.png are in {options.output}")
+
+
+def _check_weights(options: argparse.Namespace) -> None:
+    """Refuse weights that cannot be downloaded before all images are checked, which takes minutes for a large table."""
+    from alignedfusion.modules.backbones import DEFAULT_BACKBONE, locate_weights
+    from alignedfusion.tables.files import check_columns
+
+    if options.tokens or options.weights or options.no_pretrained:
+        return
+    frame, _ = read_cases(options.manifest, options)
+    check_columns(frame, options.image)
+    if not frame[options.image[0]].astype(str).str.endswith(".npy").any():  # tokens need no backbone
+        locate_weights(options.backbone or DEFAULT_BACKBONE)
 
 
 def _describe(manifest: Any) -> None:

@@ -17,6 +17,7 @@ from alignedfusion.datasets.images import token_width
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, name_unread, read_cells
 from alignedfusion.datasets.splits import SPLITS
+from alignedfusion.datasets.suspects import warn_of_leaks
 from alignedfusion.deployment import model_card
 from alignedfusion.evaluation import plots
 from alignedfusion.evaluation.inference import predict, prepare_images
@@ -86,6 +87,8 @@ def train(
     with lock_output(folder) if is_main_process() else nullcontext():
         if (finished := _open(folder, described)) is not None:
             return finished
+        if is_main_process():
+            warn_of_leaks(manifest.rows("train"), manifest.schema(), manifest.label)
 
         if (folder / WEIGHTS).is_file():  # trained before, and interrupted while it was tested
             if not is_main_process():

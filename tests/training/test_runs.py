@@ -239,5 +239,6 @@ def test_damaged_settings_of_a_run_are_named_at_the_command(text, message, tmp_p
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_without_a_traceback(folder, capsys):
-    assert cli.main(["train", str(folder / "cases.csv"), "--image", "file", "--label", "kind", "-o", "/proc/none"]) == 2
+    columns = ["--image", "file", "--label", "kind", "--no-pretrained"]
+    assert cli.main(["train", str(folder / "cases.csv"), *columns, "-o", "/proc/none"]) == 2
     assert "/proc/none" in capsys.readouterr().err
