@@ -22,16 +22,26 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
     add_manifest(parser)
     add_table_options(parser)
     add_max_unreadable(parser)
+    parser.add_argument(
+        "--tokens", metavar="FOLDER", help="read tokens that `alignedfusion tokens` computed instead of images"
+    )
     parser.add_argument("--json", metavar="FILE", help="JSON file to write the metrics to")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from alignedfusion.datasets.token_cache import TokenCache
     from alignedfusion.evaluation.metrics import table
     from alignedfusion.tables.files import write_json
     from alignedfusion.training import runs
 
     frame, root = read_cases(options.manifest, options)
-    rows, counts = runs.evaluate(options.run_folder, frame, root=root, max_unread=options.max_unreadable)
+    rows, counts = runs.evaluate(
+        options.run_folder,
+        frame,
+        root=root,
+        max_unread=options.max_unreadable,
+        tokens=TokenCache(options.tokens) if options.tokens else None,
+    )
     if counts["left_out"]:
         print(f"{counts['left_out']} cases were used in training and are left out of the test")
     print(f"{counts['tested']} test cases")

@@ -97,7 +97,11 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     training.add_argument("--epochs", type=int, default=30, help="passes over the training cases (default: 30)")
     training.add_argument("--batch-size", type=int, default=32, help="cases per step (default: 32)")
     training.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate (default: 1e-3)")
-    training.add_argument("--workers", type=int, default=0, help="number of processes that read images (default: 0)")
+    training.add_argument(
+        "--workers",
+        type=int,
+        help="processes that read images (default: one per CPU, 8 at most; 0 without a GPU or with --tokens)",
+    )
     training.add_argument(
         "--seed", type=int, default=0, help="seed of weights, order, hiding and random splits (default: 0)"
     )
@@ -110,9 +114,12 @@ def _train(options: argparse.Namespace) -> None:
     from alignedfusion.evaluation.metrics import table
     from alignedfusion.modules.backbones import Backbone
     from alignedfusion.training import TrainingSettings, runs
-    from alignedfusion.training.distributed import is_main_process
+    from alignedfusion.training.distributed import default_workers, is_main_process
 
     _check_weights(options)
+    workers = options.workers
+    if workers is None:
+        workers = 0 if options.tokens else default_workers()
     manifest = Manifest.read(
         options.manifest,
         CaseColumns(
@@ -150,7 +157,7 @@ def _train(options: argparse.Namespace) -> None:
             learning_rate=options.learning_rate,
             seed=options.seed,
         ),
-        workers=options.workers,
+        workers=workers,
     )
     if not is_main_process():
         return

@@ -31,9 +31,7 @@ STEP = 64
 """Cases per forward pass of the model, within a larger batch."""
 
 
-def predict_case(
-    folder: str | Path, images: Sequence[str | Path], attributes: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
+def predict_case(folder: str | Path, images: Sequence[str | Path], attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Predict one case.
 
     Args:
@@ -42,8 +40,7 @@ def predict_case(
         attributes: Values of the mentioned attributes by name; all others are unmentioned.
 
     Returns:
-        A mapping with `classes`, the probability of each class, and `attributes`, the probability of each value of each
-        unmentioned attribute.
+        A mapping as `name_output` returns it.
     """
     model = AlignedFusionClassifier.from_pretrained(folder)
     if len(images) != len(model.image_modalities):
@@ -53,10 +50,34 @@ def predict_case(
     if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:
         raise FileNotFoundError(f"there is no image at {absent}")
     output = answer(model, [make_cases(paths, codes, None, **prepare_images(model))[0]])
-    classes = output["logits"][0].softmax(-1).tolist()
+    return name_output(model, codes, output)
+
+
+def name_output(model: AlignedFusionClassifier, codes: Tensor, output: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The output of a model for one case, with names instead of positions, as plain JSON.
+
+    Args:
+        model: The model.
+        codes: int64 (1, A).
+        output: Output of the model.
+
+    Returns:
+        A mapping with `predicted`, the most probable class; `classes`, the probability of each class; `attributes`, the
+        probability of each value of each unmentioned attribute. Probabilities are rounded to four digits.
+    """
+    shares = output["logits"][0].float().softmax(-1).tolist()
+    logits = output.get("reconstruction")
+    filled = {}
+    if logits is not None:
+        filled = {
+            attribute.name: _name_shares(attribute.values, row.float().softmax(-1).tolist())
+            for attribute, code, row in zip(model.schema, codes[0].tolist(), logits[0], strict=True)
+            if code == UNKNOWN
+        }
     return {
-        "classes": dict(zip(model.class_names, classes, strict=True)),
-        "attributes": {} if "reconstruction" not in output else _named(model, codes[0], output["reconstruction"][0]),
+        "predicted": model.class_names[shares.index(max(shares))],
+        "classes": _name_shares(model.class_names, shares),
+        "attributes": filled,
     }
 
 
@@ -219,12 +240,9 @@ def _lines(batch: pd.DataFrame, columns: Sequence[str], number: str) -> list[dic
     ]
 
 
-def _named(model: AlignedFusionClassifier, codes: Tensor, logits: Tensor) -> dict[str, dict[str, float]]:
-    return {
-        attribute.name: dict(zip(attribute.values, row.softmax(-1).tolist(), strict=False))
-        for attribute, code, row in zip(model.schema, codes.tolist(), logits, strict=True)
-        if code == UNKNOWN
-    }
+def _name_shares(names: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
+    """Rounded probabilities by name; the reconstruction has further, empty places after the last value."""
+    return {name: round(share, 4) for name, share in zip(names, shares, strict=False)}
 
 
 def _rounded(share: float) -> float:

@@ -90,6 +90,7 @@ def fit(
         save_total_limit=1,
         logging_strategy="epoch",
         dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,  # otherwise every epoch starts them anew
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         report_to=report_to if isinstance(report_to, str) else list(report_to),

@@ -18,6 +18,7 @@ from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, name_unread, read_cells
 from alignedfusion.datasets.splits import SPLITS
 from alignedfusion.datasets.suspects import warn_of_leaks
+from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.deployment import model_card
 from alignedfusion.evaluation import plots
 from alignedfusion.evaluation.inference import predict, prepare_images
@@ -27,7 +28,7 @@ from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.tokenizers import VisualTokenizer
-from alignedfusion.presets import choose_backbone, match_tokens, standard
+from alignedfusion.presets import check_tokens_of, choose_backbone, match_tokens, standard
 from alignedfusion.tables.files import free_name, lock_output, read_json, write_json, write_table
 from alignedfusion.training.distributed import is_main_process, num_processes
 from alignedfusion.training.fitting import DEFAULTS, find_checkpoints, fit
@@ -178,6 +179,7 @@ def evaluate(
     *,
     root: str | Path = ".",
     max_unread: float = MAX_UNREAD,
+    tokens: TokenCache | None = None,
     progress: bool = True,
 ) -> tuple[list[dict[str, float]], dict[str, Any]]:
     """Test a finished run on a table, without the cases that were used in training or validation.
@@ -187,6 +189,7 @@ def evaluate(
         frame: A table with the run's image, label and attribute columns.
         root: Folder that relative image paths start from.
         max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
+        tokens: A token cache that the model's backbone computed; its tokens replace the images.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -198,13 +201,17 @@ def evaluate(
         raise FileNotFoundError(f"no finished run in {str(folder)!r}: create one with `alignedfusion train`")
     settings = _read_settings(folder)
     model = _to_device(AlignedFusionClassifier.from_pretrained(folder))
+    if tokens is not None:
+        check_tokens_of(model, tokens)
     columns = CaseColumns(images=settings["images"], label=settings["label"], attributes=tuple(settings["attributes"]))
     columns.check(frame)
     frame = frame.reset_index(drop=True)
     is_trained = np.array(find_trained_cases(folder / TRAINED_ON, frame, columns, root), dtype=bool)
     if is_trained.all():
         raise ValueError(f"all {len(frame)} cases of this table were used in training; there is nothing to test on")
-    manifest = Manifest.for_evaluation(frame[~is_trained], columns, class_names=model.class_names, root=root)
+    manifest = Manifest.for_evaluation(
+        frame[~is_trained], columns, class_names=model.class_names, root=root, tokens=tokens
+    )
     reading = read_cells(manifest.frame, model.schema, max_unread=max_unread)
     cases = manifest.cases(manifest.frame, model.schema, **prepare_images(model))
     rows = missing_sweep(model, cases, model.schema, progress=progress)
