@@ -18,6 +18,7 @@ from torch.utils.data import default_collate
 from alignedfusion import AlignedFusionClassifier, VisualTokenizer
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.training import TrainingSettings
+from alignedfusion.training.distributed import default_workers
 from alignedfusion.training.fitting import _may_skip_weights, find_checkpoints, fit
 
 ROOT = Path(__file__).parents[2]
