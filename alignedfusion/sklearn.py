@@ -21,7 +21,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from alignedfusion.attributes import AttributeSchema
-from alignedfusion.datasets.cases import make_cases
+from alignedfusion.datasets.cases import WeightedCases, make_cases
 from alignedfusion.datasets.images import check_images, image_paths, token_width
 from alignedfusion.datasets.imputation import examples_of, fill_gaps
 from alignedfusion.datasets.reading import read_cells
@@ -33,6 +33,7 @@ from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.presets import choose_backbone, match_tokens, standard
 from alignedfusion.training.calibration import calibrate
+from alignedfusion.training.decision import choose_decision
 from alignedfusion.training.fitting import fit
 from alignedfusion.training.settings import TrainingSettings
 
@@ -64,6 +65,8 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         batch_size: Rows per training step.
         learning_rate: Peak learning rate of the parameters that process attributes only.
         calibration: Share of the rows of each class that is held back to calibrate the probabilities; 0 does not calibrate.
+        balance: Help for rare classes in `predict`: "none", "class_weights" or "logit_adjustment" (see `TrainingSettings`). The
+            probabilities stay calibrated. How far `predict` favours rare classes is chosen on the rows that are held back.
         workers: Number of processes that read images.
         random_state: Seed of weights, order, hiding and the rows held back.
         verbose: Whether to show a progress bar.
@@ -94,6 +97,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         batch_size: int = 32,
         learning_rate: float = 1e-3,
         calibration: float = 0.2,
+        balance: str = "none",
         workers: int = 0,
         random_state: Any = None,
         verbose: bool = False,
@@ -112,22 +116,24 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.calibration = calibration
+        self.balance = balance
         self.workers = workers
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any) -> AlignedFusionEstimator:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> AlignedFusionEstimator:
         """Fit the schema and the model to these rows.
 
         Args:
             X: A DataFrame, or an array (n, features) without images.
             y: n labels of any type.
+            sample_weight: n weights of the rows in the loss of the class and in the class shares; 1 by default. A row with the
+                weight 0 is left out. Calibration does not use them.
 
         Raises:
             ValueError: For a column that is missing or cannot be an attribute, an unreadable image, or a single class.
         """
-        whole, labels = self._frame(X, reset=True), self._labels(y)
-        check_consistent_length(whole, labels)
+        whole, labels, weights = self._weighted(self._frame(X, reset=True), y, sample_weight)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         is_held = hold_back(labels, whole[self.group] if self.group else None, self.calibration, seed)
         frame = whole[~is_held]
@@ -138,9 +144,13 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             self.model_ = self._build(whole)
             # A backbone with random weights is trained with the full learning rate.
             starts_random = getattr(self.model_.visual, "backbone", None) is not None and not self.pretrained
+            train = self._cases(frame, labels[~is_held], is_training=True)
+            if weights is not None:
+                used = torch.from_numpy(weights[~is_held])
+                train = WeightedCases(train, used / used.mean())
             self.log_ = fit(
                 self.model_,
-                self._cases(frame, labels[~is_held], is_training=True),
+                train,
                 None,
                 folder,
                 TrainingSettings(
@@ -150,12 +160,16 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
                     image_rate=1.0 if starts_random else 0.2,
                     backbone_rate=1.0 if starts_random else 0.1,
                     seed=seed,
+                    balance=self.balance,
                 ),
                 workers=self.workers,
                 progress=self.verbose,
             )
             if is_held.any():
-                calibrate(self.model_, self._cases(whole[is_held], labels[is_held]), progress=self.verbose)
+                held = self._cases(whole[is_held], labels[is_held])
+                calibrate(self.model_, held, progress=self.verbose)
+                if self.balance != "none":
+                    choose_decision(self.model_, held, progress=self.verbose)
         self.model_.cpu().eval()  # so that a pickle can be loaded on a machine without a GPU
         return self
 
@@ -164,9 +178,9 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         return self._outputs(self._fitted_frame(X), "logits").softmax(-1).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable label of each row."""
-        best = self.predict_proba(X).argmax(1)
-        return self.classes_[best]
+        """The label of each row: the most probable one, unless `balance` helps rare classes."""
+        logits = self._outputs(self._fitted_frame(X), "logits")
+        return self.classes_[self.model_.decide(logits).numpy()]
 
     def impute(self, X: Any) -> pd.DataFrame:
         """The table with the most probable value in each unmentioned cell; for a number, the median of the interval."""
@@ -197,6 +211,26 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     def _fitted_frame(self, X: Any) -> pd.DataFrame:
         check_is_fitted(self)
         return self._frame(X, reset=False)
+
+    def _weighted(
+        self, frame: pd.DataFrame, y: Any, sample_weight: Any
+    ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray | None]:
+        """The rows with a weight above 0, their labels as indices, and their weights."""
+        if sample_weight is None:
+            labels = self._labels(y)
+            check_consistent_length(frame, labels)
+            return frame, labels, None
+        weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+        if weights.ndim != 1 or len(weights) != len(frame) or (weights < 0).any():
+            raise ValueError(
+                f"sample_weight must hold one number of at least 0 per row ({len(frame)}), got the shape {weights.shape} with "
+                f"{int((weights < 0).sum())} negative numbers"
+            )
+        y = column_or_1d(y, warn=True)
+        check_consistent_length(frame, y)
+        if not (is_used := weights > 0).any():
+            raise ValueError(f"all {len(weights)} rows have a sample_weight of zero: there is nothing to learn")
+        return frame[is_used], self._labels(y[is_used]), weights[is_used]
 
     def _labels(self, y: Any) -> np.ndarray:
         y = column_or_1d(y, warn=True)

@@ -26,6 +26,7 @@ from alignedfusion.baselines import (
     CrossAttention,
     ElementwiseSum,
     GradientBoosting,
+    ImageAndTableBoosting,
     JointSelfAttention,
     MajorityClass,
     MSMAFusion,
@@ -37,9 +38,12 @@ from alignedfusion.baselines import (
 )
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
+from alignedfusion.evaluation.inference import outputs
+from alignedfusion.modules.heads import UnimodalHeads
 from alignedfusion.modules.masking import HideAttributes
+from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.training import TrainingSettings, fit
-from alignedfusion.training.calibration import calibrate
+from alignedfusion.training.calibration import CALIBRATION_RATES, calibrate, fit_weights
 
 OURS = "alignedfusion"
 HEADS = 2
@@ -95,6 +99,7 @@ def neural(
     hide_probability: float = 0.3,
     hide_report_probability: float = 0.1,
     unimodal_heads: bool = False,
+    first_round_heads: bool = True,
     training: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Callable[[Fold], nn.Module]:
@@ -118,6 +123,8 @@ def neural(
             hiding=HideAttributes(hide_probability, whole=hide_report_probability),
             unimodal_heads=unimodal_heads,
         )
+        if unimodal_heads and not first_round_heads:
+            model.unimodal_heads = UnimodalHeads(fold.dim, kept, len(fold.class_names))
         with tempfile.TemporaryDirectory() as scratch:
             fit(
                 model,
@@ -142,12 +149,73 @@ def _table(kind: type) -> Callable[[Fold], nn.Module]:
     return lambda fold: kind(fold.schema, len(fold.class_names)).fit(fold.train)
 
 
+def _image_and_table(fold: Fold) -> nn.Module:
+    # Without augmented views: the mean token of a case is that of its original image.
+    image = {m: tokens[:, 0] if tokens.ndim == 4 else tokens for m, tokens in fold.train.image.items()}
+    train = TensorCases(image, fold.train.codes, fold.train.labels)
+    return Tempered(ImageAndTableBoosting(fold.schema, len(fold.class_names)).fit(train), fold)
+
+
+class Tempered(nn.Module):
+    """A trained model whose logits are divided by a temperature, fitted to the validation cases as in `calibrate`."""
+
+    def __init__(self, model: nn.Module, fold: Fold) -> None:
+        super().__init__()
+        self.model = model
+        variants = [drop_attributes(fold.valid.codes, rate, fold.schema) for rate in CALIBRATION_RATES]
+        logits = outputs(model, fold.valid, variants, "logits", progress=False)  # (versions, n, C)
+        shares = torch.zeros(logits.shape[:2])
+        shift, _ = fit_weights(logits[:, :, None], shares + 0.5, torch.zeros(logits.shape[-1]), fold.valid.labels)
+        self.register_buffer("factor", shift.exp())
+
+    @property
+    def visuals(self) -> Any:
+        """The modules that read the model's images."""
+        return getattr(self.model, "visuals", {})
+
+    def forward(self, image: Any, codes: Tensor, **masks: Any) -> Any:
+        """The model's logits, divided by the temperature."""
+        return ClassifierOutput(logits=self.model(image, codes, **masks).logits * self.factor)
+
+
 def _two_experts(fold: Fold) -> nn.Module:
-    return TwoExperts(fold.shared("image only"), fold.shared("attributes only"))
+    return Tempered(TwoExperts(fold.shared("image only"), fold.shared("attributes only")), fold)
+
+
+def _two_experts_one_prior(fold: Fold) -> nn.Module:
+    counts = torch.bincount(fold.train.labels, minlength=len(fold.class_names))
+    experts = TwoExperts(fold.shared("image only"), fold.shared("attributes only"), class_counts=counts)
+    return Tempered(experts, fold)
 
 
 def _second_stage(fold: Fold) -> nn.Module:
     return SecondStageSVM(fold.shared("image only"), fold.schema).fit(fold.train, fold.valid)
+
+
+class WithoutImage(nn.Module):
+    """A trained model that is not given one of the images.
+
+    Args:
+        model: The model.
+        absent: The image modality.
+    """
+
+    def __init__(self, model: nn.Module, absent: str) -> None:
+        super().__init__()
+        self.model = model
+        self.absent = absent
+
+    @property
+    def visuals(self) -> Any:
+        """The modules that read the model's images."""
+        return getattr(self.model, "visuals", {})
+
+    def forward(self, image: Any, codes: Tensor, is_present: Any = None) -> Any:
+        """The model's output with the image marked as absent; the same output from a model that does not read the image."""
+        if self.absent not in getattr(self.model, "modalities", (self.absent,)):
+            return self.model(image, codes)
+        missing = torch.zeros(len(codes), dtype=torch.bool)
+        return self.model(image, codes, is_present={**(is_present or {}), self.absent: missing})
 
 
 class _Without(nn.Module):
@@ -175,9 +243,11 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "majority class": _table(MajorityClass),
     "naive Bayes": _table(NaiveBayes),
     "gradient boosting": _table(GradientBoosting),
+    "boosted trees on image and attributes": _image_and_table,
     "image only": neural(JointSelfAttention, ("images",)),
     "attributes only": neural(JointSelfAttention, (REPORT,), training={"epochs": 100}),
     "two experts": _two_experts,
+    "two experts, prior counted once": _two_experts_one_prior,
     "element-wise sum": neural(ElementwiseSum),
     "concatenation": neural(Concatenation),
     "cross-attention": neural(CrossAttention),
@@ -194,8 +264,10 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     OURS: ours(),
     "ours, no intermediate token": ours(fusion=JointSelfAttention),
     "ours, no unimodal heads": ours(unimodal_heads=False),
+    "ours, heads before fusion alone": ours(first_round_heads=False),
     "ours, unimodal heads alone": _heads_alone,
     "ours, no reconstruction": ours(reconstruct=None),
+    "ours, reconstructed tokens not used": ours(reconstruct="none"),
     "ours, two passes": ours(reconstruct="two_pass"),
     "ours, image rate 1": ours(training={"image_rate": 1.0}),
     "ours, no whole report hidden": ours(hide_report_probability=0.0),

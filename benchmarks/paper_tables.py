@@ -22,26 +22,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from methods import METHODS, OURS, Fold, models_at
-from results import write_table
+from methods import METHODS, OURS, Fold, WithoutImage, models_at
+from results import OMISSIONS, write_table
 from sources import FOLDS, Source, open_source
+from torch import nn
 from tqdm.auto import tqdm
 
-from alignedfusion.datasets.missingness import Scenario, drop_attributes, mcar, mnar
+from alignedfusion.attributes import AttributeSchema
+from alignedfusion.datasets import derm7pt, milk10k
+from alignedfusion.datasets.cases import TensorCases
+from alignedfusion.datasets.missingness import DENIALS, Scenario, drop_attributes, mar, mcar, mnar
 from alignedfusion.evaluation import predict
 from alignedfusion.evaluation.metrics import RATES
 from alignedfusion.modules.text_encoder import TextEncoder
 
-MECHANISMS = {
-    "cell": mcar,
-    "denials kept": mnar(denials=0.0, others=1.0),
-    "denials omitted": mnar(denials=1.0, others=0.0),
-}
+TEST_RATES = (*RATES, 0.75, 0.9, 1.0)
 MAIN = (*tuple(list(METHODS)[: list(METHODS).index("whole report as one text")]), "the paper's model", OURS)
 OF_THE_PAPER = (
     "image only",
     "attributes only",
+    "boosted trees on image and attributes",
     "two experts",
+    "two experts, prior counted once",
     "element-wise sum",
     "joint self-attention",
     "FusionM4Net, 2nd stage",
@@ -83,6 +85,7 @@ def run_unit(unit: Unit, methods: list[str], source: Source, runs: Path, options
     rows = source.split(unit.protocol, unit.fold, unit.seed)
     schema = source.schema(rows["train"])
     codes = schema.encode(source.frame, unseen="unknown")
+    source = source.reduced(rows["train"])
     scenario = Scenario(train=unit.training_rate, valid=unit.training_rate, seed=unit.seed)
     visible = {
         split: scenario.apply(split, codes[numbers], schema, numbers.tolist()) for split, numbers in rows.items()
@@ -99,23 +102,60 @@ def run_unit(unit: Unit, methods: list[str], source: Source, runs: Path, options
         text_encoder=TextEncoder(options.text_encoder) if options.text_encoder else None,
     )
     test = source.cases(rows["test"], codes[rows["test"]])
+    counts = torch.bincount(fold.train.labels, minlength=len(source.class_names)) + 1.0
+    prior = (counts / counts.sum()).numpy()
+    variants = test_variants(test.codes, schema, rows["test"], unit.seed)
     for method in methods:
         file = result_file(unit, method, runs)
         if file.is_file():
             continue
-        predictions = {"rows": rows["test"], "labels": test.labels.numpy()}
-        for name, mechanism in MECHANISMS.items():
-            for rate in (*RATES, 1.0):
-                variant = drop_attributes(
-                    test.codes, rate, schema, mechanism=mechanism, cases=rows["test"].tolist(), seed=unit.seed
-                )
-                model = models_at(method, fold, rate)
-                predictions[f"{name} {rate:g}"] = predict(model, test, [variant], batch_size=256, progress=False)[0]
+        found = predict_all(method, fold, test, variants)
+        predictions = {"rows": rows["test"], "labels": test.labels.numpy(), "prior": prior, **found}
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(f".{os.getpid()}.part")
         with draft.open("wb") as stream:
             np.savez_compressed(stream, **predictions)
         draft.replace(file)
+
+
+def test_variants(
+    codes: torch.Tensor, schema: AttributeSchema, rows: np.ndarray, seed: int
+) -> dict[tuple[str, float], torch.Tensor]:
+    """The codes of the test cases by kind of omission and rate. All kinds are equal at the rate 0."""
+    kinds = {"cell": mcar, "other attribute": mar(schema.names[0]), "own value": by_own_value}
+    if DENIALS.intersection(value.lower() for attribute in schema for value in attribute.values):
+        kinds |= {"denials kept": mnar(denials=0.0, others=1.0), "denials omitted": mnar(denials=1.0, others=0.0)}
+    return {
+        (kind, rate): drop_attributes(codes, rate, schema, mechanism=mechanism, cases=rows.tolist(), seed=seed)
+        for kind, mechanism in kinds.items()
+        for rate in (TEST_RATES if kind == "cell" else TEST_RATES[1:])
+    }
+
+
+def by_own_value(codes: torch.Tensor, rate: float, schema: AttributeSchema) -> torch.Tensor:
+    """Missing not at random: the probability grows from zero at an attribute's first value to twice the rate at its last."""
+    last = torch.tensor([max(number - 1, 1) for number in schema.num_values])
+    return (2.0 * rate * codes.clamp(min=0).double() / last).clamp(max=1.0)
+
+
+def predict_all(
+    method: str, fold: Fold, test: TensorCases, variants: dict[tuple[str, float], torch.Tensor]
+) -> dict[str, np.ndarray]:
+    """Probabilities (n, C) of a method for every variant of the reports, and without each of several images."""
+    models = {rate: models_at(method, fold, rate) for rate in TEST_RATES}
+    by_model: dict[nn.Module, list[tuple[str, float]]] = {}
+    for kind, rate in variants:
+        by_model.setdefault(models[rate], []).append((kind, rate))
+    found = {}
+    for model, keys in by_model.items():
+        probabilities = predict(model, test, [variants[key] for key in keys], batch_size=256, progress=False)
+        found |= {f"{kind} {rate:g}": array for (kind, rate), array in zip(keys, probabilities, strict=True)}
+    for absent in fold.images if len(fold.images) > 1 else ():
+        for rate in (0.0, 0.5, 1.0):
+            model = WithoutImage(models[rate], absent)
+            codes = [variants["cell", rate]]
+            found[f"without {absent} {rate:g}"] = predict(model, test, codes, batch_size=256, progress=False)[0]
+    return found
 
 
 def result_file(unit: Unit, method: str, runs: Path) -> Path:
@@ -178,20 +218,26 @@ def _run_many(units: list[Unit], rest: tuple[Any, ...], jobs: int, bar: Any) -> 
 
 
 def _name(options: argparse.Namespace) -> str:
-    return f"{options.source}-{options.attributes}" if "derm7pt" in options.source else options.source
+    has_preset = options.source in ("milk10k", "derm7pt", "derm7pt_tokens")
+    return f"{options.source}-{options.attributes}" if has_preset else options.source
 
 
 def _options(arguments: list[str] | None) -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=ROWS, required=True)
     parser.add_argument(
-        "--source", choices=("derm7pt_tokens", "derm7pt", "pad_ufes_20", "manifest", "phantom"), required=True
+        "--source",
+        choices=("milk10k", "derm7pt_tokens", "derm7pt", "pad_ufes_20", "manifest", "phantom"),
+        required=True,
     )
     parser.add_argument("--data", type=Path, help="folder of the data set, or CSV file of a manifest")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument("--protocol", choices=("split", "cv"), default="split", help="the official split, or 5 folds")
     parser.add_argument(
-        "--omission", choices=MECHANISMS, default="cell", help="kind of cells to drop from test reports"
+        "--omission",
+        default="cell",
+        metavar="KIND",
+        help=f"what is missing in the test reports: {', '.join(OMISSIONS)}, or 'without IMAGE' (default: cell)",
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="ROW", help="rows of the table (default: all)")
@@ -199,9 +245,15 @@ def _options(arguments: list[str] | None) -> Any:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--jobs", type=int, default=1, help="number of splits trained in parallel, one core each")
     parser.add_argument("--text-encoder", metavar="NAME", help="Hugging Face encoder for the rows that encode text")
-    derm = parser.add_argument_group("Derm7pt")
-    derm.add_argument(
-        "--preset", dest="attributes", default="patient3", choices=("patient3", "five", "seven_point7", "seven_plus5")
+    presets = parser.add_argument_group("Derm7pt and MILK10k")
+    presets.add_argument(
+        "--preset",
+        dest="attributes",
+        choices=sorted({*derm7pt.ATTRIBUTES, *milk10k.ATTRIBUTES}),
+        help="set of attributes (default: patient3, or patient4+derm7)",
+    )
+    presets.add_argument(
+        "--tokens", type=Path, metavar="FOLDER", help="MILK10k's image tokens, written by `alignedfusion tokens`"
     )
     images = parser.add_argument_group("sources with images")
     images.add_argument("--backbone", default="vit_small_patch16_224", help="frozen timm model")
@@ -216,7 +268,9 @@ def _options(arguments: list[str] | None) -> Any:
     images.add_argument(
         "--columns", nargs="+", metavar="COLUMN", help="attribute columns (default: all suitable columns)"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.attributes = options.attributes or ("patient4+derm7" if options.source == "milk10k" else "patient3")
+    return options
 
 
 if __name__ == "__main__":

@@ -13,11 +13,31 @@ from reported import REPORTED
 from scipy.stats import ttest_rel
 
 from alignedfusion.evaluation import compute_metrics
-from alignedfusion.evaluation.metrics import METRICS, RATES
+from alignedfusion.evaluation.bootstrap import cross_entropies
+from alignedfusion.evaluation.metrics import RATES
 from alignedfusion.evaluation.plots import accuracy_against_missing
 
 BY_TRAINING_RATE = ("1a", "2", "4a")
+SHOWN = (
+    "cross_entropy",
+    "brier",
+    "accuracy",
+    "macro_f1",
+    "macro_f1_balanced_decision",
+    "balanced_accuracy",
+    "macro_auc",
+    "calibration_error",
+)
+DECISION = 0.5
+"""The balanced decision takes the class with the largest p(class) / prior(class)^DECISION, which favours rare classes."""
+LOSSES = ("cross_entropy", "brier", "calibration_error")
+"""Metrics of which less is better."""
+PERCENT = ("accuracy", "balanced_accuracy", "calibration_error")
+PAIRED = {"accuracy": "accuracy", "cross_entropy": "cross-entropy"}
+"""Metrics with one value per case, on which rows are compared with a paired test."""
 CONFIDENT = 0.05
+OMISSIONS = ("cell", "other attribute", "own value", "denials kept", "denials omitted")
+"""Kinds of cells that go missing in test reports."""
 Predictions = dict[str, dict[Any, dict[str, np.ndarray]]]
 
 
@@ -29,17 +49,19 @@ class Column:
         self.training_rate = training_rate
         self.key = key
 
-    def select(self, units: dict[Any, dict[str, np.ndarray]]) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Row numbers, probabilities and labels per seed, with all folds joined and cases in order."""
+    def select(self, units: dict[Any, dict[str, np.ndarray]]) -> dict[int, tuple[np.ndarray, ...]]:
+        """Row numbers, probabilities, labels and balanced decisions per seed, with all folds joined and cases in order."""
         folds = defaultdict(list)
         for unit, predictions in units.items():
             if self.training_rate is None or unit.training_rate == self.training_rate:
-                folds[unit.seed].append((predictions["rows"], predictions[self.key], predictions["labels"]))
+                probabilities = predictions[self.key]
+                decisions = (probabilities / predictions["prior"] ** DECISION).argmax(1)
+                folds[unit.seed].append((predictions["rows"], probabilities, predictions["labels"], decisions))
         joined = {}
         for seed, arrays in folds.items():
-            rows, probabilities, labels = (np.concatenate(parts) for parts in zip(*arrays, strict=True))
-            order = rows.argsort()
-            joined[seed] = rows[order], probabilities[order], labels[order]
+            columns = [np.concatenate(parts) for parts in zip(*arrays, strict=True)]
+            order = columns[0].argsort()
+            joined[seed] = tuple(column[order] for column in columns)
         return joined
 
 
@@ -47,34 +69,63 @@ def list_columns(table: str, omission: str) -> list[Column]:
     """The columns of a table: missing rates in training for M-Tr+C-Te, otherwise in the test reports, up to 100 %."""
     if table in BY_TRAINING_RATE:
         return [Column(f"{rate:.0%}", rate, "cell 0") for rate in RATES]
-    return [Column(f"{rate:.0%}", None, f"{omission} {rate:g}") for rate in (*RATES, 1.0)]
+    rates = (0.0, 0.5, 1.0) if omission.startswith("without ") else (*RATES, 0.75, 0.9, 1.0)
+    # Without a missing cell all kinds of omission are the same.
+    keys = {rate: f"{'cell' if not rate and omission in OMISSIONS else omission} {rate:g}" for rate in rates}
+    return [Column(f"{rate:.0%}", None, key) for rate, key in keys.items()]
 
 
 def summarise(predictions: Predictions, columns: list[Column]) -> list[dict[str, Any]]:
-    """One entry per row and column: means and deviations over seeds, the difference of ours in accuracy, and p."""
+    """One entry per row and column: means and deviations over seeds, and ours minus the row in two metrics with p."""
     entries = []
     for column in columns:
-        right = {name: _right(column.select(units)) for name, units in predictions.items()}
-        for name, units in predictions.items():
-            seeds = [
-                compute_metrics(probabilities, labels) for _, probabilities, labels in column.select(units).values()
-            ]
-            entry: dict[str, Any] = {"row": name, "column": column.name, "seeds": len(seeds), "cases": len(right[name])}
-            for metric in METRICS:
+        selected = {name: column.select(units) for name, units in predictions.items()}
+        per_case = {name: _per_case(seeds) for name, seeds in selected.items()}
+        for name, by_seed in selected.items():
+            seeds = [_metrics(*arrays) for arrays in by_seed.values()]
+            count = len(per_case[name]["accuracy"])
+            entry: dict[str, Any] = {"row": name, "column": column.name, "seeds": len(seeds), "cases": count}
+            for metric in seeds[0]:
                 values = [seed[metric] for seed in seeds]
                 entry[metric] = float(np.mean(values))
                 entry[f"{metric}_deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-            if OURS in right:
-                difference = right[OURS] - right[name]  # per case, averaged over seeds
-                entry["ours_minus_row"] = float(difference.mean())
-                entry["p"] = float(ttest_rel(right[OURS], right[name]).pvalue) if difference.any() else 1.0
+            for metric in PAIRED if OURS in per_case else ():
+                ours, other = per_case[OURS][metric], per_case[name][metric]
+                entry[f"ours_minus_row_{metric}"] = float((ours - other).mean())
+                entry[f"p_{metric}"] = float(ttest_rel(ours, other).pvalue) if (ours != other).any() else 1.0
             entries.append(entry)
     return entries
+
+
+def _metrics(
+    rows: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, decisions: np.ndarray
+) -> dict[str, float]:
+    balanced = compute_metrics(probabilities, labels, predicted=decisions)
+    return {
+        **compute_metrics(probabilities, labels),
+        "macro_f1_balanced_decision": balanced["macro_f1"],
+        "accuracy_balanced_decision": balanced["accuracy"],
+    }
+
+
+def _per_case(by_seed: dict[int, tuple[np.ndarray, ...]]) -> dict[str, np.ndarray]:
+    """The paired metrics of each case, averaged over the seeds."""
+    seeds = by_seed.values()
+    return {
+        "accuracy": np.mean([probabilities.argmax(1) == labels for _, probabilities, labels, _ in seeds], axis=0),
+        "cross_entropy": np.mean(
+            [cross_entropies(probabilities, labels) for _, probabilities, labels, _ in seeds], axis=0
+        ),
+    }
 
 
 def write_table(options: Any, source: Any, predictions: Predictions) -> None:
     """Write Markdown, CSV and a plot, and print the Markdown."""
     columns = list_columns(options.table, options.omission)
+    stored = next(iter(next(iter(predictions.values())).values()))
+    if absent := [column.key for column in columns if column.key not in stored]:
+        kinds = sorted({key.rpartition(" ")[0] for key in stored if " " in key})
+        raise SystemExit(f"--omission {options.omission!r} has no predictions {absent[0]!r}; this source has {kinds}")
     entries = summarise(predictions, columns)
     suffix = "" if options.omission == "cell" else "-" + options.omission.replace(" ", "-")
     stem = f"table-{options.table}-{source.name}-{options.protocol}{suffix}"
@@ -101,9 +152,10 @@ def markdown(options: Any, source: Any, entries: list[dict[str, Any]], columns: 
         f"{', '.join(source.attributes)}. Missing {where}: {options.omission}. Mean ± deviation over seeds; ▼ significantly "
         f"worse than ours, ▲ significantly better (paired t-test over cases, p < {CONFIDENT}).",
     ]
-    for metric in METRICS:
+    for metric in SHOWN:
         heads = [column.name for column in columns]
-        lines += ["", f"| {metric.replace('_', ' ')}, % | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+        unit = ", %" if metric in PERCENT else ""
+        lines += ["", f"| {metric.replace('_', ' ')}{unit} | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
         if metric == "accuracy":
             for name, cells in REPORTED.get(options.table, {}).items():
                 shown = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
@@ -117,29 +169,34 @@ def markdown(options: Any, source: Any, entries: list[dict[str, Any]], columns: 
 
 
 def _cell(entry: dict[str, Any], metric: str) -> str:
-    text = f"{100 * entry[metric]:.1f} ± {100 * entry[f'{metric}_deviation']:.1f}"
-    if metric != "accuracy" or entry.get("p", 1.0) >= CONFIDENT:
+    scale, digits = (100, 1) if metric in PERCENT else (1, 3)
+    text = f"{scale * entry[metric]:.{digits}f} ± {scale * entry[f'{metric}_deviation']:.{digits}f}"
+    if entry["seeds"] == 1:
+        text = text.split(" ±")[0]
+    if metric not in PAIRED or entry.get(f"p_{metric}", 1.0) >= CONFIDENT:
         return text
-    return text + (" ▼" if entry["ours_minus_row"] > 0 else " ▲")
+    is_ahead = (entry[f"ours_minus_row_{metric}"] > 0) != (metric in LOSSES)
+    return text + (" ▼" if is_ahead else " ▲")
 
 
 def _verdict(entries: list[dict[str, Any]], columns: list[Column]) -> list[str]:
+    """For each column, ours against the best other row in cross-entropy and in accuracy."""
     lines = []
     for column in columns:
         others = [entry for entry in entries if entry["column"] == column.name and entry["row"] != OURS]
-        if not others or "p" not in others[0]:
+        if not others or "p_accuracy" not in others[0]:
             continue
-        best = max(others, key=lambda entry: entry["accuracy"])
-        lines.append(
-            f"- {column.name}: best other row {best['row']}, ours {100 * best['ours_minus_row']:+.1f} points, "
-            f"p = {best['p']:.2g}"
-        )
+        parts = []
+        for metric, name in PAIRED.items():
+            best = (min if metric in LOSSES else max)(others, key=lambda entry: entry[metric])
+            scale, unit = (100, " points") if metric == "accuracy" else (1, "")
+            digits = 1 if metric == "accuracy" else 3
+            parts.append(
+                f"{name}: best other row {best['row']}, ours {scale * best[f'ours_minus_row_{metric}']:+.{digits}f}{unit}, "
+                f"p = {best[f'p_{metric}']:.2g}"
+            )
+        lines.append(f"- {column.name}: {'; '.join(parts)}")
     return lines
-
-
-def _right(seeds: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The share of seeds in which each case was classified correctly, 0 to 1."""
-    return np.mean([probabilities.argmax(1) == labels for _, probabilities, labels in seeds.values()], axis=0)
 
 
 def _draw(entries: list[dict[str, Any]], columns: list[Column], path: Path, table: str, source: str) -> None:
@@ -148,7 +205,7 @@ def _draw(entries: list[dict[str, Any]], columns: list[Column], path: Path, tabl
         name: [
             (shares[entry["column"]], entry["accuracy"], entry["accuracy_deviation"])
             for entry in entries
-            if entry["row"] == name and shares[entry["column"]] <= max(RATES)
+            if entry["row"] == name and shares[entry["column"]] <= 1.0
         ]
         for name in dict.fromkeys(entry["row"] for entry in entries)
         if name != "majority class"

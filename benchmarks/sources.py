@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from derm7pt_tokens import ManyViews, load_tokens
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from alignedfusion import VisualTokenizer
 from alignedfusion.attributes import AttributeSchema, ColumnOptions
-from alignedfusion.datasets import derm7pt, pad_ufes_20, phantom
+from alignedfusion.datasets import derm7pt, milk10k, pad_ufes_20, phantom
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
+from alignedfusion.datasets.token_cache import TokenCache
 
 FOLDS = 5
+GRID = 4
+COMPONENTS = 256
+PCA_TOKENS = 30_000
+"""Tokens of training images that the principal components are fitted to."""
 
 
 @dataclass
@@ -39,6 +45,7 @@ class Source:
         views: Tokens (n, views, N, F) of augmented views for training, by image modality; None without augmentation.
         groups: Patient of each case, if patients have several cases.
         options: Options of attribute columns.
+        components: Number of principal components of the training cases' tokens that replace the features; 0 keeps them.
     """
 
     name: str
@@ -51,6 +58,7 @@ class Source:
     views: Mapping[str, Tensor] | None = None
     groups: np.ndarray | None = None
     options: Mapping[str, ColumnOptions] | None = None
+    components: int = 0
 
     def split(self, protocol: str, fold: int, seed: int) -> dict[str, np.ndarray]:
         """Row numbers of the training, validation and test cases."""
@@ -73,6 +81,22 @@ class Source:
         train, test = list(folds)[fold]
         return {"train": train, "valid": np.array([], dtype=int), "test": test}
 
+    def reduced(self, rows: np.ndarray) -> Source:
+        """The source with principal components in place of the features, fitted to the tokens of these rows alone."""
+        if not self.components:
+            return self
+        generator = torch.Generator().manual_seed(0)
+        pool = torch.cat([tokens[rows].flatten(0, 1) for tokens in self.image.values()])
+        sample = pool[torch.randperm(len(pool), generator=generator)[:PCA_TOKENS]].float()
+        mean = sample.mean(0)
+        _, vectors = torch.linalg.eigh((sample - mean).T @ (sample - mean))
+        axes = vectors[:, -self.components :]  # (F, components)
+
+        def project(tokens: Tensor) -> Tensor:
+            return torch.cat([(batch.float() - mean) @ axes for batch in tokens.split(512)])
+
+        return replace(self, image={m: project(tokens) for m, tokens in self.image.items()}, components=0)
+
     def schema(self, rows: np.ndarray) -> AttributeSchema:
         """The schema, learned from these rows."""
         return AttributeSchema.from_table(self.frame.iloc[rows], list(self.attributes), options=self.options)
@@ -92,6 +116,8 @@ def open_source(kind: str, data: Path | None, attributes: str, scratch: Path, co
         raise SystemExit(f"--source {kind} needs --data")
     if kind == "derm7pt_tokens":
         return derm7pt_tokens(data, attributes)
+    if kind == "milk10k":
+        return milk10k_tokens(data, attributes, columns["tokens"], scratch)
     if kind == "derm7pt":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the name of the source shows attributes that leak the label
@@ -120,6 +146,43 @@ def derm7pt_tokens(data: Path, attributes: str) -> Source:
         splits,
         tokens.views,
     )
+
+
+def milk10k_tokens(data: Path, attributes: str, folder: Path | None, scratch: Path, grid: int = GRID) -> Source:
+    """MILK10k with the tokens that `alignedfusion tokens` wrote, averaged over a coarser grid of patches."""
+    if folder is None:
+        raise SystemExit(
+            "--source milk10k needs --tokens FOLDER, which `alignedfusion tokens` writes; see docs/results.md"
+        )
+    manifest = milk10k.load(data, attributes=attributes)
+    file = scratch / f"milk10k-{folder.name}-{grid}x{grid}.pt"
+    if not file.is_file():
+        cache = TokenCache(folder)
+        paths = manifest.paths(manifest.frame)
+        _save(file, {m: _pool(cache, cache.rows(paths[m]), grid) for m in milk10k.IMAGES})
+    labels = [manifest.class_names.index(str(label)) for label in manifest.frame["label"]]
+    return Source(
+        f"milk10k-{attributes}",
+        manifest.frame,
+        manifest.attributes,
+        torch.tensor(labels),
+        manifest.class_names,
+        torch.load(file, weights_only=True, mmap=True),
+        manifest.splits,
+        options=manifest.options,
+        components=COMPONENTS,
+    )
+
+
+def _pool(cache: TokenCache, rows: Tensor, grid: int) -> Tensor:
+    """Tokens (n, grid x grid, F) in half precision."""
+    pooled = []
+    for batch in tqdm(rows.split(128), desc="reading tokens", unit="batch"):
+        tokens = cache.file.read(batch.tolist()).float()  # (n, N, F)
+        side = round(tokens.shape[1] ** 0.5)
+        maps = tokens.transpose(1, 2).unflatten(2, (side, side))
+        pooled.append(F.adaptive_avg_pool2d(maps, min(grid, side)).flatten(2).transpose(1, 2).half())
+    return torch.cat(pooled)
 
 
 def drawn(scratch: Path, cases: int = 1500) -> Source:

@@ -18,7 +18,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "presets": ("attributes", "datasets", "modules"),
     "baselines": ("attributes", "evaluation", "modules"),
     "deployment": ("attributes", "datasets", "evaluation", "modules", "tables"),
-    "training": ("attributes", "datasets", "deployment", "evaluation", "modules", "presets", "tables"),
+    "explanation": ("attributes", "evaluation", "modules"),
+    "pages": ("attributes", "datasets", "evaluation", "explanation", "modules", "reports", "tables"),
+    "training": ("attributes", "datasets", "deployment", "evaluation", "modules", "pages", "presets", "tables"),
     "sklearn": ("attributes", "datasets", "evaluation", "modules", "presets", "training"),
     "commands": (
         "attributes",
@@ -27,6 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "deployment",
         "evaluation",
         "modules",
+        "pages",
         "reports",
         "tables",
         "training",
@@ -36,10 +39,12 @@ PICTURE = Path(__file__).parent / "architecture.svg"
 
 # Name: column and floor in the picture, and the line below the name. Every package stands above those that it imports.
 _PLACES: dict[str, tuple[float, int, str]] = {
-    "sklearn": (1.1, 5, "the estimator"),
-    "commands": (2.4, 5, "the command line"),
+    "sklearn": (1.1, 6, "the estimator"),
+    "commands": (2.4, 6, "the command line"),
     "baselines": (0.2, 4, "what we compare with"),
-    "training": (1.5, 4, "fit, calibrate, runs"),
+    "training": (1.5, 5, "fit, calibrate, runs"),
+    "pages": (2.9, 4, "cases and runs as HTML"),
+    "explanation": (3.3, 3, "contributions, questions"),
     "reports": (3.5, 1, "report text -> table"),
     "deployment": (2.3, 3, "predict, export, card, hub"),
     "detection": (0.0, 2, "fusion in detectors"),

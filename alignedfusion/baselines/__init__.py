@@ -3,7 +3,7 @@
 Models are called like an `AlignedFusionClassifier`; a fusion replaces `IntermediateTokenFusion` in one.
 """
 
-from alignedfusion.baselines.combined import SecondStageSVM, TwoExperts
+from alignedfusion.baselines.combined import ImageAndTableBoosting, SecondStageSVM, TwoExperts
 from alignedfusion.baselines.tables import GradientBoosting, MajorityClass, NaiveBayes
 from alignedfusion.baselines.whole_report import WholeReportTokenizer
 from alignedfusion.modules.fusions.published import MSMAFusion, RemixFormerFusion
@@ -14,6 +14,7 @@ __all__ = [
     "CrossAttention",
     "ElementwiseSum",
     "GradientBoosting",
+    "ImageAndTableBoosting",
     "JointSelfAttention",
     "MSMAFusion",
     "MajorityClass",

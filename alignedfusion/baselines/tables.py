@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -47,10 +48,14 @@ class TableClassifier(nn.Module):
 
     def forward(self, image: Any, codes: Tensor, labels: Tensor | None = None, **ignored: Any) -> ClassifierOutput:
         """Log-probabilities (B, C) as logits; images are ignored."""
-        logits = torch.full((len(codes), self.num_classes), 1e-9, dtype=torch.float64)
+        return ClassifierOutput(logits=self.log_probabilities(self.columns(codes.cpu())))
+
+    def log_probabilities(self, columns: np.ndarray) -> Tensor:
+        """The estimator's log-probabilities (B, C)."""
+        probabilities = torch.full((len(columns), self.num_classes), 1e-9, dtype=torch.float64)
         # The estimator does not have classes without a training case.
-        logits[:, self.estimator.classes_] = torch.from_numpy(self.estimator.predict_proba(self.columns(codes.cpu())))
-        return ClassifierOutput(logits=logits.clamp(min=1e-9).log().float())
+        probabilities[:, self.estimator.classes_] = torch.from_numpy(self.estimator.predict_proba(columns))
+        return probabilities.clamp(min=1e-9).log().float()
 
 
 class MajorityClass(TableClassifier):
@@ -81,16 +86,24 @@ class GradientBoosting(TableClassifier):
     (30 %). Trees fitted without missing values would send a missing value down an arbitrary branch.
     """
 
+    settings: ClassVar[Mapping[str, Any]] = {}
+    """Settings of the trees other than scikit-learn's defaults."""
+
     def learn(self, codes: Tensor, labels: np.ndarray) -> Any:
         """Fit trees to the codes as categories."""
+        return self.fit_trees(codes, labels, np.empty((len(codes), 0)))
+
+    def fit_trees(self, codes: Tensor, labels: np.ndarray, numbers: np.ndarray) -> Any:
+        """Fit trees to the codes as categories, beside numeric columns (n, k) that are never hidden."""
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         generator = torch.Generator().manual_seed(0)
         copies = [codes, *(hide_attributes(codes, generator=generator)[0] for _ in range(4))]
         trees = HistGradientBoostingClassifier(
-            categorical_features=list(range(len(self.schema))), early_stopping=False, random_state=0
+            categorical_features=list(range(len(self.schema))), early_stopping=False, random_state=0, **self.settings
         )
-        return trees.fit(self.columns(torch.cat(copies)), np.tile(labels, len(copies)))
+        rows = [np.concatenate([self.columns(copy), numbers], axis=1) for copy in copies]
+        return trees.fit(np.concatenate(rows), np.tile(labels, len(copies)))
 
     def columns(self, codes: Tensor) -> np.ndarray:
         """Codes as floating-point numbers, NaN where unmentioned."""

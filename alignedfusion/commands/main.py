@@ -13,6 +13,7 @@ from alignedfusion import __version__
 from alignedfusion.commands import examples as example_files
 from alignedfusion.commands.demo import add_demo
 from alignedfusion.commands.evaluate import add_evaluate
+from alignedfusion.commands.explain import add_explain
 from alignedfusion.commands.export import add_export
 from alignedfusion.commands.predict import add_predict
 from alignedfusion.commands.reports import add_commands as add_report_commands
@@ -29,13 +30,14 @@ examples:
   alignedfusion extract reports.csv --text findings impression --lexicon chest_xray -o table.csv
   alignedfusion predict runs/first --image x.png --attributes '{"age": 54, "fever": "present"}'
   alignedfusion predict runs/first --table newer_cases.csv -o predictions.parquet
+  alignedfusion explain runs/first --table newer_cases.csv --row 14 -o case.html
 
 `alignedfusion COMMAND --help` describes a command.
 """
 
 
 _EXTRAS = {
-    **dict.fromkeys(("accelerate", "matplotlib", "pandas", "pyarrow", "sklearn"), "train"),
+    **dict.fromkeys(("accelerate", "jinja2", "matplotlib", "pandas", "pyarrow", "sklearn"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     "openai": "chat",
     "ray": "ray",
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = functools.partial(_add, commands)
-    for add_command in (add_demo, add_train, add_tokens, add_evaluate, add_predict, add_export):
+    for add_command in (add_demo, add_train, add_tokens, add_evaluate, add_predict, add_explain, add_export):
         add_command(add)
     add_report_commands(add)
     example_files.add_commands(add)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from alignedfusion.commands.table_options import add_max_unreadable, add_table_options, read_cases
+from alignedfusion.commands.table_options import add_max_unreadable, add_table_options, read_attributes, read_cases
 
 _PREDICT = """\
 Predict one case, and print JSON with the probability of each class and of each value of the unmentioned attributes.
@@ -48,12 +48,7 @@ def _predict(options: argparse.Namespace) -> None:
 def _predict_case(options: argparse.Namespace) -> None:
     from alignedfusion.deployment.prediction import predict_case
 
-    try:
-        attributes = json.loads(options.attributes or "{}")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--attributes is not JSON ({error}): write it like '{{\"age\": 54}}'") from error
-    if not isinstance(attributes, dict):
-        raise ValueError(f"--attributes must be a JSON object of names and values, got {options.attributes}")
+    attributes = read_attributes(options.attributes)
     print(json.dumps(predict_case(options.model, options.image or [], attributes), indent=2))
 
 

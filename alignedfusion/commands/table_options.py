@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +40,51 @@ def add_max_unreadable(parser: Any) -> None:
     )
 
 
+def add_subgroups(parser: Any) -> None:
+    """Add the columns of subgroups."""
+    parser.add_argument(
+        "--subgroup",
+        nargs="+",
+        default=[],
+        metavar="COL",
+        help="columns by which the metrics are also reported, such as sex or age",
+    )
+
+
+def add_case_pages(parser: Any) -> None:
+    """Add the choice to write case pages."""
+    parser.add_argument(
+        "--case-pages",
+        action="store_true",
+        help="also write the pages of the twenty most confident errors, with their images, into the folder cases",
+    )
+
+
+def print_results(result: Mapping[str, Any]) -> None:
+    """Print what `evaluation.testing.evaluate_model` returned."""
+    from alignedfusion.evaluation.intervals import Metrics
+    from alignedfusion.evaluation.metrics import describe_missing, table
+    from alignedfusion.evaluation.subgroups import subgroup_table, unpack_subgroups
+
+    print(Metrics.from_dict(result["test"]))
+    if "subgroups" in result:
+        print(f"\n{subgroup_table(unpack_subgroups(result['subgroups']))}")
+    print(f"\n{describe_missing(result['missing'])}\n{table(result['missing'])}")
+
+
 def read_cases(path: str, options: argparse.Namespace) -> tuple[pd.DataFrame, Path]:
     """The table, and the folder that its relative image paths start from."""
     from alignedfusion.tables.files import read_table
 
     return read_table(path, missing_values=options.missing_values), Path(options.image_root or Path(path).parent)
+
+
+def read_attributes(text: str | None) -> dict[str, Any]:
+    """The attributes of one case from the text of `--attributes`."""
+    try:
+        attributes = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--attributes is not JSON ({error}): write it like '{{\"age\": 54}}'") from error
+    if not isinstance(attributes, dict):
+        raise ValueError(f"--attributes must be a JSON object of names and values, got {text}")
+    return attributes

@@ -6,7 +6,16 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from alignedfusion.commands.table_options import add_manifest, add_max_unreadable, add_table_options, read_cases
+from alignedfusion.commands.table_options import (
+    add_case_pages,
+    add_manifest,
+    add_max_unreadable,
+    add_subgroups,
+    add_table_options,
+    print_results,
+    read_cases,
+)
+from alignedfusion.training.settings import BALANCES
 
 _TRAIN = """\
 Train a classifier on your own images and a table that may have empty cells, and test it.
@@ -21,8 +30,9 @@ that alone nearly gives the label away is named before training. Identifiers, su
 A file CASES.columns.yaml beside CASES.csv can state the kind, units, edges, values, decimal sign and missing codes of columns,
 one line per column, such as `age: {units: years, missing: [999]}`. Options of the command override those of the file.
 
-The folder OUT gets the model and its card (README.md), settings.json, metrics.json, predictions.csv and missing.png (accuracy
-against the share of missing attributes). If training is interrupted, the same command continues from the last epoch.
+The folder OUT gets the model and its card (README.md), settings.json, metrics.json, predictions.csv, report.html (a page with
+all results and figures) and missing.png (accuracy against the share of missing attributes). If training is interrupted, the
+same command continues from the last epoch.
 
 With --tokens, the backbone does not run: the tokens that `alignedfusion tokens` computed are read instead of the images, so
 that epochs are fast. Images are not augmented then. The trained model includes the backbone and predicts from images.
@@ -70,6 +80,8 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--missing-codes", nargs="+", default=[], metavar="COL=N,N", help="cells of a column that mean 'not recorded'"
     )
     add_max_unreadable(data)
+    add_subgroups(data)
+    add_case_pages(parser)
 
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -98,6 +110,12 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     training.add_argument("--batch-size", type=int, default=32, help="cases per step (default: 32)")
     training.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate (default: 1e-3)")
     training.add_argument(
+        "--balance",
+        choices=BALANCES,
+        default="none",
+        help="help for rare classes in the predicted class; probabilities stay calibrated (default: none)",
+    )
+    training.add_argument(
         "--workers",
         type=int,
         help="processes that read images (default: one per CPU, 8 at most; 0 without a GPU or with --tokens)",
@@ -111,7 +129,6 @@ def _train(options: argparse.Namespace) -> None:
     from alignedfusion.datasets.columns import CaseColumns
     from alignedfusion.datasets.manifest import Manifest
     from alignedfusion.datasets.token_cache import TokenCache
-    from alignedfusion.evaluation.metrics import table
     from alignedfusion.modules.backbones import Backbone
     from alignedfusion.training import TrainingSettings, runs
     from alignedfusion.training.distributed import default_workers, is_main_process
@@ -130,6 +147,7 @@ def _train(options: argparse.Namespace) -> None:
             group=options.group,
             split=options.split,
             key=options.key,
+            subgroups=options.subgroup,
         ),
         missing_values=options.missing_values,
         root=options.image_root,
@@ -156,14 +174,16 @@ def _train(options: argparse.Namespace) -> None:
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             seed=options.seed,
+            balance=options.balance,
         ),
         workers=workers,
+        case_pages=options.case_pages,
     )
     if not is_main_process():
         return
     print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
-    print(table(report["missing"]))
-    print(f"\nThe model, metrics.json, predictions.csv and missing.png are in {options.output}")
+    print_results(report)
+    print(f"\nThe model, report.html, metrics.json, predictions.csv and missing.png are in {options.output}")
 
 
 def _check_weights(options: argparse.Namespace) -> None:

@@ -159,6 +159,35 @@ class CachedCases(Dataset[dict[str, Any]]):
         return [{name: _pick(column, i) for name, column in columns.items()} for i in range(len(index))]
 
 
+class WeightedCases(Dataset[dict[str, Any]]):
+    """Cases with a weight in the loss of the class.
+
+    Args:
+        cases: The cases.
+        weights: (n,), on average 1: the learning rate then means the same as without weights.
+    """
+
+    def __init__(self, cases: Any, weights: Tensor) -> None:
+        self.cases = cases
+        self.weights = weights.float()
+        if len(weights) != len(cases):
+            raise ValueError(f"weights must hold one number per case ({len(cases)}), got {len(weights)}")
+        if not (weights.isfinite() & (weights >= 0)).all() or not weights.any():
+            raise ValueError("weights must be finite numbers of at least 0, and not all of them 0")
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.cases[index], "weights": self.weights[index]}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Several cases at once; `DataLoader` calls this method."""
+        read = getattr(self.cases, "__getitems__", None)
+        cases = [self.cases[i] for i in indices] if read is None else read(indices)
+        return [{**case, "weights": self.weights[i]} for case, i in zip(cases, indices, strict=True)]
+
+
 def _pick(column: Any, i: int) -> Any:
     return {name: values[i] for name, values in column.items()} if isinstance(column, dict) else column[i]
 

@@ -29,6 +29,7 @@ class CaseColumns:
         group: Column of patients; no patient is in two splits.
         split: Column of "train", "valid" and "test"; None draws the splits.
         key: Column that identifies a case, such as an accession number. None identifies a case by the content of its images.
+        subgroups: Columns by which the metrics of the test cases are also reported. They may be attributes, too.
     """
 
     images: str | tuple[str, ...]
@@ -38,9 +39,10 @@ class CaseColumns:
     group: str | None = None
     split: str | None = None
     key: str | None = None
+    subgroups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("images", "attributes", "exclude"):
+        for name in ("images", "attributes", "exclude", "subgroups"):
             value = getattr(self, name)
             columns = (value,) if isinstance(value, str) else value
             object.__setattr__(self, name, None if columns is None else tuple(columns))
@@ -55,7 +57,8 @@ class CaseColumns:
         """Raise a ValueError for a column that is not in the table, or one with two uses that exclude each other."""
         others = (self.group, self.split, self.key)
         attributes = self.attributes or ()
-        check_columns(frame, [*self.images, self.label, *attributes, *(name for name in others if name is not None)])
+        named = (name for name in others if name is not None)
+        check_columns(frame, [*self.images, self.label, *attributes, *named, *self.subgroups])
         if self.label in attributes:
             raise ValueError(
                 f"the label column {self.label!r} is among the attributes: the model would be given the answer"

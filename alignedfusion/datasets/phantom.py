@@ -7,6 +7,7 @@ activity of each lesion correlates border, growth, itching and pattern, so that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignedfusion.attributes import Attribute, AttributeSchema
+from alignedfusion.attributes import UNKNOWN, Attribute, AttributeSchema
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 
@@ -88,6 +89,51 @@ def make(n: int, *, seed: int = 0, image_size: int = 64, missing: float = 0.0) -
     images, rows, labels = zip(*cases, strict=True)
     codes = drop_attributes(SCHEMA.encode(rows), missing, SCHEMA, seed=seed)
     return Phantom(np.stack(images), list(rows), codes, torch.tensor(labels))
+
+
+def likelihood(codes: Tensor) -> Tensor:
+    """The exact probability of the mentioned attributes given each class, float64 (B, C); all classes are equally frequent.
+
+    Everything about the attributes follows from it: the class probabilities, and those of an unmentioned value.
+
+    Args:
+        codes: int64 (B, A), `UNKNOWN` where unmentioned.
+    """
+    SCHEMA.check_codes(codes)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)  # the latent activity is integrated out
+    mentioned = np.ones((len(codes), len(nodes), len(CLASS_NAMES)))
+    for table, column in zip(_value_probabilities(nodes), codes.T.cpu().numpy(), strict=True):
+        known = column != UNKNOWN
+        mentioned[known] *= np.moveaxis(table[..., column[known]], -1, 0)
+    return torch.from_numpy(np.einsum("btc,t->bc", mentioned, weights / weights.sum()))
+
+
+def _value_probabilities(activity: np.ndarray) -> list[np.ndarray]:
+    """For each attribute, the probabilities (T, C, V) of its values given the activity (T,) and the class."""
+    t = activity[:, None]
+
+    def yes(log_odds: np.ndarray) -> np.ndarray:
+        present = 1.0 / (1.0 + np.exp(-log_odds))
+        return np.stack([1.0 - present, present], axis=-1)
+
+    def intervals(mean: np.ndarray, deviation: float, edges: Sequence[float]) -> np.ndarray:
+        erf = np.vectorize(math.erf)
+        below = [0.5 + 0.5 * erf((edge - mean) / (deviation * 2**0.5)) for edge in edges]
+        return np.diff(np.stack([0.0 * mean, *below, 0.0 * mean + 1.0], axis=-1), axis=-1)
+
+    pattern = _PATTERN * np.exp(np.array([-0.6, 0.0, 0.6]) * t[..., None])
+    tables = [
+        yes(_IRREGULAR + 1.2 * t),
+        _COLOUR,
+        pattern / pattern.sum(-1, keepdims=True),
+        intervals(_SIZE + 0.8 * t, 1.2, (3.95, 5.95, 7.95)),  # recorded to 0.1 mm
+        yes(_GROWING + 1.2 * t),
+        yes(_ITCHING + 1.2 * t),
+        yes(_HISTORY),
+        intervals(_AGE, 11.0, (29.5, 44.5, 59.5)),  # recorded in whole years
+        _SITE,
+    ]
+    return [np.broadcast_to(table, (len(activity), *table.shape[-2:])) for table in tables]
 
 
 def _draw_case(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, dict[str, Any], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,9 @@ from torch import nn
 
 from alignedfusion import __version__
 from alignedfusion.attributes import REPORT
+from alignedfusion.evaluation.intervals import Metrics
+from alignedfusion.evaluation.metrics import format_cell, heading
+from alignedfusion.evaluation.subgroups import few_cases, subgroup_rows, unpack_subgroups
 from alignedfusion.modules.fusions import describe_fusion
 from alignedfusion.modules.tokenizers import VisualTokenizer
 
@@ -131,6 +133,24 @@ def training_data(report: Mapping[str, Any], settings: Mapping[str, Any]) -> str
     return f"{text}\n\n{table(['class', *_SPLITS.values()], rows)}"
 
 
+def metrics(report: Mapping[str, Any]) -> str:
+    """All metrics of the test cases with their intervals, and those of each class."""
+    if "test" not in report:
+        return ""
+    found = Metrics.from_dict(report["test"])
+    drawn = "cases" if found.groups is None else f"{found.groups:,} groups"
+    overall = [[heading(name), *(format_cell(name, x) for x in interval)] for name, interval in found.overall.items()]
+    classes = [
+        [name, f"{found.support[name]:,}", *(format_cell(key, interval.value) for key, interval in row.items())]
+        for name, row in found.classes.items()
+    ]
+    head = ["class", "cases", *(heading(key) for key in next(iter(found.classes.values())))]
+    return (
+        f"## Metrics\n\n{found.cases:,} test cases as they are; low and high are the ends of the {found.level:.0%} interval "
+        f"(bootstrap of {drawn}).\n\n{table(['metric', 'value', 'low', 'high'], overall)}\n\n{table(head, classes)}"
+    )
+
+
 def results(report: Mapping[str, Any]) -> str:
     """The metrics at each share of missing attributes."""
     if not (rows := report.get("missing")):
@@ -141,12 +161,24 @@ def results(report: Mapping[str, Any]) -> str:
     notes = [
         "A share of the attributes that the test reports mention was removed at random; metrics are means over the draws."
     ]
-    if (n := report.get("cases", {}).get("test")) is not None:
-        error = math.sqrt(rows[0]["accuracy"] * (1 - rows[0]["accuracy"]) / n)
-        notes.insert(0, f"{n:,} test cases. The standard error of the first accuracy is {100 * error:.1f} points.")
+    if "unmentioned" in rows[0]:
+        notes.append(f"Where none was removed, {_share(rows[0]['unmentioned'])} of all cells are unmentioned already.")
     if (chance := report.get("most_frequent_class")) is not None:
         notes.append(f"Chance level: the most frequent class is {_share(chance)} of the test cases.")
     return f"## Metrics by missing attributes\n\n{' '.join(notes)}\n\n{table(head, cells)}"
+
+
+def subgroups(report: Mapping[str, Any]) -> str:
+    """The metrics of subgroups of the test cases."""
+    if not (found := unpack_subgroups(report.get("subgroups", {}))):
+        return ""
+    rows = subgroup_rows(found)
+    warning = few_cases(found)
+    return (
+        "## Subgroups\n\nMetrics of the test cases as they are, with their intervals. "
+        + (f"{plain(warning[0].upper() + warning[1:])}.\n\n" if warning else "\n\n")
+        + table([heading(name) for name in rows[0]], [list(row.values()) for row in rows])
+    )
 
 
 def calibration(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> str:

@@ -170,6 +170,7 @@ def metadata(model: AlignedFusionClassifier) -> dict[str, Any]:
       the index of its value; the code of a number (kind "numeric") is the number of `edges` at or below it.
     - `unknown`: the code of an unmentioned attribute.
     - `class_names`: the names of the classes, in the order of the logits.
+    - `decision_offsets`: the predicted class is the largest logit after adding these, see `AlignedFusionClassifier.decide`.
     - `branches`: the names of the branches, in the order of the contributions.
     - `preprocessing`: the preprocessing of the images of each modality; None for tokens.
     """
@@ -181,6 +182,7 @@ def metadata(model: AlignedFusionClassifier) -> dict[str, Any]:
         ],
         "unknown": UNKNOWN,
         "class_names": list(model.class_names),
+        "decision_offsets": (-model.prior_exponent * model.log_prior).tolist(),
         "branches": list(model.branches),
         "preprocessing": {m: getattr(visual, "preprocessing", None) for m, visual in model.visuals.items()},
     }

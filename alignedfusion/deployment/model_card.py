@@ -29,6 +29,7 @@ _SEAL = re.compile(
 _METRICS = {
     "accuracy": ("accuracy", "Accuracy"),
     "balanced_accuracy": ("balanced_accuracy", "Balanced accuracy"),
+    "macro_f1": ("f1", "Macro F1"),
     "macro_auc": ("roc_auc", "Macro AUC"),
     "calibration_error": ("expected_calibration_error", "Expected calibration error"),
 }
@@ -81,7 +82,9 @@ def render(
         sections.how_to_use(model),
         sections.attributes(model, report),
         sections.training_data(report, settings),
+        sections.metrics(report),
         sections.results(report),
+        sections.subgroups(report),
         sections.calibration(model, report),
         sections.limits(),
         sections.versions(),

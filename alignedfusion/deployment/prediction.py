@@ -16,7 +16,7 @@ from alignedfusion.attributes import UNKNOWN
 from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.images import check_images, image_paths, read_ahead
 from alignedfusion.datasets.reading import MAX_UNREAD, name_unread, read_cells
-from alignedfusion.evaluation.inference import answer, prepare_images
+from alignedfusion.evaluation.inference import answer, decide, prepare_images
 from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.download import is_repository
@@ -62,8 +62,8 @@ def name_output(model: AlignedFusionClassifier, codes: Tensor, output: Mapping[s
         output: Output of the model.
 
     Returns:
-        A mapping with `predicted`, the most probable class; `classes`, the probability of each class; `attributes`, the
-        probability of each value of each unmentioned attribute. Probabilities are rounded to four digits.
+        A mapping with `predicted`, the class that `AlignedFusionClassifier.decide` chooses; `classes`, the probability of each
+        class; `attributes`, the probability of each value of each unmentioned attribute. Probabilities have four digits.
     """
     shares = output["logits"][0].float().softmax(-1).tolist()
     logits = output.get("reconstruction")
@@ -75,7 +75,7 @@ def name_output(model: AlignedFusionClassifier, codes: Tensor, output: Mapping[s
             if code == UNKNOWN
         }
     return {
-        "predicted": model.class_names[shares.index(max(shares))],
+        "predicted": model.class_names[int(model.decide(output["logits"][0]))],
         "classes": _name_shares(model.class_names, shares),
         "attributes": filled,
     }
@@ -94,10 +94,11 @@ class PredictBatch:
         root: Folder that relative image paths start from.
 
     Attributes:
-        columns: Names of the added columns: `predicted`, `p(CLASS)` for each class, and, if the model reconstructs, for each
-            attribute `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of an unmentioned cell, and its
-            probability; both are empty where the cell is mentioned. Last `unreadable`, the attributes whose cells could not be
-            read and count as unmentioned, separated by semicolons.
+        columns: Names of the added columns: `predicted`, the class that `AlignedFusionClassifier.decide` chooses;
+            `most_probable`, if that decision helps rare classes; `p(CLASS)` for each class; and, if the model reconstructs, for
+            each attribute `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of an unmentioned cell, and
+            its probability; both are empty where the cell is mentioned. Last `unreadable`, the attributes whose cells could not
+            be read and count as unmentioned, separated by semicolons.
     """
 
     def __init__(self, folder: str | Path, *, images: Sequence[str] | None = None, root: str | Path = ".") -> None:
@@ -111,6 +112,7 @@ class PredictBatch:
         filled = self.model.schema.names if self.model.reconstructor is not None else ()
         names = (
             "predicted",
+            *(("most_probable",) if self.model.prior_exponent else ()),
             *(f"p({name})" for name in self.model.class_names),
             *(column for name in filled for column in (f"filled({name})", f"p(filled({name}))")),
             "unreadable",
@@ -136,10 +138,10 @@ class PredictBatch:
         """The cells of the new columns, row by row."""
         output = answer(self.model, cases)
         chances = output["logits"].softmax(-1)
-        rows = [
-            [self.model.class_names[best], *map(_rounded, row)]
-            for best, row in zip(chances.argmax(1).tolist(), chances.tolist(), strict=True)
-        ]
+        decided = decide(self.model, chances.numpy()).tolist()
+        choices = zip(decided, chances.argmax(1).tolist(), strict=True) if self.model.prior_exponent else zip(decided)
+        names = ([self.model.class_names[best] for best in choice] for choice in choices)
+        rows = [[*named, *map(_rounded, row)] for named, row in zip(names, chances.tolist(), strict=True)]
         if "reconstruction" in output:
             share, best_value = output["reconstruction"].softmax(-1).max(-1)  # (n, A) each
             for row, case, p, code in zip(rows, cases, share.tolist(), best_value.tolist(), strict=True):

@@ -34,6 +34,13 @@ def predict(
     return logits.softmax(-1).numpy()
 
 
+def decide(model: nn.Module, probabilities: np.ndarray) -> np.ndarray:
+    """The predicted classes (...) for probabilities (..., C): by the model's own `decide`, or the most probable ones."""
+    if not isinstance(model, AlignedFusionClassifier):
+        return probabilities.argmax(-1)
+    return model.decide(torch.from_numpy(probabilities).log().to(model.log_prior.device)).cpu().numpy()
+
+
 @torch.no_grad()
 def outputs(
     model: nn.Module,
@@ -61,17 +68,32 @@ def outputs(
 
     model.eval()
     device = next(iter(model.state_dict().values())).device
-    results: list[list[Tensor]] = [[] for _ in variants]
+    results: list[Tensor] = []
     start = 0
     for batch in tqdm(DataLoader(cases, batch_size, collate_fn=collate), disable=not progress, desc="predicting"):
         size = len(batch["labels"])
-        image = _encode(model, to_device(batch["image"], device))
+        image = encode_images(model, to_device(batch["image"], device))
         is_present = to_device(batch.get("is_present"), device)
-        for result, codes in zip(results, variants, strict=True):
-            output = model(image, codes[start : start + size].to(device), is_present=is_present)
-            result.append(output[field].float().cpu())
+        codes = torch.stack([codes[start : start + size] for codes in variants])  # (versions, B, A)
+        # Versions often share rows: a cell that is dropped at a rate is dropped at every higher one. Each is computed once.
+        case = torch.arange(size).expand(len(variants), size)
+        rows = torch.cat([case[..., None], codes], dim=-1).flatten(0, 1)
+        distinct, place = rows.unique(dim=0, return_inverse=True)
+        found = []
+        for step in distinct.split(batch_size):
+            number = step[:, 0].to(device)
+            output = model(_take(image, number), step[:, 1:].to(device), is_present=_take(is_present, number))
+            found.append(output[field].float().cpu())
+        results.append(torch.cat(found)[place].unflatten(0, (len(variants), size)))
         start += size
-    return torch.stack([torch.cat(result) for result in results])
+    return torch.cat(results, dim=1)
+
+
+def _take(value: Any, rows: Tensor) -> Any:
+    """Rows of a tensor, of each tensor of a mapping, or None."""
+    if isinstance(value, dict):
+        return {name: tensor[rows] for name, tensor in value.items()}
+    return None if value is None else value[rows]
 
 
 def prepare_images(model: AlignedFusionClassifier, *, is_training: bool = False) -> dict[str, Any]:
@@ -107,7 +129,7 @@ def to_device(value: Any, device: torch.device) -> Any:
     return None if value is None else value.to(device)
 
 
-def _encode(model: nn.Module, image: Any) -> Any:
+def encode_images(model: nn.Module, image: Any) -> Any:
     """Images as tokens of their backbones, which do not depend on the attributes: each backbone runs once for all versions."""
     visuals = getattr(model, "visuals", {})
     if isinstance(image, dict):

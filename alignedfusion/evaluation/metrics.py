@@ -1,48 +1,72 @@
-"""Metrics of a model, also as a function of the share of missing attributes."""
+"""Metrics of predictions, also as a function of the share of missing attributes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import UNKNOWN, AttributeSchema
 from alignedfusion.datasets.missingness import drop_attributes
-from alignedfusion.evaluation.inference import predict
+from alignedfusion.evaluation import bootstrap
+from alignedfusion.evaluation.inference import decide, predict
+from alignedfusion.evaluation.predictions import check_predictions
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-METRICS = ("accuracy", "balanced_accuracy", "macro_auc", "calibration_error")
+METRICS = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "macro_auc",
+    "average_precision",
+    "cross_entropy",
+    "brier",
+    "calibration_error",
+)
+_WITH_DIGITS = ("macro_auc", "auc", "macro_f1", "f1", "average_precision", "cross_entropy", "brier")
 
 
-def compute_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy, macro AUC and expected calibration error.
+def compute_metrics(
+    probabilities: np.ndarray, labels: np.ndarray, *, predicted: np.ndarray | None = None
+) -> dict[str, float]:
+    """Metrics of all classes together, without intervals.
 
     Args:
         probabilities: (n, C), rows that sum to one.
-        labels: (n,) class indices.
+        labels: (n,) class indices. Cases with a negative label are unknown and take no part.
+        predicted: (n,) predicted classes, if they are not the most probable ones.
 
     Returns:
-        The four metrics by name, 0 to 1. The AUC is that of one class against the rest, averaged over the classes in `labels`;
-        nan if there is only one.
+        By name: `accuracy`; `balanced_accuracy` and `macro_f1`; `macro_auc` and `average_precision` of one class against the
+        rest; `cross_entropy`; `brier`, the squared error summed over the classes (0 to 2); `calibration_error` of the most
+        probable class. Balanced accuracy and the three after it are means over the classes in `labels`. With a single class
+        in `labels`, the AUC is nan.
     """
-    from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
+    from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score
 
-    if len(probabilities) != len(labels) or not len(labels):
-        raise ValueError(f"need one row of probabilities per label, got {len(probabilities)} for {len(labels)}")
-    predicted = probabilities.argmax(1)
+    checked = check_predictions(probabilities, labels, predicted, None)
+    probabilities, labels, predicted = checked.probabilities, checked.labels, checked.predicted
     present = np.unique(labels)
-    aucs = [float(roc_auc_score(labels == c, probabilities[:, c])) for c in present] if len(present) > 1 else [np.nan]
+    macro: dict[str, Any] = {"labels": present, "average": "macro", "zero_division": 0}
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
-        "balanced_accuracy": float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0)),
-        "macro_auc": float(np.mean(aucs)),
-        "calibration_error": calibration_error(probabilities.max(1), predicted == labels),
+        "balanced_accuracy": float(recall_score(labels, predicted, **macro)),
+        "macro_f1": float(f1_score(labels, predicted, **macro)),
+        "macro_auc": float(np.mean([roc_auc_score(labels == c, probabilities[:, c]) for c in present]))
+        if len(present) > 1
+        else float("nan"),
+        "average_precision": float(
+            np.mean([average_precision_score(labels == c, probabilities[:, c]) for c in present])
+        ),
+        "cross_entropy": float(bootstrap.cross_entropies(probabilities, labels).mean()),
+        "brier": float(bootstrap.brier_scores(probabilities, labels).mean()),
+        "calibration_error": calibration_error(probabilities.max(1), probabilities.argmax(1) == labels),
     }
 
 
-def calibration_error(confidence: np.ndarray, is_right: np.ndarray, *, bins: int = 15) -> float:
+def calibration_error(confidence: np.ndarray, is_right: np.ndarray, *, bins: int = bootstrap.BINS) -> float:
     """Expected calibration error: |accuracy - confidence| per bin of equal width, weighted by the number of cases.
 
     Args:
@@ -50,7 +74,7 @@ def calibration_error(confidence: np.ndarray, is_right: np.ndarray, *, bins: int
         is_right: (n,), whether the predicted class is the label.
         bins: Number of bins.
     """
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    index = bootstrap.calibration_bins(confidence, bins)
     gaps = np.bincount(index, weights=is_right.astype(float) - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(confidence))
 
@@ -66,6 +90,8 @@ def missing_sweep(
 ) -> list[dict[str, float]]:
     """Metrics at each share of missing attributes, averaged over several draws of the missing cells.
 
+    The predicted classes are those of `AlignedFusionClassifier.decide`.
+
     Args:
         model: An `AlignedFusionClassifier`.
         cases: `TensorCases`, `FileCases`, or a dataset with the same `codes` and `labels`.
@@ -75,31 +101,89 @@ def missing_sweep(
         progress: Whether to show a progress bar.
 
     Returns:
-        One row per rate, with `missing` and the four metrics.
+        One row per rate, with `missing`, the share of the mentioned cells that was dropped; `unmentioned`, the share of all
+        cells that is then unmentioned (at rate 0, what the table left empty); and the metrics of `compute_metrics`.
     """
-    variants = [drop_attributes(cases.codes, rate, schema, seed=seed) for rate in rates for seed in seeds]
-    probabilities = predict(model, cases, variants, progress=progress)
-    labels = cases.labels.numpy()
+    sweep = predict_sweep(model, cases, schema, rates=rates, seeds=seeds, progress=progress)
+    return summarise_sweep(sweep, cases.labels.numpy())
+
+
+class Sweep(NamedTuple):
+    """Predictions of the same n cases at several rates of missing attributes, each with several draws of the missing cells."""
+
+    rates: Sequence[float]
+    codes: np.ndarray  # (rates, draws, n, A)
+    probabilities: np.ndarray  # (rates, draws, n, C)
+    predicted: np.ndarray  # (rates, draws, n)
+
+
+def predict_sweep(
+    model: nn.Module,
+    cases: Any,
+    schema: AttributeSchema,
+    *,
+    rates: Sequence[float] = RATES,
+    seeds: Sequence[int] = (0, 1, 2),
+    progress: bool = True,
+) -> Sweep:
+    """The predictions behind `missing_sweep`, with its arguments."""
+    variants = sweep_variants(cases.codes, schema, rates=rates, seeds=seeds)
+    return as_sweep(model, variants, predict(model, cases, variants, progress=progress), rates)
+
+
+def sweep_variants(
+    codes: Tensor, schema: AttributeSchema, *, rates: Sequence[float] = RATES, seeds: Sequence[int] = (0, 1, 2)
+) -> list[Tensor]:
+    """The codes (n, A) of a sweep, for each rate one draw per seed."""
+    return [drop_attributes(codes, rate, schema, seed=seed) for rate in rates for seed in seeds]
+
+
+def as_sweep(
+    model: nn.Module, variants: Sequence[Tensor], probabilities: np.ndarray, rates: Sequence[float] = RATES
+) -> Sweep:
+    """The sweep of variants that `sweep_variants` returned, and a model's predictions (variants, n, C) for them."""
+    shape = (len(rates), len(variants) // len(rates))
+    arrays = (np.stack([variant.numpy() for variant in variants]), probabilities, decide(model, probabilities))
+    return Sweep(rates, *(array.reshape(*shape, *array.shape[1:]) for array in arrays))
+
+
+def summarise_sweep(sweep: Sweep, labels: np.ndarray) -> list[dict[str, float]]:
+    """The rows of `missing_sweep`."""
     rows = []
-    for i, rate in enumerate(rates):
-        draws = [compute_metrics(probabilities[i * len(seeds) + j], labels) for j in range(len(seeds))]
-        rows.append({"missing": float(rate)} | {name: float(np.mean([d[name] for d in draws])) for name in METRICS})
+    for rate, codes, probabilities, predicted in zip(*sweep, strict=True):
+        draws = [compute_metrics(p, labels, predicted=c) for p, c in zip(probabilities, predicted, strict=True)]
+        row = {"missing": float(rate), "unmentioned": float((codes == UNKNOWN).mean())}
+        rows.append(row | {name: float(np.mean([draw[name] for draw in draws])) for name in METRICS})
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows with equal keys as a table in plain text: shares in percent, the AUC with three digits."""
+def describe_missing(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence on what the shares of a sweep's rows mean, with the share of cells that the table left empty."""
+    return (
+        f"Missing: share of the mentioned cells that is dropped at random. With none dropped, "
+        f"{100 * rows[0]['unmentioned']:.1f} % of all cells are unmentioned already."
+    )
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with equal keys as a table in plain text: shares in percent, AUC, F1 and losses with three digits."""
     names = list(rows[0])
-    cells = [[_cell(row[name], name != "macro_auc") for name in names] for row in rows]
-    heads = [name.replace("_", " ") for name in names]
+    cells = [[format_cell(name, row[name]) for name in names] for row in rows]
+    heads = [heading(name) for name in names]
     widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
     lines = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in [heads, *cells]]
     return "\n".join(lines)
 
 
-def _cell(value: Any, is_share: bool) -> str:
+def heading(name: str) -> str:
+    """The name of a column in words."""
+    return name.replace("_", " ")
+
+
+def format_cell(name: str, value: Any) -> str:
+    """A number as text, in percent or with three digits as its column asks; "-" for nan."""
     if not isinstance(value, float):
         return str(value)
     if value != value:
         return "-"
-    return f"{value * 100:.1f} %" if is_share else f"{value:.3f}"
+    return f"{value:.3f}" if name in _WITH_DIGITS else f"{value * 100:.1f} %"

@@ -33,7 +33,8 @@ class SelfAttentionBlock(nn.Module):
         dim: Width D.
         num_heads: Attention heads; must divide `dim`. Heads of width 64 by default, see `resolve_heads`.
         mlp_ratio: Width of the feed-forward layer, relative to D.
-        dropout: Dropout probability of the attention weights and of both residual branches.
+        dropout: Dropout probability of both residual branches and within the feed-forward layer. Attention weights have none:
+            it would rule out the fast attention kernels on CPUs.
     """
 
     def __init__(self, dim: int, *, num_heads: int | None = None, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
@@ -84,7 +85,6 @@ class SelfAttentionBlock(nn.Module):
                 value,
                 # True marks tokens that take part, in a boolean attn_mask as in is_valid.
                 attn_mask=None if mask is None else mask[:, None, None, :],  # (B, 1, 1, N_i)
-                dropout_p=self.dropout if self.training else 0.0,
             )
             attended.append(rearrange(mixed, "b h n d -> b n (h d)"))
         mixed = self.out(attended[0] if len(lengths) == 1 else torch.cat(attended, dim=1))  # (B, N, D)
@@ -103,7 +103,7 @@ class CrossAttentionBlock(nn.Module):
     Args:
         dim: Width D.
         num_heads: Attention heads; must divide `dim`. Heads of width 64 by default, see `resolve_heads`.
-        dropout: Dropout probability of the attention weights and of both residual branches.
+        dropout: Dropout probability, as in `SelfAttentionBlock`.
     """
 
     def __init__(self, dim: int, *, num_heads: int | None = None, dropout: float = 0.0) -> None:
@@ -121,9 +121,7 @@ class CrossAttentionBlock(nn.Module):
             self.key_value(self.norm_context(context)), "b m (kv h d) -> kv b h m d", kv=2, h=self.num_heads
         )
         attn_mask = None if is_valid is None else is_valid[:, None, None, :]  # (B, 1, 1, M)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attn_mask, dropout_p=self.dropout if self.training else 0.0
-        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)
         mixed = self.out(rearrange(mixed, "b h n d -> b n (h d)"))
         tokens = tokens + F.dropout(mixed, self.dropout, self.training)
         return tokens + F.dropout(self.mlp(self.norm_mlp(tokens)), self.dropout, self.training)

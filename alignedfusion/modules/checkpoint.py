@@ -95,11 +95,11 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     path = folder / WEIGHTS
     try:
         with safe_open(str(path), framework="pt") as weights:
-            # Format 2 used other names. The names in the file show which format it has.
+            # Release 0.1.0 used other names, and had no slopes.
             keys = set(weights.keys())
             model.to(weights.get_tensor("head.2.weight").dtype)
-        if keys & set(_RENAMED_WEIGHTS):
-            _load_renamed(model, path)
+        if "branch_slopes" not in keys:
+            _load_older(model, path)
         else:
             load_model(model, str(path))
     except SafetensorError as error:
@@ -171,11 +171,11 @@ def _check_sizes(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
 _RENAMED_WEIGHTS = {"weights": "branch_weights"}
 
 
-def _load_renamed(model: nn.Module, path: Path) -> None:
-    """Load weights with the names of format 2 (release 0.1.0)."""
+def _load_older(model: nn.Module, path: Path) -> None:
+    """Load weights of release 0.1.0 (format 2): with other names, and without slopes of the branch weights, which are zero."""
     from safetensors.torch import load_file
 
-    state = {}
+    state = {"branch_slopes": model.state_dict()["branch_slopes"]}
     for name, value in load_file(str(path)).items():
         renamed = _RENAMED_WEIGHTS.get(name, name)
         if renamed.startswith("evidence."):

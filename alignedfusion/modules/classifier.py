@@ -14,7 +14,7 @@ from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.modules import checkpoint
 from alignedfusion.modules.fusions import build_fusion, describe_fusion
 from alignedfusion.modules.fusions.base import Fusion, FusionOutput, check_fusion
-from alignedfusion.modules.heads import FUSED, UnimodalHeads, linear_head
+from alignedfusion.modules.heads import FUSED, IMAGE, UnimodalHeads, linear_head
 from alignedfusion.modules.images import (
     Images,
     blank_images,
@@ -25,7 +25,7 @@ from alignedfusion.modules.images import (
 )
 from alignedfusion.modules.inputs import check_class_names, check_labels
 from alignedfusion.modules.masking import HideAttributes
-from alignedfusion.modules.modalities import Masks, as_masks, blank, check_mask, module_key
+from alignedfusion.modules.modalities import Masks, as_masks, blank, check_mask, module_key, share_of_mean
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
@@ -36,8 +36,11 @@ class AlignedFusionClassifier(nn.Module):
 
     The logits are log p(class) + w_image c_image + w_report c_report + w_fused c_fused: the contributions of the images
     alone, of the report alone (see `UnimodalHeads`), and of the fused tokens (eq. 11). Each branch has its own term in
-    the loss. The weights w are not parameters: they start at 2/3, 2/3 and 1/3, and `training.calibration.calibrate` fits
-    them to cases that were not used in training. The prior p(class) is set by `set_class_counts`.
+    the loss. The prior p(class) is set by `set_class_counts`.
+
+    The weights w depend on the share s of the attributes that are mentioned: w = exp(a + b (1/2 - s)), because a branch that
+    is reliable for a complete report may not be for an empty one. They are not trained: w starts at 2/3, 2/3 and 1/3 for every
+    s, and `training.calibration.calibrate` fits a and b to cases that were not used in training.
 
     Args:
         visual: Turns images into tokens (B, N, D): a `VisualTokenizer` or any module of your own. One module serves all
@@ -55,12 +58,16 @@ class AlignedFusionClassifier(nn.Module):
 
     Attributes:
         branches: Names of the branches, in the order of `ClassifierOutput.contributions`.
-        branch_weights: (P,), the weight of each branch.
+        branch_weights: (P,), the weight exp(a) of each branch when half of the attributes are mentioned.
+        branch_slopes: (P,), the change b of the logarithm of each weight from a complete report to an empty one.
         log_prior: (C,), the logarithm of the class prior.
+        prior_exponent: Exponent of the prior that `decide` divides the probabilities by. `training.decision` chooses it; 0, the
+            default, decides for the most probable class.
     """
 
     log_prior: Tensor
     branch_weights: Tensor
+    branch_slopes: Tensor
     saved_in: Path | None = None
     """Folder that the model was loaded from or saved to."""
 
@@ -101,12 +108,12 @@ class AlignedFusionClassifier(nn.Module):
         self.hiding = HideAttributes(0.3, whole=0.1) if hiding is None else hiding
         self.dropout = dropout
         self.head = linear_head(fusion.pooled_dim, num_classes, dropout)
-        self.unimodal_heads = (
-            UnimodalHeads(fusion.dim, self.modalities, num_classes, dropout=dropout) if unimodal_heads else None
-        )
+        self.unimodal_heads = self._build_heads(getattr(fusion, "has_first_round", False)) if unimodal_heads else None
         self.branches = (*(() if self.unimodal_heads is None else self.unimodal_heads.branches), FUSED)
         self.register_buffer("branch_weights", self.initial_branch_weights())
+        self.register_buffer("branch_slopes", torch.zeros(len(self.branches)))
         self.register_buffer("log_prior", torch.zeros(num_classes))
+        self.prior_exponent = 0.0
 
     @property
     def schema(self) -> AttributeSchema:
@@ -129,6 +136,7 @@ class AlignedFusionClassifier(nn.Module):
         is_present: Masks | None = None,
         is_valid: Masks | None = None,
         is_hidden: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> ClassifierOutput:
         """Classify a batch.
 
@@ -139,6 +147,7 @@ class AlignedFusionClassifier(nn.Module):
             is_present: (B,) per modality that some rows lack; the images or codes of those rows are ignored.
             is_valid: (B, N) per image modality whose tokens are padded; False where padded.
             is_hidden: (B, A), cells to hide and reconstruct; drawn at random in training, none otherwise.
+            weights: (B,), weights of the cases in the loss of the class; 1 by default.
 
         Raises:
             ValueError: For a missing modality, codes that do not fit the schema, or shapes that do not fit each other.
@@ -154,6 +163,7 @@ class AlignedFusionClassifier(nn.Module):
         values = self.tokenizer.value_tokens()  # (V, D)
         tokens = self._tokenize(image, visible, values, is_valid, is_present)  # (B, N_m, D) each
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
+        first_round = fused.first_round
 
         rebuilt = None
         if self.reconstructor is not None:
@@ -161,10 +171,11 @@ class AlignedFusionClassifier(nn.Module):
             fused = self._fill(tokens, fused, rebuilt, (visible == UNKNOWN)[..., None], is_valid, is_present)
 
         fused_logits = self.head(self.fusion.pool(fused, is_valid, is_present))  # (B, C)
-        contributions = self._contributions(tokens, fused_logits, visible, is_valid, is_present)  # (B, P, C)
-        weighted = contributions * self.branch_weights.float()[:, None]
+        per_head = self._heads(tokens, first_round, fused_logits, visible, is_valid, is_present)  # (B, H, C) per branch
+        contributions = torch.stack([per_head[branch].float().mean(1) for branch in self.branches], dim=1)  # (B, P, C)
+        weighted = contributions * self.weigh_branches(visible)[..., None]
         output = {
-            "loss": None if labels is None else self._loss(contributions, labels, rebuilt, codes, is_hidden),
+            "loss": None if labels is None else self._loss(per_head, labels, weights, rebuilt, codes, is_hidden),
             "logits": (self.log_prior + weighted.sum(1)).to(fused_logits.dtype),
             "reconstruction": None if rebuilt is None else rebuilt.logits,
             "intermediate": fused.intermediate,
@@ -172,6 +183,30 @@ class AlignedFusionClassifier(nn.Module):
         }
         # None is left out here, because a compiled ClassifierOutput would keep it.
         return ClassifierOutput(**{name: value for name, value in output.items() if value is not None})
+
+    def patch_contributions(
+        self, image: Images | None, codes: Tensor, *, is_present: Masks | None = None, is_valid: Masks | None = None
+    ) -> dict[str, Tensor]:
+        """What each image patch adds to the logits in the branch "image", (B, N_m, C) for each image modality m.
+
+        The sum over patches and images is this branch of `ClassifierOutput.contributions` in evaluation mode. A model without
+        unimodal heads has no such branch, and its patches add zero.
+
+        Args:
+            image: Images or tokens, as in `forward`.
+            codes: int64 (B, A).
+            is_present: As in `forward`.
+            is_valid: As in `forward`.
+        """
+        is_valid, is_present = is_valid or {}, is_present or {}
+        codes = self.present_codes(codes, is_present)
+        tokens = self._tokenize(image, codes, self.tokenizer.value_tokens(), is_valid, is_present)
+        if self.unimodal_heads is None or not self.image_modalities:
+            return {m: tokens[m].new_zeros(*tokens[m].shape[:2], self.num_classes) for m in self.image_modalities}
+        fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
+        weight = self.weigh_branches(codes)[:, self.branches.index(IMAGE), None, None]
+        per_token = self.unimodal_heads.token_contributions(tokens, fused.first_round)
+        return {m: weight * share_of_mean(per_token[m], m, is_valid, is_present).float() for m in self.image_modalities}
 
     def present_codes(self, codes: Tensor, is_present: Masks) -> Tensor:
         """Codes (B, A) in which nothing is mentioned for rows without a report."""
@@ -185,6 +220,11 @@ class AlignedFusionClassifier(nn.Module):
             return torch.ones(1)
         return torch.tensor([2 / 3] * (len(self.branches) - 1) + [1 / 3])
 
+    def weigh_branches(self, codes: Tensor) -> Tensor:
+        """Weights (B, P) of the branches for codes (B, A), which depend on the share of attributes mentioned."""
+        share = (codes != UNKNOWN).float().mean(1, keepdim=True)  # (B, 1)
+        return self.branch_weights.float() * (self.branch_slopes.float() * (0.5 - share)).exp()
+
     def set_class_counts(self, counts: Tensor | Sequence[int]) -> None:
         """Set the prior from the number of training cases of each class (C,), before training; `training.fit` calls this.
 
@@ -197,6 +237,13 @@ class AlignedFusionClassifier(nn.Module):
             raise ValueError(f"counts are numbers of cases and cannot be negative or nan, got {counts.tolist()}")
         self.log_prior.copy_(((counts + 1.0) / (counts + 1.0).sum()).log())
 
+    def decide(self, logits: Tensor) -> Tensor:
+        """The predicted classes (...) for logits or log probabilities (..., C): the largest p(class) / prior ** prior_exponent.
+
+        This is logit adjustment (Menon et al. 2021): an exponent above 0 favours rare classes. Probabilities are unchanged.
+        """
+        return (logits - self.prior_exponent * self.log_prior.to(logits)).argmax(-1)
+
     def image_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that process images, alone or together with the report; none for a model without images.
 
@@ -207,8 +254,8 @@ class AlignedFusionClassifier(nn.Module):
         report_parameters = [*self.tokenizer.parameters(), *self.fusion.report_parameters()]
         if self.reconstructor is not None:
             report_parameters += self.reconstructor.parameters()
-        if self.unimodal_heads is not None and REPORT in self.modalities:
-            report_parameters += self.unimodal_heads.heads[REPORT].parameters()
+        if self.unimodal_heads is not None:
+            report_parameters += self.unimodal_heads.report_parameters()
         excluded = set(map(id, report_parameters))
         yield from (parameter for parameter in self.parameters() if id(parameter) not in excluded)
 
@@ -226,6 +273,8 @@ class AlignedFusionClassifier(nn.Module):
             "hiding": {"p": self.hiding.p, "whole": self.hiding.whole},
             "dropout": self.dropout,
             "unimodal_heads": self.unimodal_heads is not None,
+            "first_round_heads": self.unimodal_heads is not None and self.unimodal_heads.first_round_heads is not None,
+            "prior_exponent": self.prior_exponent,
         }
 
     @classmethod
@@ -244,7 +293,7 @@ class AlignedFusionClassifier(nn.Module):
             fusion: Your own fusion, if the model was built with one.
         """
         reconstructor = settings["reconstructor"]
-        return cls(
+        model = cls(
             build_visual(settings["visual"]) if visual is None else visual,
             AttributeTokenizer.from_dict(settings["tokenizer"]),
             build_fusion(settings["fusion"]) if fusion is None else fusion,
@@ -255,6 +304,10 @@ class AlignedFusionClassifier(nn.Module):
             dropout=settings["dropout"],
             unimodal_heads=settings["unimodal_heads"],
         )
+        if model.unimodal_heads is not None and not settings.get("first_round_heads", False):
+            model.unimodal_heads = model._build_heads(first_round=False)  # release 0.1.0 had no other heads
+        model.prior_exponent = float(settings.get("prior_exponent", 0.0))
+        return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights (safetensors) and settings (JSON) into a folder; see `modules.checkpoint.save`."""
@@ -316,6 +369,11 @@ class AlignedFusionClassifier(nn.Module):
             tokens[REPORT] = self.tokenizer(visible, values=values)  # (B, A, D)
         return tokens
 
+    def _build_heads(self, first_round: bool) -> UnimodalHeads:
+        return UnimodalHeads(
+            self.fusion.dim, self.modalities, self.num_classes, dropout=self.dropout, first_round=first_round
+        )
+
     def _fill(
         self,
         tokens: dict[str, Tensor],
@@ -333,33 +391,43 @@ class AlignedFusionClassifier(nn.Module):
             filled = torch.where(is_unknown, rebuilt.tokens, tokens[REPORT])
             return self.fusion({**tokens, REPORT: filled}, is_valid=is_valid, is_present=is_present)
         filled = torch.where(is_unknown, rebuilt.tokens, fused.tokens[REPORT])
-        return FusionOutput({**fused.tokens, REPORT: filled}, fused.intermediate)
+        return fused._replace(tokens={**fused.tokens, REPORT: filled})
 
-    def _contributions(
-        self, tokens: dict[str, Tensor], fused_logits: Tensor, visible: Tensor, is_valid: Masks, is_present: Masks
-    ) -> Tensor:
-        """The unweighted contributions of all branches (B, P, C)."""
-        contributions: dict[str, Tensor] = {}
-        if self.unimodal_heads is not None:
-            # A report that mentions nothing counts as absent.
-            mentions = {REPORT: (visible != UNKNOWN).any(1)} if REPORT in self.modalities else {}
-            contributions = self.unimodal_heads(tokens, is_valid, {**is_present, **mentions})
-        contributions[FUSED] = fused_logits
-        return torch.stack([contributions[branch].float() for branch in self.branches], dim=1)
+    def _heads(
+        self,
+        tokens: dict[str, Tensor],
+        first_round: dict[str, Tensor] | None,
+        fused_logits: Tensor,
+        visible: Tensor,
+        is_valid: Masks,
+        is_present: Masks,
+    ) -> dict[str, Tensor]:
+        """The contributions (B, H, C) of the H heads of each branch, without the branch weights."""
+        if self.unimodal_heads is None:
+            return {FUSED: fused_logits[:, None]}
+        # A report that mentions nothing counts as absent.
+        mentions = {REPORT: (visible != UNKNOWN).any(1)} if REPORT in self.modalities else {}
+        per_head = self.unimodal_heads(tokens, is_valid, {**is_present, **mentions}, first_round=first_round)
+        return {**per_head, FUSED: fused_logits[:, None]}
 
     def _loss(
         self,
-        contributions: Tensor,
+        per_head: dict[str, Tensor],
         labels: Tensor,
+        weights: Tensor | None,
         rebuilt: Reconstruction | None,
         codes: Tensor,
         is_hidden: Tensor,
     ) -> Tensor:
-        # Each branch has its own, unweighted term: in a joint loss, a branch that is already right would leave the others no
+        # Each head has its own, unweighted term: in a joint loss, a head that is already right would leave the others no
         # gradient.
-        logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, P)
-        targets = labels[:, None].expand(-1, len(self.branches))
-        loss = F.cross_entropy(logits, targets, reduction="sum") / (labels >= 0).sum().clamp(min=1)
+        contributions = torch.cat([per_head[branch] for branch in self.branches], dim=1).float()  # (B, sum of H, C)
+        logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, sum of H)
+        targets = labels[:, None].expand(-1, logits.shape[2])
+        losses = F.cross_entropy(logits, targets, reduction="none").sum(1)  # (B,)
+        if weights is not None:
+            losses = losses * weights
+        loss = losses.sum() / (labels >= 0).sum().clamp(min=1)
         return loss if rebuilt is None else loss + reconstruction_loss(rebuilt.logits, codes, is_hidden)
 
     def extra_repr(self) -> str:

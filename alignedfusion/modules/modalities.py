@@ -124,6 +124,14 @@ def mean_of_tokens(stream: Tensor, modality: str, is_valid: Masks | None, is_pre
     return mean.masked_fill(~is_present[modality][:, None], 0.0) if is_present and modality in is_present else mean
 
 
+def share_of_mean(stream: Tensor, modality: str, is_valid: Masks | None, is_present: Masks | None) -> Tensor:
+    """What each token adds to `mean_of_tokens`, (B, N, D): zero for padding and for rows without the modality."""
+    stream = blank(stream, modality, is_valid, is_present)
+    if is_valid and modality in is_valid:
+        return stream / is_valid[modality].sum(1).clamp(min=1)[:, None, None]
+    return stream / max(1, stream.shape[1])
+
+
 def joint_mask(streams: Mapping[str, Tensor], is_valid: Masks, is_present: Masks) -> Tensor | None:
     """The attention mask (B, sum of N_m) of the concatenated tokens of several modalities; None if all may be attended to."""
     if not is_valid and not is_present:

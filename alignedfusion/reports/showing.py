@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,54 @@ from alignedfusion.tables.journal import read_journal
 
 _COLORS = {POSITIVE: "\033[1;32m", NEGATIVE: "\033[1;31m", UNCERTAIN: "\033[1;33m", UNVERIFIED: "\033[1;35m"}
 _CUE, _PLAIN = "\033[4m", "\033[0m"
+
+
+@dataclass(frozen=True)
+class TableEvidence:
+    """The reports of a table that `extract` wrote, with the evidence of its cells.
+
+    Attributes:
+        texts: The text of each report.
+        prefix: Prefix of the attribute columns of the table.
+        attributes: The attributes, without the prefix.
+        rows: The lines of the evidence file by row number.
+    """
+
+    texts: list[str]
+    prefix: str
+    attributes: list[str]
+    rows: dict[int, dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: str | Path) -> TableEvidence:
+        """Read an evidence file, and the reports that it names.
+
+        Raises:
+            ValueError: If the reports have changed since the extraction.
+        """
+        about, rows, _ = read_journal(path)
+        texts = join_texts(read_reports(Path(path).parent / about["reports"]), about["text"])
+        if digest_of(texts) != about["sha256"]:
+            raise ValueError(
+                f"the reports in {about['reports']!r} have changed since {str(path)!r} was made; extract again"
+            )
+        return cls(texts, about["prefix"], about["attributes"], rows)
+
+    def failure(self, number: int) -> str | None:
+        """The reason why the report of a row could not be read; None if it was read."""
+        if not 0 <= number < len(self.texts):
+            raise ValueError(f"there is no row {number}: the table has rows 0 to {len(self.texts) - 1}")
+        return self.rows.get(number, {"error": "not read yet"}).get("error")
+
+    def report(self, number: int) -> tuple[str, Row]:
+        """The text of a row's report and its cells, by the names of the attributes without the prefix.
+
+        Raises:
+            ValueError: If the row does not exist or its report could not be read.
+        """
+        if reason := self.failure(number):
+            raise ValueError(f"the report of row {number} could not be read: {reason}")
+        return self.texts[number], from_json(self.rows[number]["cells"], self.attributes)
 
 
 def show(table: str | Path, number: int, attributes: Sequence[str] | None = None, *, color: bool = False) -> str:
@@ -35,22 +84,14 @@ def show(table: str | Path, number: int, attributes: Sequence[str] | None = None
             f"{str(table)!r} has no evidence: {evidence_file(table).name!r} must lie beside it, as `alignedfusion extract` "
             "writes it; a table from elsewhere cannot be shown"
         )
-    about, rows, _ = read_journal(evidence_file(table))
-    texts = join_texts(read_reports(Path(table).parent / about["reports"]), about["text"])
-    if digest_of(texts) != about["sha256"]:
-        raise ValueError(
-            f"the reports in {about['reports']!r} have changed since {str(table)!r} was made; extract again"
-        )
-    if not 0 <= number < len(texts):
-        raise ValueError(f"there is no row {number}: {str(table)!r} has rows 0 to {len(texts) - 1}")
-    line: dict[str, Any] = rows.get(number, {"error": "not read yet"})
-    if "error" in line:
-        return f"{texts[number]}\n\nrow {number} could not be read: {line['error']}"
-    row = from_json(line["cells"], about["attributes"])
+    evidence = TableEvidence.read(evidence_file(table))
+    if reason := evidence.failure(number):
+        return f"{evidence.texts[number]}\n\nrow {number} could not be read: {reason}"
+    text, row = evidence.report(number)
     if unknown := [name for name in attributes or () if name not in row]:
         raise ValueError(f"{str(table)!r} has no attribute {unknown[0]!r}; it has {', '.join(row)}")
     chosen = {name: cell for name, cell in row.items() if attributes is None or name in attributes}
-    return mark(texts[number], chosen, color=color) + "\n\n" + _listing(chosen)
+    return mark(text, chosen, color=color) + "\n\n" + _listing(chosen)
 
 
 def mark(text: str, row: Row, *, color: bool = False) -> str:

@@ -8,55 +8,70 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alignedfusion.attributes import UNKNOWN
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.evaluation.inference import outputs
 from alignedfusion.evaluation.metrics import RATES
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 
+CALIBRATION_RATES = (*RATES, 0.75, 1.0)
+"""Shares of missing attributes that the weights are fitted for."""
 SPREAD = 0.4
-"""Prior standard deviation of the logarithm of a weight: 80 cases change a weight by a third, not by a factor of three."""
+"""Prior standard deviation of the logarithm of a weight and of its slope.
+
+80 cases change a weight by a third, not by a factor of three."""
 
 
 def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = True) -> None:
-    """Fit `model.branch_weights` to these cases. Nothing else is changed.
+    """Fit `model.branch_weights` and `model.branch_slopes` to these cases. Nothing else is changed.
 
     A branch that overfits its training cases is overconfident and dominates the others; calibration lowers its weight. The
-    weights are the maximum a posteriori estimate. The likelihood is the cross-entropy over the cases, each with all its
-    attributes, with 10 to 50 % of them missing, and with none. The prior is log-normal around the initial weights.
+    logarithm of a weight is a + b (1/2 - s), where s is the share of the attributes that are mentioned. Both are the maximum a
+    posteriori estimate. The likelihood is the cross-entropy over the cases, each with all its attributes, with 10 to 75 % of
+    them missing, and with none. The prior is normal around the logarithm of the initial weight, and around 0 for the slope.
 
     Args:
         model: A trained model; it is left in evaluation mode.
         cases: `TensorCases`, `FileCases`, or a dataset with the same `codes` and `labels`; cases not used in training.
         progress: Show a progress bar.
     """
-    variants = [drop_attributes(cases.codes, rate, model.schema) for rate in (*RATES, 1.0)]
+    variants = [drop_attributes(cases.codes, rate, model.schema) for rate in CALIBRATION_RATES]
+    model.branch_weights.copy_(model.initial_branch_weights())
+    model.branch_slopes.zero_()
     weighted = outputs(model, cases, variants, "contributions", progress=progress)  # (versions, n, P, C)
-    contributions = weighted / model.branch_weights.cpu()[:, None]
-    model.branch_weights.copy_(
-        fit_weights(contributions, model.log_prior.cpu(), cases.labels, model.initial_branch_weights())
-    )
+    shares = torch.stack([(codes != UNKNOWN).float().mean(1) for codes in variants])  # (versions, n)
+    shifts, slopes = fit_weights(weighted, shares, model.log_prior.cpu(), cases.labels)
+    model.branch_weights.mul_(shifts.exp().to(model.branch_weights))
+    model.branch_slopes.copy_(slopes)
 
 
-def fit_weights(contributions: Tensor, log_prior: Tensor, labels: Tensor, start: Tensor) -> Tensor:
-    """The maximum a posteriori estimate of the branch weights (P,).
+def fit_weights(contributions: Tensor, shares: Tensor, log_prior: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum a posteriori estimate of the changes of the branches' log weights.
 
     Args:
-        contributions: (versions, n, P, C), the unweighted contributions for several versions of the same cases' attributes.
+        contributions: (versions, n, P, C) for several versions of the same cases' attributes, with the initial weights.
+        shares: (versions, n), the share of the attributes that each version mentions.
         log_prior: (C,), the logarithm of the class prior.
         labels: (n,).
-        start: (P,), the initial weights, which are the median of their prior.
+
+    Returns:
+        The shifts and the slopes, (P,) each: the log weight changes by shift + slope (1/2 - share).
     """
+    empty = (0.5 - shares)[..., None]  # (versions, n, 1)
+    targets = labels.expand(len(contributions), -1)
     with torch.enable_grad():
-        shift = torch.zeros(len(start), requires_grad=True)
-        optimizer = torch.optim.LBFGS([shift], max_iter=50, line_search_fn="strong_wolfe")
+        parameters = torch.zeros(2, contributions.shape[2], requires_grad=True)
+        optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            logits = log_prior + (contributions * (start * shift.exp())[:, None]).sum(2)  # (versions, n, C)
-            fit = F.cross_entropy(logits.transpose(1, 2), labels.expand(len(contributions), -1), reduction="sum")
-            loss = fit / len(contributions) + (shift**2).sum() / (2 * SPREAD**2)
+            factors = (parameters[0] + parameters[1] * empty).exp()  # (versions, n, P)
+            logits = log_prior + torch.einsum("vnpc,vnp->vnc", contributions, factors)
+            fit = F.cross_entropy(logits.transpose(1, 2), targets, reduction="sum")
+            loss = fit / len(contributions) + (parameters**2).sum() / (2 * SPREAD**2)
             loss.backward()
             return loss
 
         optimizer.step(closure)
-    return start * shift.detach().exp()
+    shifts, slopes = parameters.detach()
+    return shifts, slopes

@@ -18,7 +18,9 @@ from alignedfusion.attributes import REPORT
 from alignedfusion.datasets.cases import collate
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.training.balance import count_classes, restore_prior, set_prior
 from alignedfusion.training.calibration import calibrate
+from alignedfusion.training.decision import choose_decision
 from alignedfusion.training.distributed import check_sharding, is_main_process, must_use_cpu, num_processes
 from alignedfusion.training.settings import TrainingSettings
 
@@ -71,7 +73,8 @@ def fit(
 
     check_sharding()
     folder = Path(folder)
-    _set_prior(model, train, class_counts)
+    counts = count_classes(model, train, class_counts, settings.balance)
+    train = set_prior(model, train, counts, settings.balance)
     steps = settings.epochs * -(-len(train) // (settings.batch_size * num_processes()))  # type: ignore[arg-type]
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -112,35 +115,17 @@ def fit(
     checkpoints = find_checkpoints(folder) if valid is not None else []
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     trainer.finish()
+    restore_prior(model, counts, settings.balance)
     if valid is not None and isinstance(model, AlignedFusionClassifier):
         calibrate(model, valid, progress=False)
+        if settings.balance != "none":
+            choose_decision(model, valid, progress=False)
     if is_main_process():
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
     trainer.accelerator.wait_for_everyone()  # otherwise only some processes would find checkpoints in the next call
     log: list[dict[str, float]] = trainer.state.log_history
     return log
-
-
-def _set_prior(model: nn.Module, train: Dataset[Any], counts: Tensor | None) -> None:
-    """Set the prior of a classifier with unimodal heads from the class counts, which are given or counted."""
-    if not isinstance(model, AlignedFusionClassifier) or model.unimodal_heads is None:
-        if counts is not None:
-            raise ValueError(
-                f"class_counts set the prior of a model with unimodal heads; {type(model).__name__} has none"
-            )
-        return
-    source = "given"
-    if counts is None:
-        labels = getattr(train, "labels", None)
-        source = "counted"
-        if labels is None:
-            source = "counted by reading every training case once"
-            cases = (train[i] for i in range(len(train)))  # type: ignore[arg-type]
-            labels = torch.tensor([int(case["labels"]) for case in cases])
-        counts = torch.bincount(labels[labels >= 0], minlength=model.num_classes)
-    model.set_class_counts(counts)
-    _LOG.info("class counts for the prior, %s: %s", source, counts.tolist())
 
 
 def find_checkpoints(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from alignedfusion.datasets.suspects import warn_of_leaks
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.deployment import model_card
 from alignedfusion.evaluation import plots
-from alignedfusion.evaluation.inference import predict, prepare_images
-from alignedfusion.evaluation.metrics import compute_metrics, missing_sweep
+from alignedfusion.evaluation.inference import decide, prepare_images
+from alignedfusion.evaluation.subgroups import subgroup_columns
+from alignedfusion.evaluation.testing import evaluate_model
 from alignedfusion.modules.backbones import ANY_BACKBONE, Backbone
 from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
@@ -32,6 +34,7 @@ from alignedfusion.presets import check_tokens_of, choose_backbone, match_tokens
 from alignedfusion.tables.files import free_name, lock_output, read_json, write_json, write_table
 from alignedfusion.training.distributed import is_main_process, num_processes
 from alignedfusion.training.fitting import DEFAULTS, find_checkpoints, fit
+from alignedfusion.training.run_pages import write_run_page
 from alignedfusion.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ def train(
     dim: int = 128,
     settings: TrainingSettings = DEFAULTS,
     workers: int = 0,
+    case_pages: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the standard model on a manifest, test it, and write the results to a folder.
@@ -70,6 +74,7 @@ def train(
         settings: Epochs, learning rates and so on. `image_rate` and `backbone_rate` become 1 if the backbone starts from random
             weights.
         workers: Number of processes that read images.
+        case_pages: Whether to write the pages of the most confident errors, which `report.html` then links to.
         progress: Whether to show progress bars.
 
     Returns:
@@ -101,7 +106,8 @@ def train(
             _fit(model, manifest, folder, settings, workers=workers, progress=progress)
             if not is_main_process():
                 return {}
-        return _report(model, manifest, folder, seconds=time.time() - start, progress=progress)
+        seconds = time.time() - start
+        return _report(model, manifest, folder, seconds=seconds, case_pages=case_pages, progress=progress)
 
 
 def _describe(
@@ -113,6 +119,8 @@ def _describe(
         "label": manifest.label,
         "attributes": list(manifest.attributes),
         "key": manifest.columns.key,
+        "group": manifest.columns.group,
+        "subgroups": list(manifest.columns.subgroups),
         "options": {name: option.to_dict() for name, option in manifest.options.items()},
         "cases": manifest.fingerprint(),
         "model": {
@@ -180,8 +188,11 @@ def evaluate(
     root: str | Path = ".",
     max_unread: float = MAX_UNREAD,
     tokens: TokenCache | None = None,
+    subgroups: Sequence[str] = (),
+    output: str | Path | None = None,
+    case_pages: bool = False,
     progress: bool = True,
-) -> tuple[list[dict[str, float]], dict[str, Any]]:
+) -> dict[str, Any]:
     """Test a finished run on a table, without the cases that were used in training or validation.
 
     Args:
@@ -190,11 +201,14 @@ def evaluate(
         root: Folder that relative image paths start from.
         max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
         tokens: A token cache that the model's backbone computed; its tokens replace the images.
+        subgroups: Columns by which the metrics are also reported.
+        output: Folder to write `report.html` to; None writes no page.
+        case_pages: Whether to write the pages of the most confident errors there, too.
         progress: Whether to show a progress bar.
 
     Returns:
-        Rows as `missing_sweep` gives them, and a mapping with the numbers of cases that were `tested` and `left_out`, and
-        `unreadable`, the number of unreadable cells by attribute.
+        The numbers of cases that were `tested` and `left_out`; `unreadable`, the number of unreadable cells by attribute; and
+        the results of `evaluation.testing.evaluate_model`. Intervals are by group if the table has the group column of the run.
     """
     folder = Path(folder)
     if not (folder / METRICS_FILE).is_file():
@@ -214,26 +228,45 @@ def evaluate(
     )
     reading = read_cells(manifest.frame, model.schema, max_unread=max_unread)
     cases = manifest.cases(manifest.frame, model.schema, **prepare_images(model))
-    rows = missing_sweep(model, cases, model.schema, progress=progress)
+    group = settings.get("group")
+    result, probabilities = evaluate_model(
+        model,
+        cases,
+        groups=manifest.frame.get(group),
+        subgroups=subgroup_columns(manifest.frame, subgroups, model.schema),
+        progress=progress,
+    )
+    if output is not None:
+        write_run_page(Path(output), model, manifest, cases, result, probabilities, case_pages=case_pages)
     unread = count_unread(reading.is_unread, model.schema)
-    return rows, {"tested": len(cases), "left_out": int(is_trained.sum()), "unreadable": unread}
+    return {"tested": len(cases), "left_out": int(is_trained.sum()), "unreadable": unread, **result}
 
 
 def _report(
-    model: AlignedFusionClassifier, manifest: Manifest, folder: Path, *, seconds: float, progress: bool
+    model: AlignedFusionClassifier,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    seconds: float,
+    case_pages: bool,
+    progress: bool,
 ) -> dict[str, Any]:
-    """Test the model, and write predictions, plot, card and metrics."""
+    """Test the model, and write predictions, plot, page, card and metrics."""
     import pandas as pd
 
     _to_device(model)
-    cases = manifest.cases(manifest.rows("test"), model.schema, **prepare_images(model))
-    probabilities = predict(model, cases, [cases.codes], progress=progress)[0]
-    sweep = missing_sweep(model, cases, model.schema, progress=progress)
-    labels = cases.labels.numpy()
-    counts = np.bincount(labels, minlength=len(model.class_names))
+    table, group = manifest.rows("test"), manifest.columns.group
+    cases = manifest.cases(table, model.schema, **prepare_images(model))
+    result, probabilities = evaluate_model(
+        model,
+        cases,
+        groups=None if group is None else table[group],
+        subgroups=subgroup_columns(table, manifest.columns.subgroups, model.schema),
+        progress=progress,
+    )
+    counts = np.bincount(cases.labels.numpy(), minlength=len(model.class_names))
     report: dict[str, Any] = {
-        "test": compute_metrics(probabilities, labels),
-        "missing": sweep,
+        **result,
         "most_frequent_class": float(counts.max() / counts.sum()),
         "cases": {split: len(manifest.rows(split)) for split in SPLITS},
         "classes": list(model.class_names),
@@ -244,22 +277,22 @@ def _report(
         "seconds": round(seconds, 1),
     }
 
-    test = manifest.rows("test")
     columns = (*manifest.images, manifest.label)
-    predictions = pd.DataFrame({column: test[column].to_numpy() for column in columns})
-    predictions[free_name("predicted", predictions)] = [model.class_names[i] for i in probabilities.argmax(1)]
+    predictions = pd.DataFrame({column: table[column].to_numpy() for column in columns})
+    predictions[free_name("predicted", predictions)] = [model.class_names[i] for i in decide(model, probabilities)]
     for i, name in enumerate(model.class_names):
         predictions[free_name(f"p({name})", predictions)] = probabilities[:, i].round(6)
-    unread = name_unread(model.schema.read(test).is_unread, model.schema)
+    unread = name_unread(model.schema.read(table).is_unread, model.schema)
     predictions[free_name("unreadable", predictions)] = unread
     write_table(predictions, folder / PREDICTIONS)
 
     plots.accuracy_against_missing(
-        {"this model": [(row["missing"], row["accuracy"], 0.0) for row in sweep]},
+        {"this model": [(row["missing"], row["accuracy"], 0.0) for row in result["missing"]]},
         folder / PICTURE,
         title=f"{manifest.label}: {len(cases)} test cases",
         chance=report["most_frequent_class"],
     )
+    write_run_page(folder, model, manifest, cases, result, probabilities, case_pages=case_pages)
     used = pd.concat([manifest.rows("train"), manifest.rows("valid")])
     write_trained_cases(folder / TRAINED_ON, used, manifest.columns, manifest.root)
     # The metrics are written last: their file marks the run as finished.

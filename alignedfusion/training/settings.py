@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BALANCES = ("none", "class_weights", "logit_adjustment")
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -19,6 +21,10 @@ class TrainingSettings:
         backbone_rate: Additional factor of the learning rate of a backbone: small for pretrained weights, 1 for random ones.
         weight_decay: Weight decay of AdamW, applied to weight matrices only.
         seed: Seed of the order of cases, of hiding and of dropout. Initial weights are drawn before, when the model is built.
+        balance: Help for rare classes. "none" predicts the most probable class. "logit_adjustment" divides the probabilities by
+            a power of the class shares before it takes the largest (Menon et al. 2021); `training.decision` chooses the power.
+            "class_weights" does so too, and weights the cases of a class by the inverse of its share in training. The
+            probabilities stay those of the class shares of the training cases in all three.
     """
 
     epochs: int = 30
@@ -28,3 +34,8 @@ class TrainingSettings:
     backbone_rate: float = 0.1
     weight_decay: float = 0.05
     seed: int = 0
+    balance: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.balance not in BALANCES:
+            raise ValueError(f"balance must be one of {list(BALANCES)}, got {self.balance!r}")

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from alignedfusion import Attribute, AttributeSchema
-from alignedfusion.baselines import JointSelfAttention, NaiveBayes, SecondStageSVM, TwoExperts
+from alignedfusion.baselines import ImageAndTableBoosting, JointSelfAttention, NaiveBayes, SecondStageSVM, TwoExperts
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.evaluation import predict
 from alignedfusion.modules.outputs import ClassifierOutput
@@ -45,6 +45,17 @@ def test_two_experts_multiply_their_probabilities_by_hand():
     logits = model(image, torch.zeros(1, 2, dtype=torch.int64)).logits
     torch.testing.assert_close(logits.exp(), torch.tensor([[0.1, 0.15, 0.05]]))
     torch.testing.assert_close(logits.softmax(-1), torch.tensor([[1 / 3, 1 / 2, 1 / 6]]))
+
+
+def test_the_prior_is_counted_once_by_hand():
+    image = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    counts = torch.tensor([59, 29, 9])  # with one more of each, 0.6, 0.3 and 0.1
+    model = TwoExperts(ImageModel(), ConstantModel(torch.tensor([[0.2, 0.6, 0.2]]).log()), class_counts=counts)
+    logits = model(image, torch.zeros(1, 2, dtype=torch.int64)).logits
+    torch.testing.assert_close(logits.exp(), torch.tensor([[0.1 / 0.6, 0.15 / 0.3, 0.05 / 0.1]]))
+    # An expert that returns the prior adds nothing.
+    silent = TwoExperts(ImageModel(), ConstantModel(torch.tensor([[0.6, 0.3, 0.1]]).log()), class_counts=counts)
+    torch.testing.assert_close(silent(image, torch.zeros(1, 2, dtype=torch.int64)).logits, image)
 
 
 def test_images_and_their_masks_go_to_the_image_model_alone():
@@ -169,3 +180,24 @@ def test_the_second_stage_is_called_like_a_model_and_leaves_the_first_as_it_is(s
     found = predict(model, cases, [codes, torch.full_like(codes, -1)], progress=False)
     assert found.shape == (2, 53, 17)
     np.testing.assert_allclose(found.sum(2), 1, atol=1e-6)
+
+
+def test_trees_on_image_and_table_use_both_and_handle_what_is_missing():
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(240) % 4
+    # The image separates the classes {0, 1} and {2, 3}, the colour the even classes and the odd ones.
+    tokens = torch.randn(240, 5, 7, generator=generator) + 4.0 * (labels // 2)[:, None, None]
+    codes = torch.stack([labels % 2, torch.randint(5, (240,), generator=generator)], dim=1)
+    cases = TensorCases({"image": tokens}, codes, labels)
+    model = ImageAndTableBoosting(COLOURS, 5, components=3).fit(cases)
+    found = predict(model, cases, [codes, torch.full_like(codes, -1)], progress=False)
+    assert (found[0].argmax(1) == labels.numpy()).mean() > 0.99
+    assert (found[1].argmax(1) // 2 == (labels // 2).numpy()).all()  # without attributes the image is left
+    assert found[:, :, 4].max() < 1e-6  # a class without a training case
+    absent = {"image": torch.zeros(240, dtype=torch.bool)}
+    without = model({"image": tokens}, codes, is_present=absent).logits
+    assert torch.equal(without, model({"image": torch.randn(240, 5, 7)}, codes, is_present=absent).logits)
+    silent = model({"image": tokens}, codes, is_present={"report": absent["image"]}).logits.softmax(-1)
+    np.testing.assert_allclose(silent, found[1], atol=1e-6)
+    with pytest.raises(ValueError, match=r"image 'image' must be tokens \(n, N, F\), got \(240, 35\)"):
+        ImageAndTableBoosting(COLOURS, 4).fit(TensorCases({"image": tokens.flatten(1)}, codes, labels))

@@ -69,3 +69,24 @@ def test_pictures_show_what_no_report_says(drawn):
 def test_no_cases_are_refused():
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         phantom.make(0)
+
+
+def test_the_likelihood_is_a_distribution_of_the_values_and_agrees_with_the_drawn_cases(drawn):
+    codes = torch.full((4, 9), UNKNOWN)
+    codes[:, 7] = torch.arange(4)  # age
+    nothing = phantom.likelihood(torch.full((1, 9), UNKNOWN))
+    torch.testing.assert_close(nothing, torch.ones(1, 4, dtype=torch.float64))
+    torch.testing.assert_close(phantom.likelihood(codes).sum(0), torch.ones(4, dtype=torch.float64))
+    # By hand: a nevus has its age from a normal distribution with mean 34 and deviation 11; Phi((29.5 - 34) / 11) = 0.3412.
+    assert phantom.likelihood(codes)[0, 0] == pytest.approx(0.3412, abs=1e-4)
+
+    pairs = torch.cartesian_prod(torch.arange(2), torch.arange(2))
+    codes = torch.full((4, 9), UNKNOWN)
+    codes[:, [0, 4]] = pairs  # border and growth depend on each other given the class
+    expected = phantom.likelihood(codes)[:, drawn.labels].mean(1)
+    share = (drawn.codes[:, None, [0, 4]] == pairs).all(-1).double().mean(0)
+    torch.testing.assert_close(share, expected, atol=0.06, rtol=0)
+    assert share[3] > 1.2 * (share[3] + share[2]) * (share[3] + share[1])
+
+    is_right = phantom.likelihood(drawn.codes).argmax(1) == drawn.labels
+    assert 0.7 < is_right.float().mean() < 0.95

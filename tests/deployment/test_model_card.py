@@ -16,6 +16,7 @@ from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.deployment import card_sections, model_card
+from alignedfusion.evaluation import Metrics
 from alignedfusion.training import TrainingSettings, runs
 
 ROW = {"missing": 0.0, "accuracy": 0.8, "balanced_accuracy": 0.75, "macro_auc": 0.9, "calibration_error": 0.04}
@@ -34,7 +35,7 @@ class OwnFusion(IntermediateTokenFusion):
     pass
 
 
-COLUMNS = CaseColumns(images="file", label="kind", split="part_of")
+COLUMNS = CaseColumns(images="file", label="kind", split="part_of", subgroups="sign")
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +106,39 @@ def test_the_metrics_are_those_of_the_run(card, run):
     assert f"the most frequent class is {100 * report['most_frequent_class']:.1f} % of the test cases" in card
 
 
+def test_the_metrics_of_each_class_are_those_of_the_run(card, run):
+    found = Metrics.from_dict(json.loads((run / "metrics.json").read_text())["test"])
+    text = section(card, "Metrics")
+    assert text.startswith(
+        "20 test cases as they are; low and high are the ends of the 95% interval (bootstrap of cases)"
+    )
+    rows = {row[0]: row[1:] for row in cells(text)}
+    assert rows["macro f1"] == [f"{number:.3f}" for number in found.overall["macro_f1"]]
+    assert rows["a"][:2] == ["14", f"{100 * found.classes['a']['precision'].value:.1f} %"]
+    assert "12.5 % of all cells are unmentioned already" in section(card, "Metrics by missing attributes")
+
+
+def test_the_subgroups_of_a_run_are_a_table(card, run):
+    found = json.loads((run / "metrics.json").read_text())["subgroups"]["sign"]
+    text = section(card, "Subgroups")
+    assert (
+        "Fewer than 50 cases, too few to conclude from: sign + (5), sign - (10), sign (not recorded) (5)."
+        in text.replace("\\", "")
+    )
+    assert [row[:3] for row in cells(text)[1:]] == [
+        ["sign", "+", "5 !"],
+        ["sign", "-", "10 !"],
+        ["sign", "(not recorded)", "5 !"],
+    ]
+    assert cells(text)[1][3].startswith(f"{100 * found['+']['overall']['accuracy'][0]:.1f} %")
+
+
 def test_a_hub_reads_the_head_of_a_card(card, run):
     report = json.loads((run / "metrics.json").read_text())
     data = ModelCard(card).data
     assert (data.library_name, data.pipeline_tag, data.license) == ("alignedfusion", "image-classification", None)
     assert data.model_name == "kind from images and incomplete reports"
-    assert len(data.eval_results) == 4 * len(report["missing"])
+    assert len(data.eval_results) == 5 * len(report["missing"])
     found = {(e.dataset_config, e.metric_type): e.metric_value for e in data.eval_results}
     for row in report["missing"]:
         config = f"{100 * row['missing']:.0f} % of the attributes missing"
@@ -149,9 +177,7 @@ def test_unknown_sections_are_left_out(schema, build):
 def test_metrics_without_a_run_are_the_given_ones(schema, build):
     card = model_card.render(build(schema), report=REPORT)
     text = section(card, "Metrics by missing attributes")
-    assert text.startswith(
-        "100 test cases. The standard error of the first accuracy is 4.0 points."
-    )  # sqrt(.8 * .2 / 100)
+    assert "Chance level: the most frequent class is 40.0 % of the test cases." in text
     assert cells(text)[2] == ["50 %", "60.0 %", "75.0 %", "4.0 %", "-"]
     assert "## Training data" not in card
     metrics = [e.metric_type for e in ModelCard(card).data.eval_results]

@@ -90,21 +90,23 @@ def test_the_loss_has_a_term_for_every_branch_by_hand(schema, build, batch):
     # The prior of each of the seven classes that occur is (3 + 1) / 48 = 1 / 12, of the ten others (1 + 1) / 48.
     model.set_class_counts([3] * 7 + [1] * 10)
     is_right = torch.arange(17) < 7
-    for head, bias in zip((model.unimodal_heads.heads["report"], model.head), (math.log(2), -math.log(2)), strict=True):
+    both = (model.unimodal_heads.heads, model.unimodal_heads.first_round_heads)
+    for head, sign in ((both[0]["report"], 1), (both[1]["report"], 1), (model.head, -1)):
         nn.init.zeros_(head[2].weight)
-        head[2].bias.data = bias * is_right
-    model.unimodal_heads.heads["image"] = Constant(torch.zeros(7, 11, 17))
+        head[2].bias.data = sign * math.log(2) * is_right
+    for heads in both:
+        heads["image"] = Constant(torch.zeros(7, 11, 17))
     # The image contributes nothing: ln 12 = 2.484907. The report's three attributes contribute ln 2 each, a factor of 8:
-    # 4 * 8 / (7 * 4 * 8 + 10 * 2) = 8 / 61, so 2.031432. The fused tokens halve: even, so ln 17 = 2.833213.
+    # 4 * 8 / (7 * 4 * 8 + 10 * 2) = 8 / 61, so 2.031432. Both have two heads. The fused tokens halve: even, ln 17 = 2.833213.
     for weights in (model.initial_branch_weights(), torch.rand(3)):
         model.branch_weights.copy_(weights)
-        assert model(image, codes, torch.arange(7)).loss.item() == pytest.approx(7.349552, abs=1e-5)
+        assert model(image, codes, torch.arange(7)).loss.item() == pytest.approx(11.865891, abs=1e-5)
 
     # Hidden are a cell of three even values and one of two: plus (ln 3 + ln 2) / 2 = 0.895880.
     model.reconstructor.query = nn.Sequential(Constant(torch.zeros(7, 3, 38)))
     is_hidden = torch.tensor([[True, True, False], *[[False] * 3] * 6])
     loss = model(image, torch.tensor([[0, 1, 4]] * 7), torch.arange(7), is_hidden=is_hidden).loss
-    assert loss.item() == pytest.approx(7.349552 + 0.895880, abs=1e-5)
+    assert loss.item() == pytest.approx(11.865891 + 0.895880, abs=1e-5)
 
 
 class Constant(nn.Module):

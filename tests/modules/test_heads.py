@@ -1,16 +1,21 @@
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from alignedfusion import UNKNOWN
+from alignedfusion import UNKNOWN, IntermediateTokenFusion
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.modules.heads import UnimodalHeads
 
 IMAGES = ("clinical", "dermoscopy")
 
 
-def tokenize(model, image, codes):
-    """Tokens of every modality before fusion."""
-    return {"image": model.visual(image), "report": model.tokenizer(codes)}
+def tokenize(model, image, codes, **masks):
+    """Tokens of every modality before fusion, and after its first round."""
+    images = image if isinstance(image, dict) else {"image": image}
+    tokens = {**{m: model.visual(x) for m, x in images.items()}, "report": model.tokenizer(codes)}
+    return tokens, model.fusion(tokens, **masks).first_round
 
 
 def test_attributes_add_up_and_patches_are_a_mean_by_hand(schema, build, batch):
@@ -18,7 +23,7 @@ def test_attributes_add_up_and_patches_are_a_mean_by_hand(schema, build, batch):
     model = build(schema).eval()
     model.branch_weights.copy_(torch.tensor([2.0, 0.25, 0.5]))
     is_valid = torch.arange(11).expand(7, -1) < torch.tensor([[1], [2], [3], [5], [7], [11], [11]])
-    each = model.unimodal_heads.token_contributions(tokenize(model, image, codes))
+    each = model.unimodal_heads.token_contributions(*tokenize(model, image, codes, is_valid={"image": is_valid}))
     assert each["image"].shape == (7, 11, 17)
     assert each["report"].shape == (7, 3, 17)
 
@@ -62,9 +67,7 @@ def test_several_images_are_one_branch_the_sum_of_their_means(schema, build, bat
     out = model(image, codes)
     assert model.branches == ("image", "report", "fused")
     assert out.contributions.shape == (7, 3, 17)
-    each = model.unimodal_heads.token_contributions(
-        {**{m: model.visual(x) for m, x in image.items()}, "report": model.tokenizer(codes)}
-    )
+    each = model.unimodal_heads.token_contributions(*tokenize(model, image, codes))
     torch.testing.assert_close(out.contributions[:, 0], 2 / 3 * (each["clinical"].mean(1) + each["dermoscopy"].mean(1)))
     # With one of two absent, the other still contributes.
     one = model(image, codes, is_present={"dermoscopy": torch.arange(7) < 0}).contributions
@@ -110,13 +113,23 @@ def test_unimodal_contributions_do_not_depend_on_the_other_modality(schema, buil
 
 def test_the_gradient_of_a_contribution_reaches_its_own_modality_only(schema, build, batch):
     image, codes, _ = batch(schema)
-    of_image, of_report = ("visual.", "unimodal_heads.heads.image."), ("tokenizer.", "unimodal_heads.heads.report.")
+    of_image, of_report = (
+        (
+            "visual.",
+            *(
+                f"{name}.{m}."
+                for name in ("unimodal_heads.heads", "unimodal_heads.first_round_heads", "fusion.rounds.0")
+            ),
+        )
+        for m in ("image", "report")
+    )
+    of_report = ("tokenizer.", *of_report[1:])
     for branch, own, others in ((0, of_image, of_report), (1, of_report, of_image)):
         model = build(schema)
         model(image, codes).contributions[:, branch].square().sum().backward()
         learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
         assert all(any(name.startswith(prefix) for name in learned) for prefix in own)
-        assert not any(name.startswith((*others, "fusion.", "head.", "reconstructor.")) for name in learned)
+        assert not any(name.startswith((*others, "fusion.rounds.1.", "head.", "reconstructor.")) for name in learned)
 
 
 def test_the_prior_comes_from_smoothed_counts(schema, build):
@@ -144,6 +157,67 @@ def test_without_unimodal_heads_only_the_fused_branch_exists(schema, build, batc
     out = model(image, codes)
     assert out.contributions.shape == (7, 1, 17)
     assert torch.equal(out.logits, out.contributions[:, 0])
+
+
+def test_a_branch_is_the_mean_of_its_heads_and_each_head_has_its_own_loss(schema, build, batch):
+    image, codes, labels = batch(schema)
+    model = build(schema).eval()
+    model.set_class_counts(range(17))
+    tokens, first_round = tokenize(model, image, codes)
+    mentions = {"report": (codes != UNKNOWN).any(1)}
+    per_head = model.unimodal_heads(tokens, {}, mentions, first_round=first_round)
+    before = UnimodalHeads(38, ("image", "report"), 17)
+    before.heads = model.unimodal_heads.heads
+    after = UnimodalHeads(38, ("image", "report"), 17)
+    after.heads = model.unimodal_heads.first_round_heads
+    parts = before.eval()(tokens, {}, mentions), after.eval()(first_round, {}, mentions)
+    out = model(image, codes, labels)
+    for position, branch in enumerate(("image", "report")):
+        assert per_head[branch].shape == (7, 2, 17)
+        torch.testing.assert_close(per_head[branch], torch.cat([part[branch] for part in parts], dim=1))
+        torch.testing.assert_close(out.contributions[:, position], 2 / 3 * per_head[branch].mean(1))
+    heads = [*per_head["image"].unbind(1), *per_head["report"].unbind(1), 3 * out.contributions[:, 2]]
+    losses = [F.cross_entropy(model.log_prior + head, labels) for head in heads]
+    torch.testing.assert_close(
+        out.loss, sum(losses)
+    )  # in evaluation no cell is hidden, and the reconstruction adds zero
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_heads_read_no_other_modality_at_any_depth(depth, schema, build, batch):
+    image, codes, _ = batch(schema)
+    fusion = IntermediateTokenFusion(38, depth=depth, num_heads=2)
+    model = build(schema, fusion=fusion).eval()
+    first = fusion({"image": model.visual(image), "report": model.tokenizer(codes)}).first_round
+    other = fusion({"image": torch.randn(7, 11, 38), "report": model.tokenizer(codes)}).first_round
+    assert torch.equal(first["report"], other["report"])
+    assert not torch.equal(first["report"], model.tokenizer(codes))
+    one_round = IntermediateTokenFusion(38, depth=1, num_heads=2).eval()
+    one_round.load_state_dict(
+        {k: v for k, v in fusion.state_dict().items() if not k.startswith(("rounds.1", "rounds.2"))}
+    )
+    alone = one_round({"image": model.visual(image), "report": model.tokenizer(codes)}).tokens
+    assert all(torch.equal(alone[m], first[m]) for m in ("image", "report"))
+
+
+def test_the_weights_of_branches_depend_on_the_share_mentioned_by_hand(schema, build, batch):
+    image, codes, _ = batch(schema)
+    model = build(schema).eval()
+    codes[0], codes[1], codes[2] = UNKNOWN, torch.tensor([0, UNKNOWN, UNKNOWN]), torch.tensor([0, 0, 0])
+    plain = model(image, codes).contributions
+    model.branch_slopes.copy_(torch.tensor([math.log(4), 0.0, -math.log(4)]))
+    sloped = model(image, codes).contributions
+    # exp(log 4 (1/2 - s)) is 2 for an empty report and 1/2 for a complete one.
+    for row, factor in ((0, 2.0), (1, 4 ** (1 / 6)), (2, 0.5)):
+        torch.testing.assert_close(sloped[row, 0], factor * plain[row, 0])
+        torch.testing.assert_close(sloped[row, 2], plain[row, 2] / factor)
+    assert torch.equal(sloped[:, 1], plain[:, 1])
+    # A hidden cell and a report that is absent count as unmentioned.
+    hidden = torch.zeros_like(codes, dtype=torch.bool)
+    hidden[2, 1:] = True
+    torch.testing.assert_close(model.weigh_branches(model.hiding(codes, hidden)[0])[2], model.weigh_branches(codes)[1])
+    absent = model(image, codes, is_present={"report": torch.arange(7) != 2}).contributions
+    torch.testing.assert_close(absent[2, 0], 4 * sloped[2, 0])
 
 
 def test_heads_have_dropout_in_training_only_and_list_their_branches():

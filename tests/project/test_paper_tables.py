@@ -10,6 +10,7 @@ import timm
 import torch
 from PIL import Image
 
+from alignedfusion import Attribute, AttributeSchema
 from alignedfusion.datasets import derm7pt
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -23,7 +24,8 @@ ARGUMENTS = ("--table", "1b", "--source", "derm7pt_tokens", "--seeds", "2", "--e
 def said(rows, right, confidence=0.7):
     """Predictions of two classes: the truth is class 0, and `right` says which cases were named so."""
     first = np.where(right, confidence, 1 - confidence)
-    return {"rows": np.array(rows), "labels": np.zeros(len(rows), dtype=int), "cell 0": np.stack([first, 1 - first], 1)}
+    labels, prior = np.zeros(len(rows), dtype=int), np.array([0.64, 0.36])
+    return {"rows": np.array(rows), "labels": labels, "prior": prior, "cell 0": np.stack([first, 1 - first], 1)}
 
 
 def test_means_deviations_and_the_paired_test_by_hand():
@@ -35,14 +37,14 @@ def test_means_deviations_and_the_paired_test_by_hand():
     other, ours = results.summarise(predictions, [results.Column("0%", None, "cell 0")])
     assert other["accuracy"] == pytest.approx(0.375)
     assert other["accuracy_deviation"] == pytest.approx(np.std([0.25, 0.5], ddof=1))
-    assert (ours["accuracy"], ours["accuracy_deviation"], ours["p"]) == (0.75, 0.0, 1.0)
+    assert (ours["accuracy"], ours["accuracy_deviation"], ours["p_accuracy"]) == (0.75, 0.0, 1.0)
     # Per case, over the seeds: 0, 1/2, 1 and 0 more often right than the other.
-    assert other["ours_minus_row"] == pytest.approx(0.375)
+    assert other["ours_minus_row_accuracy"] == pytest.approx(0.375)
     difference = np.array([0.0, 0.5, 1.0, 0.0])
     t = difference.mean() / (difference.std(ddof=1) / 2)
     from scipy.stats import t as student
 
-    assert other["p"] == pytest.approx(2 * student.sf(t, 3))
+    assert other["p_accuracy"] == pytest.approx(2 * student.sf(t, 3))
 
 
 def test_folds_of_a_seed_are_one_test_set_whatever_their_order():
@@ -50,7 +52,7 @@ def test_folds_of_a_seed_are_one_test_set_whatever_their_order():
         paper_tables.Unit("cv", fold, 0, 0.0): said(rows, right)
         for fold, rows, right in ((1, [3, 1], [1, 0]), (0, [2, 0], [0, 1]))
     }
-    rows, probabilities, _ = results.Column("0%", None, "cell 0").select(units)[0]
+    rows, probabilities, _, _ = results.Column("0%", None, "cell 0").select(units)[0]
     assert rows.tolist() == [0, 1, 2, 3]
     assert (probabilities.argmax(1) == 0).tolist() == [True, False, False, True]
 
@@ -81,7 +83,7 @@ def test_a_table_is_written_and_the_same_command_trains_nothing_twice(tokens, mo
     with stem.with_suffix(".csv").open() as stream:
         table = list(csv.DictReader(stream))
     assert [row["row"] for row in table[:4]] == rows
-    assert {row["column"] for row in table} == {"0%", "10%", "20%", "30%", "40%", "50%", "100%"}
+    assert {row["column"] for row in table} == {"0%", "10%", "20%", "30%", "40%", "50%", "75%", "90%", "100%"}
     assert all(row["seeds"] == "2" and row["cases"] == "20" for row in table)
     assert stem.with_suffix(".png").stat().st_size > 10_000
 
@@ -118,7 +120,57 @@ def test_the_official_split_lends_a_sixth_of_the_training_cases_to_validation(to
 
 def test_columns_follow_the_table():
     assert [column.training_rate for column in results.list_columns("1a", "cell")] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
-    assert [column.key for column in results.list_columns("1b", "denials kept")][-1] == "denials kept 1"
+    keys = [column.key for column in results.list_columns("1b", "denials kept")]
+    assert (keys[0], keys[1], keys[-1]) == ("cell 0", "denials kept 0.1", "denials kept 1")
+    assert [column.key for column in results.list_columns("1b", "without derm")] == [
+        "without derm 0",
+        "without derm 0.5",
+        "without derm 1",
+    ]
+
+
+def test_losses_and_the_balanced_decision_by_hand():
+    unit = paper_tables.Unit("split", 0, 0, 0.0)
+    labels = np.array([0, 0, 1, 1])
+    stored = {"rows": np.arange(4), "labels": labels, "prior": np.array([0.81, 0.09])}
+
+    def row(first):
+        first = np.array(first)
+        return {unit: {**stored, "cell 0": np.stack([first, 1 - first], 1)}}
+
+    predictions = {"other": row([0.5, 0.5, 0.5, 0.5]), results.OURS: row([0.9, 0.8, 0.6, 0.7])}
+    other, ours = results.summarise(predictions, [results.Column("0%", None, "cell 0")])
+    logs = -np.log([0.9, 0.8, 0.4, 0.3])
+    assert ours["cross_entropy"] == pytest.approx(logs.mean())
+    assert other["ours_minus_row_cross_entropy"] == pytest.approx(logs.mean() - np.log(2))
+    assert ours["brier"] == pytest.approx(np.mean([2 * 0.01, 2 * 0.04, 2 * 0.36, 2 * 0.49]))
+    # The largest probability names the first class everywhere. Divided by 0.9 and 0.3, the square roots of the prior, the
+    # last two cases become 0.67 against 1.33 and 0.78 against 1.
+    assert ours["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+    assert (ours["macro_f1_balanced_decision"], ours["accuracy_balanced_decision"]) == (1.0, 1.0)
+
+
+def test_components_are_fitted_to_the_training_cases_alone(tokens):
+    source = paper_tables.open_source("derm7pt_tokens", tokens, "five", tokens, {})
+    source.components = 3
+    rows = np.arange(30)
+    reduced = source.reduced(rows)
+    assert {m: tuple(x.shape) for m, x in reduced.image.items()} == dict.fromkeys(derm7pt.IMAGES, (60, 4, 3))
+    pool = torch.cat([source.image[m][rows].flatten(0, 1) for m in derm7pt.IMAGES])
+    found = torch.cat([reduced.image[m][rows].flatten(0, 1) for m in derm7pt.IMAGES])
+    values = torch.linalg.eigvalsh((pool - pool.mean(0)).T @ (pool - pool.mean(0)))
+    torch.testing.assert_close(found.square().sum(0), values[-3:], rtol=1e-4, atol=1e-3)
+    source.image = {m: x.clone() for m, x in source.image.items()}
+    for x in source.image.values():
+        x[30:] = 7.0
+    assert all(torch.equal(source.reduced(rows).image[m][:30], reduced.image[m][:30]) for m in derm7pt.IMAGES)
+
+
+def test_cells_go_missing_by_their_own_value_by_hand():
+    schema = AttributeSchema([Attribute("a", values=("x", "y", "z")), Attribute("b", values=("only",))])
+    codes = torch.tensor([[0, 0], [1, 0], [2, -1]])
+    expected = torch.tensor([[0.0, 0.0], [0.3, 0.0], [0.6, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(paper_tables.by_own_value(codes, 0.3, schema), expected)
 
 
 def test_a_picture_names_every_curve(tmp_path):

@@ -11,7 +11,7 @@ from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.training import TrainingSettings, fit
 from alignedfusion.training.calibration import SPREAD, calibrate
 
-RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
+RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 """Shares of missing attributes that a model is calibrated for."""
 
 
@@ -23,13 +23,16 @@ class ContributingModel(nn.Module):
         self.schema = schema
         self.initial = torch.tensor(initial)
         self.register_buffer("branch_weights", self.initial.clone())
+        self.register_buffer("branch_slopes", torch.zeros(len(initial)))
         self.register_buffer("log_prior", torch.tensor([0.5, 0.3, 0.2]).log())
 
     def initial_branch_weights(self):
         return self.initial.clone()
 
     def forward(self, image, codes, is_present=None):
-        return ClassifierOutput(contributions=image * self.branch_weights[:, None])
+        share = (codes >= 0).float().mean(1)[:, None]
+        weights = self.branch_weights * (self.branch_slopes * (0.5 - share)).exp()  # (B, P)
+        return ClassifierOutput(contributions=image * weights[..., None])
 
 
 def draw_cases(factors, rows=499):
@@ -68,6 +71,24 @@ def test_with_one_branch_the_weight_is_one_over_a_temperature(factor, temperatur
     assert 1 / model.branch_weights.item() == pytest.approx(temperature, rel=0.15)
 
 
+def test_a_branch_that_is_noise_for_empty_reports_loses_its_weight_there(schema):
+    """The second branch knows the class as far as the report is complete, and is noise for an empty one."""
+
+    class Fading(ContributingModel):
+        def forward(self, image, codes, is_present=None):
+            share = (codes >= 0).float().mean(1)[:, None, None]
+            noise = torch.randn(image.shape[0], 1, 3, generator=torch.Generator().manual_seed(5))
+            faded = torch.cat([image[:, :1], share * image[:, 1:] + 3 * (1 - share) * noise], dim=1)
+            return super().forward(faded, codes)
+
+    model = Fading(schema, [2 / 3, 2 / 3])
+    calibrate(model, draw_cases([1.0, 1.0], rows=1999), progress=False)
+    full, empty = (model.branch_weights * (model.branch_slopes * half).exp() for half in (-0.5, 0.5))
+    assert full[1] > 3 * empty[1]
+    assert empty[1] < 0.25
+    assert model.branch_slopes[0] == pytest.approx(0.0, abs=0.3)
+
+
 def test_few_cases_move_the_weights_less_than_many(schema):
     few, many = ContributingModel(schema, [1.0]), ContributingModel(schema, [1.0])
     calibrate(few, draw_cases([5.0], rows=5), progress=False)
@@ -91,9 +112,10 @@ def model(request, schema, build):
 
 
 @torch.no_grad()
-def objective(model, cases, weights):
-    """Negative log posterior of weights, computed from the model's logits with these weights."""
+def objective(model, cases, weights, slopes):
+    """Negative log posterior of weights and slopes, computed from the model's logits with these weights."""
     model.branch_weights.copy_(weights)
+    model.branch_slopes.copy_(slopes)
     fit = 0.0
     for rate in RATES:
         logits = model(cases.image, drop_attributes(cases.codes, rate, model.schema)).logits.double()
@@ -101,19 +123,19 @@ def objective(model, cases, weights):
     shifts = [
         math.log(w / start) for w, start in zip(weights.tolist(), model.initial_branch_weights().tolist(), strict=True)
     ]
-    return fit + sum(shift**2 for shift in shifts) / (2 * SPREAD**2)
+    return fit + sum(shift**2 for shift in (*shifts, *slopes.tolist())) / (2 * SPREAD**2)
 
 
 def test_the_weights_found_are_the_most_probable(model, cases):
     calibrate(model, cases, progress=False)
-    found = model.branch_weights.clone()
-    least = objective(model, cases, found)
-    assert least < objective(model, cases, model.initial_branch_weights()) - 0.1
+    found, slopes = model.branch_weights.clone(), model.branch_slopes.clone()
+    least = objective(model, cases, found, slopes)
+    assert least < objective(model, cases, model.initial_branch_weights(), torch.zeros_like(slopes)) - 0.1
     for part in range(len(found)):
-        for factor in (0.99, 1.01):
-            moved = found.clone()
-            moved[part] *= factor
-            assert objective(model, cases, moved) > least
+        for shift in (-0.01, 0.01):
+            moved = shift * (torch.arange(len(found)) == part)
+            assert objective(model, cases, found * moved.exp(), slopes) > least
+            assert objective(model, cases, found, slopes + moved) > least
 
 
 def test_calibration_changes_only_the_weights_and_is_idempotent(model, cases):
@@ -127,7 +149,8 @@ def test_calibration_changes_only_the_weights_and_is_idempotent(model, cases):
             calibrate(model, cases, progress=False)
         torch.testing.assert_close(model.branch_weights, once, rtol=1e-4, atol=0)
     assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == [
-        "branch_weights"
+        "branch_weights",
+        "branch_slopes",
     ]
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 

@@ -225,7 +225,7 @@ def test_the_command_writes_and_prints_once(tmp_path):
         "trained_on.json",
     }
     assert not [name for name in names if name.endswith(".part") or name == "checkpoints"]
-    assert json.loads((run / "metrics.json").read_text())["test"]["accuracy"] == 1.0
+    assert json.loads((run / "metrics.json").read_text())["missing"][0]["accuracy"] == 1.0
     assert json.loads((run / "settings.json").read_text())["training"]["processes"] == 2
 
 

@@ -14,6 +14,7 @@ from alignedfusion.datasets import phantom
 from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.deployment.prediction import predict_case
+from alignedfusion.evaluation import Metrics
 from alignedfusion.training import TrainingSettings, runs
 
 SMALL = ["--backbone", "test_vit", "--no-pretrained", "--image-size", "32", "--dim", "64", "--epochs", "2"]
@@ -44,10 +45,11 @@ def run(folder, tmp_path_factory):
     return out
 
 
-def test_a_run_has_all_files_that_the_help_names(run):
+def test_a_run_has_all_files_that_the_help_names(run, folder):
     names = {path.name for path in run.iterdir()}
     assert names == {
         "README.md",
+        "report.html",
         "config.json",
         "metrics.json",
         "missing.png",
@@ -58,7 +60,12 @@ def test_a_run_has_all_files_that_the_help_names(run):
     }
     report = json.loads((run / "metrics.json").read_text())
     assert [row["missing"] for row in report["missing"]] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
-    assert report["missing"][0] == pytest.approx({"missing": 0.0, **report["test"]})
+    test = Metrics.from_dict(report["test"])
+    cells = pd.read_csv(folder / "cases.csv", index_col="file").loc[pd.read_csv(run / "predictions.csv")["file"]]
+    unmentioned = cells.drop(columns=["kind", "patient"]).isna().to_numpy().mean()
+    overall = {name: interval.value for name, interval in test.overall.items()}
+    assert report["missing"][0] == pytest.approx({"missing": 0.0, "unmentioned": unmentioned, **overall})
+    assert test.groups == cells["patient"].nunique()  # patients are drawn whole
     with Image.open(run / "missing.png") as picture:
         assert picture.width > 500
 
@@ -117,9 +124,25 @@ def test_evaluate_leaves_training_cases_out(run, folder, capsys, tmp_path):
     assert figures["tested"] + figures["left_out"] == 120
     for found, expected in zip(figures["missing"], report["missing"], strict=True):
         assert found == pytest.approx(expected)
+    assert figures["test"] == report["test"]
     out = capsys.readouterr().out
     assert f"{figures['left_out']} cases were used in training and are left out" in out
     assert "balanced accuracy" in out
+
+
+def test_evaluate_reports_subgroups(run, folder, capsys, tmp_path):
+    arguments = ["evaluate", str(run), str(folder / "cases.csv"), "--subgroup", "age", "site"]
+    assert cli.main([*arguments, "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    schema = AlignedFusionClassifier.from_pretrained(run).schema
+    for attribute in schema:
+        if attribute.name in ("age", "site"):
+            found = figures["subgroups"][attribute.name]
+            assert set(found) <= {*attribute.values, "(not recorded)"}
+            assert sum(metrics["cases"] for metrics in found.values()) == figures["tested"]
+    assert "fewer than 50 cases, too few to conclude from: age" in capsys.readouterr().out
+    assert cli.main([*arguments[:4], "oge"]) == 2
+    assert "the table has no columns ['oge'] for subgroups" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_a_table_of_training_cases_only(run, folder, tmp_path, capsys):
@@ -191,7 +214,7 @@ def test_precomputed_tokens_need_no_backbone(tmp_path):
     report = runs.train(
         manifest, tmp_path / "run", dim=64, settings=TrainingSettings(epochs=8, learning_rate=3e-3), progress=False
     )
-    assert report["test"]["accuracy"] == 1.0
+    assert report["missing"][0]["accuracy"] == 1.0
     model = AlignedFusionClassifier.from_pretrained(tmp_path / "run")
     assert model.image_modalities == ("first", "second")
     assert model.visual.backbone is None

@@ -18,10 +18,13 @@ class FusionOutput(NamedTuple):
     Attributes:
         tokens: (B, N_m, D) for each modality m.
         intermediate: (B, K, D); K = 0 for a fusion without intermediate tokens.
+        first_round: (B, N_m, D) for each modality m after the first round, in which it attended to itself alone; None for a
+            fusion without such a state.
     """
 
     tokens: dict[str, Tensor]
     intermediate: Tensor
+    first_round: dict[str, Tensor] | None = None
 
 
 class Fusion(nn.Module):
@@ -40,6 +43,8 @@ class Fusion(nn.Module):
     """
 
     min_modalities = 1
+    has_first_round = False
+    """Whether the output has `first_round`, which `UnimodalHeads` read."""
 
     def __init__(self, dim: int, *, modalities: Sequence[str] = ("image", REPORT)) -> None:
         super().__init__()

@@ -20,7 +20,8 @@ class IntermediateTokenFusion(Fusion):
 
     In every round each modality's tokens pass a self-attention block together with its intermediate tokens (eq. 6, 7);
     then the copies of each intermediate token are averaged and passed to the next round (eq. 8). Image and report tokens never
-    attend to each other. So with one round, the report tokens do not depend on the image; with two rounds, they do.
+    attend to each other. So with one round, the report tokens do not depend on the image; with two rounds, they do. After the
+    first round each modality has attended to itself alone: these tokens are `FusionOutput.first_round`.
 
     Args:
         dim: Token width D.
@@ -37,6 +38,7 @@ class IntermediateTokenFusion(Fusion):
 
     share: Tensor
     min_modalities = 2
+    has_first_round = True
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class IntermediateTokenFusion(Fusion):
         # image's products, but much as products of their own.
         together = [self.modalities] if self.share_weights else [(m,) for m in self.modalities]
 
+        first_round: dict[str, Tensor] | None = None
         for blocks in self.rounds:
             # Each modality attends to itself and to its own copy of the intermediate tokens.
             copies = [
@@ -91,10 +94,13 @@ class IntermediateTokenFusion(Fusion):
                 for block, names in zip(blocks.values(), together, strict=True)  # type: ignore[operator]
             ]
 
+            # Up to here no modality has met another (eq. 7 comes before eq. 8).
+            first_round = dict(streams) if first_round is None else first_round
+
             # Average the copies of each token, so that the next round passes information to the other modalities.
             intermediate = self._average(torch.cat(copies, dim=1), is_present, intermediate)
 
-        return FusionOutput(streams, intermediate)
+        return FusionOutput(streams, intermediate, first_round)
 
     def _attend(
         self,

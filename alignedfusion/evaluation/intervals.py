@@ -1,0 +1,168 @@
+"""Metrics of a set of cases with bootstrap intervals: one type for runs, cards, pages and benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignedfusion.evaluation import bootstrap
+from alignedfusion.evaluation.metrics import METRICS, compute_metrics, format_cell, heading, table
+from alignedfusion.evaluation.predictions import Predictions, check_predictions
+
+PER_CLASS = ("precision", "recall", "f1", "auc")
+
+
+class Interval(NamedTuple):
+    """A metric and its bootstrap interval; nan where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of a set of cases, with bootstrap intervals. `print` shows them as tables.
+
+    Args:
+        cases: Number of cases with a label.
+        groups: Number of groups that were drawn whole in the bootstrap; None if single cases were drawn.
+        level: Coverage of the intervals.
+        overall: The metrics of `compute_metrics`.
+        classes: Precision, recall, F1 and AUC of each class by its name.
+        support: Number of cases of each class by its name.
+        confusion: Number of cases by label (row) and predicted class (column).
+    """
+
+    cases: int
+    groups: int | None
+    level: float
+    overall: Mapping[str, Interval]
+    classes: Mapping[str, Mapping[str, Interval]]
+    support: Mapping[str, int]
+    confusion: Sequence[Sequence[int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON: each interval is a list of three numbers, null where undefined."""
+        return {
+            "cases": self.cases,
+            "groups": self.groups,
+            "level": self.level,
+            "overall": _pack(self.overall),
+            "classes": {name: _pack(metrics) for name, metrics in self.classes.items()},
+            "support": dict(self.support),
+            "confusion": [list(row) for row in self.confusion],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
+        """The metrics that `to_dict` described."""
+        classes = {name: _unpack(metrics) for name, metrics in data["classes"].items()}
+        return cls(**{**data, "overall": _unpack(data["overall"]), "classes": classes})
+
+    def __str__(self) -> str:
+        drawn = "cases" if self.groups is None else f"{self.groups} groups"
+        overall = [
+            {"metric": heading(name), **dict(zip(("value", "low", "high"), _texts(name, interval), strict=True))}
+            for name, interval in self.overall.items()
+        ]
+        classes = [
+            {"class": name, "cases": self.support[name], **{key: _texts(key, row[key])[0] for key in row}}
+            for name, row in self.classes.items()
+        ]
+        note = f"{self.cases} cases; low and high: {self.level:.0%} interval, bootstrap of {drawn}"
+        return "\n\n".join((note, table(overall), table(classes)))
+
+
+def measure(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    *,
+    predicted: np.ndarray | None = None,
+    groups: Sequence[Any] | None = None,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Metrics:
+    """All metrics of a set of cases with bootstrap intervals, and those of each class.
+
+    Intervals are percentile intervals, shifted by the bootstrap's estimate of the bias, because the calibration error of a
+    resample is higher than that of the cases. They are nan with a single case or group.
+
+    Args:
+        probabilities: (n, C), rows that sum to one.
+        labels: (n,) class indices. Cases with a negative label are unknown and take no part.
+        class_names: Names of the classes; their indices by default.
+        predicted: (n,) predicted classes, if they are not the most probable ones.
+        groups: The patient of each case. Patients are drawn whole; None draws single cases.
+        level: Coverage of the intervals.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    cases = check_predictions(probabilities, labels, predicted, groups)
+    count = cases.probabilities.shape[1]
+    names = [str(name) for name in (range(count) if class_names is None else class_names)]
+    if len(names) != count:
+        raise ValueError(f"class_names must name {count} classes, got {len(names)}: {names}")
+    overall = compute_metrics(cases.probabilities, cases.labels, predicted=cases.predicted)
+    per_class = _per_class(cases)
+    draws = bootstrap.resample(cases, resamples=resamples, seed=seed)
+    if cases.groups.max() == 0:  # one group alone: its resamples are all equal
+        draws = {name: np.full_like(values, np.nan) for name, values in draws.items()}
+    confusion = confusion_matrix(cases.labels, cases.predicted, labels=range(count))
+    return Metrics(
+        cases=len(cases.labels),
+        groups=None if groups is None else int(cases.groups.max()) + 1,
+        level=level,
+        overall={name: _interval(overall[name], draws[name], level) for name in METRICS},
+        classes={
+            name: {key: _interval(per_class[key][c], draws[key][:, c], level) for key in PER_CLASS}
+            for c, name in enumerate(names)
+        },
+        support={name: int(row.sum()) for name, row in zip(names, confusion, strict=True)},
+        confusion=confusion.tolist(),
+    )
+
+
+def _per_class(cases: Predictions) -> dict[str, np.ndarray]:
+    """Precision, recall, F1 and AUC (C,) each; nan where undefined, such as all but the precision without a case."""
+    from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+
+    classes = np.arange(cases.probabilities.shape[1])
+    precision, recall, f1, support = precision_recall_fscore_support(
+        cases.labels, cases.predicted, labels=classes, zero_division=np.nan
+    )
+    is_ranked = (support > 0) & (support < len(cases.labels))
+    auc = [roc_auc_score(cases.labels == c, cases.probabilities[:, c]) if is_ranked[c] else np.nan for c in classes]
+    return {"precision": precision, "recall": recall, "f1": np.where(support > 0, f1, np.nan), "auc": np.array(auc)}
+
+
+def _interval(value: float, draws: np.ndarray, level: float) -> Interval:
+    """The interval of a metric; nan unless at least half of the resamples have a value."""
+    defined = draws[~np.isnan(draws)]
+    if np.isnan(value) or 2 * len(defined) < len(draws) or not len(defined):
+        return Interval(float(value), float("nan"), float("nan"))
+    tail = (1 - level) / 2
+    low, high = np.quantile(defined, (tail, 1 - tail)) - (defined.mean() - value)
+    return Interval(float(value), float(np.clip(low, 0, value)), float(max(high, value)))
+
+
+def _texts(name: str, interval: Interval) -> list[str]:
+    return [format_cell(name, number) for number in interval]
+
+
+def _pack(metrics: Mapping[str, Interval]) -> dict[str, list[float | None]]:
+    return {name: [None if number != number else number for number in interval] for name, interval in metrics.items()}
+
+
+def _unpack(metrics: Mapping[str, Sequence[float | None]]) -> dict[str, Interval]:
+    return {
+        name: Interval(*(float("nan") if number is None else number for number in interval))
+        for name, interval in metrics.items()
+    }
