@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from alignedfusion.modules.download import endpoint, is_reachable
+
 DEFAULT_BACKBONE = "vit_small_patch16_224"
 
 
@@ -48,6 +50,33 @@ def check_timm_name(name: str) -> None:
         )
 
 
+def locate_weights(name: str) -> dict[str, str]:
+    """The source of a timm model's weights, as timm's `pretrained_cfg_overlay`: empty for timm's own way of downloading them.
+
+    Without a network, timm would retry for a minute, even for weights that the cache holds.
+
+    Raises:
+        ValueError: If the hub cannot be reached and the cache does not hold the weights.
+    """
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id or is_reachable():
+        return {}
+    repository, _, revision = config.hf_hub_id.partition("@")
+    file = config.hf_hub_filename or "pytorch_model.bin"
+    safe = "model.safetensors" if file == "pytorch_model.bin" else file.removesuffix(".bin") + ".safetensors"
+    for candidate in dict.fromkeys((safe, file)):
+        if isinstance(path := try_to_load_from_cache(repository, candidate, revision=revision or None), str):
+            return {"file": path}
+    raise ValueError(
+        f"the pretrained weights of {name!r} are not in the cache, and {endpoint()} cannot be reached: connect to the network, "
+        f"pass a local file (--weights FILE, pretrained=FILE), start from random weights (--no-pretrained, "
+        f"pretrained=False), or set HF_HOME to a cache folder that holds them"
+    )
+
+
 def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | None) -> Any:
     """A timm model without its head; arguments as in `VisualTokenizer`.
 
@@ -62,7 +91,10 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
             f"no weights file at {str(pretrained)!r}; pretrained takes True, False or a local checkpoint's path"
         )
     try:
-        backbone = timm.create_model(name, pretrained=pretrained is True, num_classes=0)
+        source = locate_weights(name) if pretrained is True else None
+        backbone = timm.create_model(
+            name, pretrained=pretrained is True, num_classes=0, pretrained_cfg_overlay=source or None
+        )
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise

@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 from alignedfusion import UNKNOWN, Attribute, AttributeSchema, AttributeTokenizer, VisualTokenizer
+from alignedfusion.modules.backbones import weights_sha256
 
 
 def test_a_mentioned_cell_is_its_row_of_value_tokens(schema):
@@ -218,10 +220,30 @@ def test_an_unknown_backbone_gets_a_suggestion():
 def test_missing_weights_are_named(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"no weights file at '.*none.pth'; pretrained takes True, False or a local"):
         VisualTokenizer("test_vit", 38, pretrained=tmp_path / "none.pth")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_without_a_network_weights_come_from_the_cache_or_are_an_error_at_once(monkeypatch, tmp_path):
+    requests = []
+    monkeypatch.setattr("alignedfusion.modules.backbones.is_reachable", lambda: False)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", requests.append)  # a download would start here
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="the pretrained weights of 'test_vit' could not be downloaded"):
+    message = (
+        "weights of 'test_vit' are not in the cache, and https://.* cannot be reached.*--weights.*--no-pre.*HF_HOME"
+    )
+    with pytest.raises(ValueError, match=message):
         VisualTokenizer("test_vit", 38)
+
+    trained = VisualTokenizer("test_vit", 38, pretrained=False)
+    commit = tmp_path / "models--timm--test_vit.r160_in1k" / "snapshots" / "abc"
+    (commit.parent.parent / "refs").mkdir(parents=True)
+    (commit.parent.parent / "refs" / "main").write_text("abc")
+    commit.mkdir(parents=True)
+    with_head = timm.create_model("test_vit")
+    with_head.load_state_dict({**with_head.state_dict(), **trained.backbone.state_dict()})
+    save_file(with_head.state_dict(), commit / "model.safetensors")
+    cached = VisualTokenizer("test_vit", 38)
+    assert weights_sha256(cached.backbone) == weights_sha256(trained.backbone)
+    assert requests == []
 
 
 def test_without_a_backbone_there_are_no_images():
