@@ -39,6 +39,7 @@ from alignedfusion.baselines import (
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.evaluation.inference import outputs
+from alignedfusion.modules.heads import UnimodalHeads
 from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.training import TrainingSettings, fit
@@ -98,6 +99,7 @@ def neural(
     hide_probability: float = 0.3,
     hide_report_probability: float = 0.1,
     unimodal_heads: bool = False,
+    first_round_heads: bool = True,
     training: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Callable[[Fold], nn.Module]:
@@ -121,6 +123,8 @@ def neural(
             hiding=HideAttributes(hide_probability, whole=hide_report_probability),
             unimodal_heads=unimodal_heads,
         )
+        if unimodal_heads and not first_round_heads:
+            model.unimodal_heads = UnimodalHeads(fold.dim, kept, len(fold.class_names))
         with tempfile.TemporaryDirectory() as scratch:
             fit(
                 model,
@@ -260,8 +264,10 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     OURS: ours(),
     "ours, no intermediate token": ours(fusion=JointSelfAttention),
     "ours, no unimodal heads": ours(unimodal_heads=False),
+    "ours, heads before fusion alone": ours(first_round_heads=False),
     "ours, unimodal heads alone": _heads_alone,
     "ours, no reconstruction": ours(reconstruct=None),
+    "ours, reconstructed tokens not used": ours(reconstruct="none"),
     "ours, two passes": ours(reconstruct="two_pass"),
     "ours, image rate 1": ours(training={"image_rate": 1.0}),
     "ours, no whole report hidden": ours(hide_report_probability=0.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -133,6 +133,14 @@ class ImageAndTableBoosting(GradientBoosting):
     """
 
     visuals: Mapping[str, nn.Module] = {}
+    # The copies of a case have the same image: leaves of scikit-learn's default size, 20 rows, would memorise four cases.
+    settings: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 0.05,
+        "max_leaf_nodes": 6,
+        "min_samples_leaf": 100,
+        "max_features": 0.3,
+        "l2_regularization": 10.0,
+    }
 
     def __init__(self, schema: AttributeSchema, num_classes: int, *, components: int = 30) -> None:
         super().__init__(schema, num_classes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -85,6 +86,9 @@ class GradientBoosting(TableClassifier):
     (30 %). Trees fitted without missing values would send a missing value down an arbitrary branch.
     """
 
+    settings: ClassVar[Mapping[str, Any]] = {}
+    """Settings of the trees other than scikit-learn's defaults."""
+
     def learn(self, codes: Tensor, labels: np.ndarray) -> Any:
         """Fit trees to the codes as categories."""
         return self.fit_trees(codes, labels, np.empty((len(codes), 0)))
@@ -96,7 +100,7 @@ class GradientBoosting(TableClassifier):
         generator = torch.Generator().manual_seed(0)
         copies = [codes, *(hide_attributes(codes, generator=generator)[0] for _ in range(4))]
         trees = HistGradientBoostingClassifier(
-            categorical_features=list(range(len(self.schema))), early_stopping=False, random_state=0
+            categorical_features=list(range(len(self.schema))), early_stopping=False, random_state=0, **self.settings
         )
         rows = [np.concatenate([self.columns(copy), numbers], axis=1) for copy in copies]
         return trees.fit(np.concatenate(rows), np.tile(labels, len(copies)))

@@ -92,13 +92,16 @@ def twice():
     codes = torch.cat([made.codes, made.codes[:, 4:5]], dim=1)
     torch.manual_seed(0)
     model = standard(schema, phantom.CLASS_NAMES, images=(), dim=64)
+    model.hiding.p = 0.5
     model.set_class_counts(made.labels.bincount())
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=200)
     for _ in range(10):
-        for rows in torch.randperm(1000).split(100):
+        for rows in torch.randperm(1000).split(50):
             optimizer.zero_grad()
             model(None, codes[rows], made.labels[rows]).loss.backward()
             optimizer.step()
+            schedule.step()
     return model.eval(), schema
 
 
@@ -107,11 +110,10 @@ def test_values_that_others_imply_gain_nothing(twice):
     codes = torch.full((2, len(schema)), UNKNOWN)
     codes[:, 4] = torch.tensor([0, 1])
     before = next_questions(model, None, torch.full_like(codes, UNKNOWN)).bits[0]
-    after = next_questions(model, None, codes).bits
-    print(before, after)
-    assert before[9] > 0.05
-    assert after[:, 9].max() < 0.01
-    assert after[:, 9].max() < after[:, [0, 1, 2, 6, 7, 8]].min()
+    after = next_questions(model, None, codes)
+    assert before[9] > 0.1
+    assert after.bits[:, 9].max() < before[9] / 10
+    assert after.order[:, 8].tolist() == [9, 9]  # the last of the open ones
 
 
 def test_bits_agree_with_the_exact_information(twice):
