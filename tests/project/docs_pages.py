@@ -1,8 +1,10 @@
 """Setup of the pages of docs/ (files and names that they use without defining them), and checks after their code ran."""
 
 import gc
+import re
 import warnings
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -89,5 +91,20 @@ def one_word_is_read(names):
     assert mark("An effusion.", rows[0]) == "An [effusion]{effusion: positive}."
 
 
+def every_file_and_key_of_a_run_is_in_a_table(names):
+    """The tables of the page name the files of the run folder that it made, and the keys of its metrics, and no others."""
+    text = (Path(__file__).parents[2] / "docs" / "file-formats.md").read_text("utf-8")
+    listed, keys = (
+        set(re.findall(r"^\| `([\w.]+)` \|", part, re.MULTILINE))
+        for part in text.split("## Run folder")[1].split("## Checkpoint")[0].split("`metrics.json` has these keys")
+    )
+    assert {path.name for path in Path("run").iterdir() if path.name[0] != "."} == listed
+    assert set(names["report"]) == keys
+
+
 BEFORE = {"metrics.md": a_model_and_its_cases, "scikit-learn.md": some_cases, "several-machines.md": a_loop}
-AFTER = {"detection.md": nothing_has_changed, "reports.md": one_word_is_read}
+AFTER = {
+    "detection.md": nothing_has_changed,
+    "file-formats.md": every_file_and_key_of_a_run_is_in_a_table,
+    "reports.md": one_word_is_read,
+}

@@ -55,7 +55,6 @@ def test_a_run_has_all_files_that_the_help_names(run, folder):
         "missing.png",
         "model.safetensors",
         "predictions.csv",
-        "report.html",
         "settings.json",
         "trained_on.json",
     }
