@@ -233,6 +233,8 @@ class AlignedFusionClassifier(nn.Module):
 
     def weigh_branches(self, codes: Tensor) -> Tensor:
         """Weights (B, P) of the branches for codes (B, A), which depend on the share of attributes mentioned."""
+        if REPORT not in self.modalities:
+            return self.branch_weights.float().expand(len(codes), -1)
         share = (codes != UNKNOWN).float().mean(1, keepdim=True)  # (B, 1)
         return self.branch_weights.float() * (self.branch_slopes.float() * (0.5 - share)).exp()
 
