@@ -15,8 +15,9 @@ from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema, I
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.deployment import card_sections, model_card
+from alignedfusion.deployment import model_card
 from alignedfusion.evaluation import Metrics
+from alignedfusion.modules.card import code as inline_code
 from alignedfusion.training import TrainingSettings, runs
 
 ROW = {"missing": 0.0, "accuracy": 0.8, "balanced_accuracy": 0.75, "macro_auc": 0.9, "calibration_error": 0.04}
@@ -248,7 +249,9 @@ words = st.text(min_size=1, max_size=12).filter(lambda text: text.strip() and te
 @given(name=words, values=st.lists(words, min_size=1, max_size=4, unique_by=lambda text: " ".join(text.split())))
 def test_names_of_any_characters_do_not_break_the_card(name, values, build):
     schema = AttributeSchema([Attribute(name, values=values), Attribute("last", values=("seen", "not seen"))])
-    card = model_card.render(build(schema, class_names=[name] * 17), settings={"label": name}, report=REPORT)
+    card = model_card.render(
+        build(schema, class_names=[name, *(f"{name}{i}" for i in range(16))]), settings={"label": name}, report=REPORT
+    )
     assert model_card.is_generated(card)
     assert ModelCard(card).data.model_name == f"{' '.join(name.split())} from images and incomplete reports"
     _, first, last = cells(section(card, "Attributes"))
@@ -262,4 +265,4 @@ def test_only_the_first_values_of_many_are_listed(build):
 
 
 def test_inline_code_may_have_any_text():
-    assert card_sections.code("a `b`\n c.csv") == "`a 'b' c.csv`"
+    assert inline_code("a `b`\n c.csv") == "`a 'b' c.csv`"

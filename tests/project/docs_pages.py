@@ -1,14 +1,18 @@
 """Setup of the pages of docs/ (files and names that they use without defining them), and checks after their code ran."""
 
 import gc
+import shutil
 import warnings
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import nibabel
 import pandas as pd
 import torch
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from alignedfusion import VisualTokenizer
 from alignedfusion.datasets import phantom
@@ -80,5 +84,15 @@ def one_word_is_read(names):
     assert mark("An effusion.", rows[0]) == "An [effusion]{effusion: positive}."
 
 
-BEFORE = {"scikit-learn.md": some_cases, "several-machines.md": a_loop}
+def medical_files(names, monkeypatch):
+    """Files that pydicom and nibabel ship for their tests, and a table that names one of them."""
+    shutil.copy(get_testdata_file("CT_small.dcm", download=False), "ct.dcm")
+    shutil.copy(get_testdata_file("SC_rgb_rle_2frame.dcm", download=False), "cine.dcm")
+    nibabel.save(nibabel.load(Path(nibabel.__file__).parent / "tests" / "data" / "anatomical.nii"), "brain.nii.gz")
+    names["table"] = pd.DataFrame(
+        {"scan": ["brain.nii.gz"] * 2, "seizures": ["yes", None], "age": [54, 61], "label": ["glioma", "healthy"]}
+    )
+
+
+BEFORE = {"tutorials/medical-images.md": medical_files, "scikit-learn.md": some_cases, "several-machines.md": a_loop}
 AFTER = {"detection.md": nothing_has_changed, "reports.md": one_word_is_read}
