@@ -99,10 +99,11 @@ def decisive(out: Path, seeds: int) -> list[str]:
             write_json(file, parts.decisive_attributes(out, seed))
         rows.append(json.loads(file.read_text("utf-8")))
     mean = {name: np.mean([row[name] for row in rows]) for name in rows[0]}
+    share = {key: f"{100 * mean[key]:.1f} %" for key in ("hits", "by_chance", "hits_agreed")}
     return [
-        f"Phantom, {mean['cases']:.0f} of 3,000 cases whose class an attribute decides: a deciding attribute ranks first in "
-        f"{100 * mean['hits']:.1f} %, by chance in {100 * mean['by_chance']:.1f} %; in {100 * mean['hits_agreed']:.1f} % where "
-        f"the model predicts the exactly most probable class ({mean['cases_agreed']:.0f} cases).",
+        f"Phantom, {mean['cases']:.0f} of {mean['of']:,.0f} cases whose class an attribute decides: such an attribute ranks "
+        f"first in {share['hits']}, by chance in {share['by_chance']}; in {share['hits_agreed']} of the "
+        f"{mean['cases_agreed']:.0f} cases for which the model predicts the exactly most probable class.",
         "",
     ]
 

@@ -165,7 +165,7 @@ class Tempered(nn.Module):
         variants = [drop_attributes(fold.valid.codes, rate, fold.schema) for rate in CALIBRATION_RATES]
         logits = outputs(model, fold.valid, variants, "logits", progress=False)  # (versions, n, C)
         shares = torch.zeros(logits.shape[:2])
-        shift, _ = fit_weights(logits[:, :, None], shares + 0.5, torch.zeros(logits.shape[-1]), fold.valid.labels)
+        shift, _, _ = fit_weights(logits[:, :, None], shares + 0.5, torch.zeros(logits.shape[-1]), fold.valid.labels)
         self.register_buffer("factor", shift.exp())
 
     @property

@@ -156,7 +156,7 @@ def markdown(options: Any, source: Any, entries: list[dict[str, Any]], columns: 
         heads = [column.name for column in columns]
         unit = ", %" if metric in PERCENT else ""
         lines += ["", f"| {metric.replace('_', ' ')}{unit} | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-        if metric == "accuracy":
+        if metric == "accuracy" and "derm7pt" in source.name:
             for name, cells in REPORTED.get(options.table, {}).items():
                 shown = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
                 shown += [""] * (len(heads) - len(shown))

@@ -35,6 +35,11 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--tokens", metavar="FOLDER", help="read tokens that `alignedfusion tokens` computed instead of images"
     )
     add_subgroups(parser)
+    parser.add_argument(
+        "--most-probable",
+        action="store_true",
+        help="predict the most probable class, whatever --balance was in training",
+    )
     add_case_pages(parser)
     parser.add_argument(
         "-o",
@@ -60,6 +65,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         max_unread=options.max_unreadable,
         tokens=TokenCache(options.tokens) if options.tokens else None,
         subgroups=options.subgroup,
+        most_probable=options.most_probable,
         output=output,
         case_pages=options.case_pages,
     )

@@ -13,7 +13,8 @@ _PREDICT = """\
 Predict one case, and print JSON with the probability of each class and of each value of the unmentioned attributes.
 
 With --table, predict every row of a table with the columns of the run, and write the table with additional columns:
-`predicted`, `p(CLASS)` for each class, `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))` for each attribute (the most probable
+`predicted`, `most_probable` (if the run was trained with --balance), `set` (if it was trained with --sets), `p(CLASS)` for
+each class, `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))` for each attribute (the most probable
 value of an unmentioned cell, and its probability), and `unreadable`, the attributes whose cells the model cannot read. Those
 cells count as unmentioned. If the command is interrupted, run it again to continue.
 """

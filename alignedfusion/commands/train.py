@@ -15,6 +15,7 @@ from alignedfusion.commands.table_options import (
     print_results,
     read_cases,
 )
+from alignedfusion.evaluation.conformal import KINDS
 from alignedfusion.training.settings import BALANCES
 
 _TRAIN = """\
@@ -116,6 +117,15 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="help for rare classes in the predicted class; probabilities stay calibrated (default: none)",
     )
     training.add_argument(
+        "--sets",
+        choices=("none", *KINDS),
+        default="none",
+        help="conformal prediction sets, calibrated on the validation cases (default: none)",
+    )
+    training.add_argument(
+        "--coverage", type=float, default=0.9, metavar="S", help="share of sets with the true class (default: 0.9)"
+    )
+    training.add_argument(
         "--workers",
         type=int,
         help="processes that read images (default: one per CPU, 8 at most; 0 without a GPU or with --tokens)",
@@ -175,6 +185,8 @@ def _train(options: argparse.Namespace) -> None:
             learning_rate=options.learning_rate,
             seed=options.seed,
             balance=options.balance,
+            sets=options.sets,
+            coverage=options.coverage,
         ),
         workers=workers,
         case_pages=options.case_pages,

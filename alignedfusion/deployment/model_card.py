@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from alignedfusion.attributes import UNKNOWN
 from alignedfusion.datasets.splits import SPLITS
-from alignedfusion.deployment import card_sections as sections
+from alignedfusion.deployment import card_results
 from alignedfusion.modules import card
 from alignedfusion.modules.card import is_generated
 
@@ -64,11 +64,12 @@ def render(
     report, settings = report or {}, settings or {}
     head = ModelCardData(**card.head(model, settings), eval_results=_eval_results(report) or None)
     measured = [
-        sections.training_data(report, settings),
-        sections.metrics(report),
-        sections.results(report),
-        sections.subgroups(report),
-        sections.calibration(model, report),
+        card_results.training_data(report, settings),
+        card_results.metrics(report),
+        card_results.results(report),
+        card_results.worth(report),
+        card_results.subgroups(report),
+        card_results.calibration(model, report),
     ]
     front = head.to_yaml(line_break="\n") + "\n"
     return card.render(model, report=report, settings=settings, front=front, measured=measured)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from alignedfusion.attributes import UNKNOWN
 from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.images import check_images, image_paths, read_ahead
 from alignedfusion.datasets.reading import MAX_UNREAD, name_unread, read_cells
-from alignedfusion.evaluation.inference import answer, decide, prepare_images
+from alignedfusion.evaluation.inference import answer, decide, prediction_sets, prepare_images
 from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.download import is_repository
@@ -63,9 +64,11 @@ def name_output(model: AlignedFusionClassifier, codes: Tensor, output: Mapping[s
 
     Returns:
         A mapping with `predicted`, the class that `AlignedFusionClassifier.decide` chooses; `classes`, the probability of each
-        class; `attributes`, the probability of each value of each unmentioned attribute. Probabilities have four digits.
+        class; `attributes`, the probability of each value of each unmentioned attribute; and, for a model with conformal
+        prediction sets, `set`, the names of the classes in the set, most probable first, and `coverage`, the share of sets that
+        contain the true class. Probabilities have four digits.
     """
-    shares = output["logits"][0].float().softmax(-1).tolist()
+    chances = output["logits"].float().softmax(-1)
     logits = output.get("reconstruction")
     filled = {}
     if logits is not None:
@@ -76,8 +79,9 @@ def name_output(model: AlignedFusionClassifier, codes: Tensor, output: Mapping[s
         }
     return {
         "predicted": model.class_names[int(model.decide(output["logits"][0]))],
-        "classes": _name_shares(model.class_names, shares),
+        "classes": _name_shares(model.class_names, chances[0].tolist()),
         "attributes": filled,
+        **_named_set(model, chances, codes),
     }
 
 
@@ -95,10 +99,11 @@ class PredictBatch:
 
     Attributes:
         columns: Names of the added columns: `predicted`, the class that `AlignedFusionClassifier.decide` chooses;
-            `most_probable`, if that decision helps rare classes; `p(CLASS)` for each class; and, if the model reconstructs, for
-            each attribute `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of an unmentioned cell, and
-            its probability; both are empty where the cell is mentioned. Last `unreadable`, the attributes whose cells could not
-            be read and count as unmentioned, separated by semicolons.
+            `most_probable`, if that decision helps rare classes; `set`, the names of the classes in the conformal prediction
+            set, separated by semicolons, if the model has such sets; `p(CLASS)` for each class; and, if the model reconstructs,
+            for each attribute `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of an unmentioned cell,
+            and its probability; both are empty where the cell is mentioned. Last `unreadable`, the attributes whose cells could
+            not be read and count as unmentioned, separated by semicolons.
     """
 
     def __init__(self, folder: str | Path, *, images: Sequence[str] | None = None, root: str | Path = ".") -> None:
@@ -113,6 +118,7 @@ class PredictBatch:
         names = (
             "predicted",
             *(("most_probable",) if self.model.prior_exponent else ()),
+            *(("set",) if self.model.prediction_sets is not None else ()),
             *(f"p({name})" for name in self.model.class_names),
             *(column for name in filled for column in (f"filled({name})", f"p(filled({name}))")),
             "unreadable",
@@ -137,11 +143,11 @@ class PredictBatch:
     def _step(self, cases: list[dict[str, Any]]) -> list[list[Any]]:
         """The cells of the new columns, row by row."""
         output = answer(self.model, cases)
-        chances = output["logits"].softmax(-1)
-        decided = decide(self.model, chances.numpy()).tolist()
-        choices = zip(decided, chances.argmax(1).tolist(), strict=True) if self.model.prior_exponent else zip(decided)
-        names = ([self.model.class_names[best] for best in choice] for choice in choices)
-        rows = [[*named, *map(_rounded, row)] for named, row in zip(names, chances.tolist(), strict=True)]
+        chances, codes = output["logits"].softmax(-1), torch.stack([case["codes"] for case in cases])
+        rows = [
+            [*choice, *map(_rounded, row)]
+            for choice, row in zip(self._choices(chances, codes), chances.tolist(), strict=True)
+        ]
         if "reconstruction" in output:
             share, best_value = output["reconstruction"].softmax(-1).max(-1)  # (n, A) each
             for row, case, p, code in zip(rows, cases, share.tolist(), best_value.tolist(), strict=True):
@@ -150,6 +156,16 @@ class PredictBatch:
                 ):
                     row += [attribute.values[value], _rounded(probability)] if mentioned == UNKNOWN else [None, None]
         return rows
+
+    def _choices(self, chances: Tensor, codes: Tensor) -> list[list[str]]:
+        """The cells before the probabilities, row by row."""
+        model = self.model
+        columns = [[model.class_names[i] for i in decide(model, chances.numpy())]]
+        if model.prior_exponent:
+            columns.append([model.class_names[i] for i in chances.argmax(1)])
+        if (sets := prediction_sets(model, chances.numpy(), codes.numpy())) is not None:
+            columns.append(["; ".join(name_set(model, row, chosen)) for row, chosen in zip(chances, sets, strict=True)])
+        return [list(row) for row in zip(*columns, strict=True)]
 
 
 def predict_table(
@@ -240,6 +256,18 @@ def _lines(batch: pd.DataFrame, columns: Sequence[str], number: str) -> list[dic
         {"row": position, "cells": row}
         for position, row in zip(batch[number].tolist(), cells.to_numpy().tolist(), strict=True)
     ]
+
+
+def name_set(model: AlignedFusionClassifier, chances: Tensor, is_in_set: np.ndarray) -> list[str]:
+    """The names of the classes in a set, most probable first."""
+    return [model.class_names[i] for i in chances.argsort(descending=True).tolist() if is_in_set[i]]
+
+
+def _named_set(model: AlignedFusionClassifier, chances: Tensor, codes: Tensor) -> dict[str, Any]:
+    sets = prediction_sets(model, chances.numpy(), codes.numpy())
+    if sets is None or model.prediction_sets is None:
+        return {}
+    return {"set": name_set(model, chances[0], sets[0]), "coverage": model.prediction_sets["coverage"]}
 
 
 def _name_shares(names: Sequence[str], shares: Sequence[float]) -> dict[str, float]:

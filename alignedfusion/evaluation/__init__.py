@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from alignedfusion._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from alignedfusion.evaluation.conformal import PredictionSets
     from alignedfusion.evaluation.inference import outputs, predict
     from alignedfusion.evaluation.intervals import Interval, Metrics, measure
     from alignedfusion.evaluation.metrics import calibration_error, compute_metrics, missing_sweep, table
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Interval",
     "Metrics",
+    "PredictionSets",
     "calibration_error",
     "compute_metrics",
     "measure",
@@ -28,6 +30,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "conformal": ("PredictionSets",),
         "inference": ("outputs", "predict"),
         "intervals": ("Interval", "Metrics", "measure"),
         "metrics": ("calibration_error", "compute_metrics", "missing_sweep", "table"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -13,7 +13,13 @@ BINS = 15
 _CELLS = 2_000_000  # weights held at once
 
 
-def resample(predictions: Predictions, *, resamples: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
+def resample(
+    predictions: Predictions,
+    per_case: Mapping[str, np.ndarray] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
     """Metrics of bootstrap resamples.
 
     Cases are drawn with replacement; with groups, whole groups are. Two models resampled with the same seed and the same cases
@@ -21,13 +27,17 @@ def resample(predictions: Predictions, *, resamples: int = 1000, seed: int = 0) 
 
     Args:
         predictions: Probabilities, labels and groups of n cases.
+        per_case: Further metrics that are means over the cases, as their values (n,) by name.
         resamples: Number of resamples R.
         seed: Seed of the draws.
 
     Returns:
         Results as `weighted_metrics` returns them, for R resamples.
     """
-    parts = [weighted_metrics(predictions, weights) for weights in draw_weights(predictions.groups, resamples, seed)]
+    parts = []
+    for weights in draw_weights(predictions.groups, resamples, seed):
+        means = {name: weights @ values / weights.sum(1) for name, values in (per_case or {}).items()}
+        parts.append(weighted_metrics(predictions, weights) | means)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

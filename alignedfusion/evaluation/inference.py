@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from alignedfusion.attributes import UNKNOWN
 from alignedfusion.datasets.cases import collate
+from alignedfusion.evaluation.conformal import PredictionSets
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.tokenizers import VisualTokenizer
 
@@ -39,6 +41,20 @@ def decide(model: nn.Module, probabilities: np.ndarray) -> np.ndarray:
     if not isinstance(model, AlignedFusionClassifier):
         return probabilities.argmax(-1)
     return model.decide(torch.from_numpy(probabilities).log().to(model.log_prior.device)).cpu().numpy()
+
+
+def prediction_sets(model: nn.Module, probabilities: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
+    """Which classes are in the model's conformal prediction sets, bool (..., C); None for a model without.
+
+    Args:
+        model: The model.
+        probabilities: (..., C).
+        codes: (..., A).
+    """
+    calibrated = getattr(model, "prediction_sets", None)
+    if calibrated is None:
+        return None
+    return PredictionSets.from_dict(calibrated)(probabilities, (codes != UNKNOWN).mean(-1))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignedfusion.evaluation import bootstrap
-from alignedfusion.evaluation.metrics import METRICS, compute_metrics, format_cell, heading, table
+from alignedfusion.evaluation.metrics import compute_metrics, format_cell, heading, table
 from alignedfusion.evaluation.predictions import Predictions, check_predictions
 
 PER_CLASS = ("precision", "recall", "f1", "auc")
@@ -84,6 +84,7 @@ def measure(
     *,
     predicted: np.ndarray | None = None,
     groups: Sequence[Any] | None = None,
+    sets: np.ndarray | None = None,
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -99,6 +100,7 @@ def measure(
         class_names: Names of the classes; their indices by default.
         predicted: (n,) predicted classes, if they are not the most probable ones.
         groups: The patient of each case. Patients are drawn whole; None draws single cases.
+        sets: Bool (n, C), the classes in prediction sets; adds `coverage` and `set_size` to the metrics.
         level: Coverage of the intervals.
         resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
@@ -112,7 +114,9 @@ def measure(
         raise ValueError(f"class_names must name {count} classes, got {len(names)}: {names}")
     overall = compute_metrics(cases.probabilities, cases.labels, predicted=cases.predicted)
     per_class = _per_class(cases)
-    draws = bootstrap.resample(cases, resamples=resamples, seed=seed)
+    per_case = {} if sets is None else _set_metrics(sets, np.asarray(labels))
+    overall |= {name: float(values.mean()) for name, values in per_case.items()}
+    draws = bootstrap.resample(cases, per_case, resamples=resamples, seed=seed)
     if cases.groups.max() == 0:  # one group alone: its resamples are all equal
         draws = {name: np.full_like(values, np.nan) for name, values in draws.items()}
     confusion = confusion_matrix(cases.labels, cases.predicted, labels=range(count))
@@ -120,7 +124,7 @@ def measure(
         cases=len(cases.labels),
         groups=None if groups is None else int(cases.groups.max()) + 1,
         level=level,
-        overall={name: _interval(overall[name], draws[name], level) for name in METRICS},
+        overall={name: _interval(overall[name], draws[name], level) for name in overall},
         classes={
             name: {key: _interval(per_class[key][c], draws[key][:, c], level) for key in PER_CLASS}
             for c, name in enumerate(names)
@@ -128,6 +132,18 @@ def measure(
         support={name: int(row.sum()) for name, row in zip(names, confusion, strict=True)},
         confusion=confusion.tolist(),
     )
+
+
+def _set_metrics(sets: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Coverage and size of the sets of the cases with a label."""
+    if len(sets) != len(labels):
+        raise ValueError(f"sets must have one row per label, got {len(sets)} for {len(labels)}")
+    is_known = labels >= 0
+    kept = sets[is_known]
+    return {
+        "coverage": kept[np.arange(len(kept)), labels[is_known]].astype(float),
+        "set_size": kept.sum(1).astype(float),
+    }
 
 
 def _per_class(cases: Predictions) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.evaluation import bootstrap
-from alignedfusion.evaluation.inference import decide, predict
+from alignedfusion.evaluation.inference import decide, predict, prediction_sets
 from alignedfusion.evaluation.predictions import check_predictions
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -25,7 +25,7 @@ METRICS = (
     "brier",
     "calibration_error",
 )
-_WITH_DIGITS = ("macro_auc", "auc", "macro_f1", "f1", "average_precision", "cross_entropy", "brier")
+_WITH_DIGITS = ("macro_auc", "auc", "macro_f1", "f1", "average_precision", "cross_entropy", "brier", "set_size")
 
 
 def compute_metrics(
@@ -102,7 +102,8 @@ def missing_sweep(
 
     Returns:
         One row per rate, with `missing`, the share of the mentioned cells that was dropped; `unmentioned`, the share of all
-        cells that is then unmentioned (at rate 0, what the table left empty); and the metrics of `compute_metrics`.
+        cells that is then unmentioned (at rate 0, what the table left empty); and the metrics of `compute_metrics`. For a model
+        with prediction sets also `coverage`, the share of sets with the true class, and `set_size`.
     """
     sweep = predict_sweep(model, cases, schema, rates=rates, seeds=seeds, progress=progress)
     return summarise_sweep(sweep, cases.labels.numpy())
@@ -115,6 +116,7 @@ class Sweep(NamedTuple):
     codes: np.ndarray  # (rates, draws, n, A)
     probabilities: np.ndarray  # (rates, draws, n, C)
     predicted: np.ndarray  # (rates, draws, n)
+    sets: np.ndarray | None  # (rates, draws, n, C)
 
 
 def predict_sweep(
@@ -143,17 +145,25 @@ def as_sweep(
 ) -> Sweep:
     """The sweep of variants that `sweep_variants` returned, and a model's predictions (variants, n, C) for them."""
     shape = (len(rates), len(variants) // len(rates))
-    arrays = (np.stack([variant.numpy() for variant in variants]), probabilities, decide(model, probabilities))
-    return Sweep(rates, *(array.reshape(*shape, *array.shape[1:]) for array in arrays))
+    codes = np.stack([variant.numpy() for variant in variants])
+    codes, probabilities = (array.reshape(*shape, *array.shape[1:]) for array in (codes, probabilities))
+    decided, sets = decide(model, probabilities), prediction_sets(model, probabilities, codes)
+    return Sweep(rates, codes, probabilities, decided, sets)
 
 
 def summarise_sweep(sweep: Sweep, labels: np.ndarray) -> list[dict[str, float]]:
     """The rows of `missing_sweep`."""
     rows = []
-    for rate, codes, probabilities, predicted in zip(*sweep, strict=True):
+    for i, rate in enumerate(sweep.rates):
+        codes, probabilities, predicted = sweep.codes[i], sweep.probabilities[i], sweep.predicted[i]
         draws = [compute_metrics(p, labels, predicted=c) for p, c in zip(probabilities, predicted, strict=True)]
         row = {"missing": float(rate), "unmentioned": float((codes == UNKNOWN).mean())}
-        rows.append(row | {name: float(np.mean([draw[name] for draw in draws])) for name in METRICS})
+        row |= {name: float(np.mean([draw[name] for draw in draws])) for name in METRICS}
+        if sweep.sets is not None:
+            is_known = labels >= 0
+            is_covered = sweep.sets[i][:, np.arange(len(labels)), labels][:, is_known]
+            row |= {"coverage": float(is_covered.mean()), "set_size": float(sweep.sets[i][:, is_known].sum(-1).mean())}
+        rows.append(row)
     return rows
 
 

@@ -59,6 +59,7 @@ def subgroup_metrics(
     *,
     predicted: np.ndarray | None = None,
     groups: Sequence[Any] | None = None,
+    sets: np.ndarray | None = None,
     resamples: int = 1000,
 ) -> dict[str, dict[str, Metrics]]:
     """Metrics of the cases with each value of each column. Subgroups with fewer than 50 cases are logged as a warning.
@@ -70,6 +71,7 @@ def subgroup_metrics(
         class_names: Names of the classes; their indices by default.
         predicted: (n,) predicted classes, if they are not the most probable ones.
         groups: The patient of each case, as in `measure`.
+        sets: Bool (n, C), the classes in prediction sets, as in `measure`.
         resamples: Number of bootstrap resamples.
 
     Returns:
@@ -94,6 +96,7 @@ def subgroup_metrics(
                     class_names,
                     predicted=None if predicted is None else np.asarray(predicted)[own],
                     groups=None if patients is None else patients[own],
+                    sets=None if sets is None else sets[own],
                     resamples=resamples,
                 )
     if few := few_cases(found):

@@ -55,7 +55,8 @@ def evaluate_model(
     found = predict(model, cases, [*dropped, blank, *permuted], progress=progress)
     sweep = as_sweep(model, dropped, found[: len(dropped)])
     probabilities, predicted = sweep.probabilities[0, 0], sweep.predicted[0, 0]
-    metrics = measure(probabilities, labels, model.class_names, predicted=predicted, groups=groups)
+    sets = None if sweep.sets is None else sweep.sets[0, 0]
+    metrics = measure(probabilities, labels, model.class_names, predicted=predicted, groups=groups, sets=sets)
     result: dict[str, Any] = {
         "test": metrics.to_dict(),
         "missing": summarise_sweep(sweep, labels),
@@ -71,7 +72,7 @@ def evaluate_model(
         result["permuted"] = describe_attributes(model.schema, cases.codes, worth, int(is_chosen.sum()))
     if subgroups:
         by_column = subgroup_metrics(
-            probabilities, labels, subgroups, model.class_names, predicted=predicted, groups=groups
+            probabilities, labels, subgroups, model.class_names, predicted=predicted, groups=groups, sets=sets
         )
         result["subgroups"] = {
             column: {value: metrics.to_dict() for value, metrics in values.items()}

@@ -27,13 +27,13 @@ class Contributions:
 
     Attributes:
         logits: (B, C).
-        prior: (C,), the logarithm of the class prior.
+        prior: (C,), the weighted logarithm of the class prior.
         patches: (B, N_m, C) for each image modality m: the part of each patch in the branch "image".
         attributes: (B, A, C), the part of each attribute in the branch "report": its Shapley value. Zero if unmentioned.
         together: (B, C), the branch "fused".
         shares: (B, A + M, C), the Shapley value of each attribute, then of each of the model's M `image_modalities`, in
             `together`. Zero if unmentioned or absent.
-        baseline: (B, C), what is left of `together` without any attribute or image. It is the same for all cases.
+        baseline: (B, C), what is left of `together` without any attribute or image. It is the same for all cases with a report.
         error: (B, A + M, C), the standard error of `attributes` + `shares` and, for images, of `shares`; None if all are
             exact.
     """
@@ -119,8 +119,8 @@ def contributions(
 
     device = model.log_prior.device
     return Contributions(
-        logits=(model.log_prior.float().cpu() + branches.sum(1)).to(device),
-        prior=model.log_prior.float(),
+        logits=(model.weighted_prior.cpu() + branches.sum(1)).to(device),
+        prior=model.weighted_prior,
         patches=_patches(variants),
         attributes=alone[:, : codes.shape[1]].to(device),
         together=branches[:, fused].to(device),

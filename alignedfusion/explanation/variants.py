@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -72,12 +73,15 @@ class CaseVariants:
     def _batch(self, field: str, cases: Tensor, codes: Tensor, is_present: Masks, rows: Tensor) -> Tensor:
         present = {m: mask[cases] for m, mask in self.is_present.items()}
         present |= {m: mask[rows] for m, mask in is_present.items()}
-        output = self.model(
-            {m: tokens[cases] for m, tokens in self.image.items()} if self.image else None,
-            codes,
-            is_present=present,
-            is_valid={m: mask[cases] for m, mask in self.is_valid.items()},
-        )
+        with warnings.catch_warnings():
+            # Rows without any input are intended here, and may fill a batch.
+            warnings.filterwarnings("ignore", ".*so nothing is read")
+            output = self.model(
+                {m: tokens[cases] for m, tokens in self.image.items()} if self.image else None,
+                codes,
+                is_present=present,
+                is_valid={m: mask[cases] for m, mask in self.is_valid.items()},
+            )
         return output[field]
 
     def _encode(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     path = folder / WEIGHTS
     try:
         with safe_open(str(path), framework="pt") as weights:
-            # Release 0.1.0 used other names, and had no slopes.
+            # Release 0.1.0 used other names, and had no slopes and no weight of the prior.
             keys = set(weights.keys())
             model.to(weights.get_tensor("head.2.weight").dtype)
         if "branch_slopes" not in keys:
@@ -181,10 +181,10 @@ _RENAMED_WEIGHTS = {"weights": "branch_weights"}
 
 
 def _load_older(model: nn.Module, path: Path) -> None:
-    """Load weights of release 0.1.0 (format 2): with other names, and without slopes of the branch weights, which are zero."""
+    """Load weights of release 0.1.0 (format 2): with other names, without slopes (0) and without a weight of the prior (1)."""
     from safetensors.torch import load_file
 
-    state = {"branch_slopes": model.state_dict()["branch_slopes"]}
+    state = {name: model.state_dict()[name] for name in ("branch_slopes", "prior_weight")}
     for name, value in load_file(str(path)).items():
         renamed = _RENAMED_WEIGHTS.get(name, name)
         if renamed.startswith("evidence."):

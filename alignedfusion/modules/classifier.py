@@ -34,13 +34,14 @@ from alignedfusion.modules.tokenizers import AttributeTokenizer
 class AlignedFusionClassifier(nn.Module):
     """Classifies a case from its images and the attributes that its report mentions.
 
-    The logits are log p(class) + w_image c_image + w_report c_report + w_fused c_fused: the contributions of the images
+    The logits are w_prior log p(class) + w_image c_image + w_report c_report + w_fused c_fused: the contributions of the images
     alone, of the report alone (see `UnimodalHeads`), and of the fused tokens (eq. 11). Each branch has its own term in
     the loss. The prior p(class) is set by `set_class_counts`.
 
     The weights w depend on the share s of the attributes that are mentioned: w = exp(a + b (1/2 - s)), because a branch that
-    is reliable for a complete report may not be for an empty one. They are not trained: w starts at 2/3, 2/3 and 1/3 for every
-    s, and `training.calibration.calibrate` fits a and b to cases that were not used in training.
+    is reliable for a complete report may not be for an empty one. They are not trained: w starts at 1/2, 1/2 and 1/4 for every
+    s, and `training.calibration.calibrate` fits a, b and the weight of the prior, which starts at 1, to cases that were not
+    used in training.
 
     Args:
         visual: Turns images into tokens (B, N, D): a `VisualTokenizer` or any module of your own. One module serves all
@@ -61,11 +62,14 @@ class AlignedFusionClassifier(nn.Module):
         branch_weights: (P,), the weight exp(a) of each branch when half of the attributes are mentioned.
         branch_slopes: (P,), the change b of the logarithm of each weight from a complete report to an empty one.
         log_prior: (C,), the logarithm of the class prior.
+        prior_weight: (), its weight in the logits.
         prior_exponent: Exponent of the prior that `decide` divides the probabilities by. `training.decision` chooses it; 0, the
             default, decides for the most probable class.
+        prediction_sets: Calibration of conformal prediction sets, the dict of `evaluation.PredictionSets`; None without.
     """
 
     log_prior: Tensor
+    prior_weight: Tensor
     branch_weights: Tensor
     branch_slopes: Tensor
     saved_in: Path | None = None
@@ -113,7 +117,9 @@ class AlignedFusionClassifier(nn.Module):
         self.register_buffer("branch_weights", self.initial_branch_weights())
         self.register_buffer("branch_slopes", torch.zeros(len(self.branches)))
         self.register_buffer("log_prior", torch.zeros(num_classes))
+        self.register_buffer("prior_weight", torch.ones(()))
         self.prior_exponent = 0.0
+        self.prediction_sets: dict[str, Any] | None = None
 
     @property
     def schema(self) -> AttributeSchema:
@@ -176,7 +182,7 @@ class AlignedFusionClassifier(nn.Module):
         weighted = contributions * self.weigh_branches(visible)[..., None]
         output = {
             "loss": None if labels is None else self._loss(per_head, labels, weights, rebuilt, codes, is_hidden),
-            "logits": (self.log_prior + weighted.sum(1)).to(fused_logits.dtype),
+            "logits": (self.weighted_prior + weighted.sum(1)).to(fused_logits.dtype),
             "reconstruction": None if rebuilt is None else rebuilt.logits,
             "intermediate": fused.intermediate,
             "contributions": weighted,
@@ -218,10 +224,17 @@ class AlignedFusionClassifier(nn.Module):
         """Weights of the branches (P,) before any calibration."""
         if self.unimodal_heads is None:
             return torch.ones(1)
-        return torch.tensor([2 / 3] * (len(self.branches) - 1) + [1 / 3])
+        return torch.tensor([1 / 2] * (len(self.branches) - 1) + [1 / 4])
+
+    @property
+    def weighted_prior(self) -> Tensor:
+        """The part (C,) of the logits that is the same for every case."""
+        return self.prior_weight.float() * self.log_prior.float()
 
     def weigh_branches(self, codes: Tensor) -> Tensor:
         """Weights (B, P) of the branches for codes (B, A), which depend on the share of attributes mentioned."""
+        if REPORT not in self.modalities:
+            return self.branch_weights.float().expand(len(codes), -1)
         share = (codes != UNKNOWN).float().mean(1, keepdim=True)  # (B, 1)
         return self.branch_weights.float() * (self.branch_slopes.float() * (0.5 - share)).exp()
 
@@ -275,6 +288,7 @@ class AlignedFusionClassifier(nn.Module):
             "unimodal_heads": self.unimodal_heads is not None,
             "first_round_heads": self.unimodal_heads is not None and self.unimodal_heads.first_round_heads is not None,
             "prior_exponent": self.prior_exponent,
+            "prediction_sets": self.prediction_sets,
         }
 
     @classmethod
@@ -307,6 +321,7 @@ class AlignedFusionClassifier(nn.Module):
         if model.unimodal_heads is not None and not settings.get("first_round_heads", False):
             model.unimodal_heads = model._build_heads(first_round=False)  # release 0.1.0 had no other heads
         model.prior_exponent = float(settings.get("prior_exponent", 0.0))
+        model.prediction_sets = settings.get("prediction_sets")
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -22,7 +22,7 @@ class ClassifierOutput(OrderedDict[str, Tensor | None]):
             reconstruct.
         intermediate: (B, K, D).
         contributions: (B, P, C), the weighted contribution of each of the model's `branches` to each class; the logits are the
-            log prior plus their sum.
+            model's `weighted_prior` plus their sum.
     """
 
     # torch.compile supports subclasses of OrderedDict that keep its own __init__.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignedfusion.attributes import UNKNOWN
+from alignedfusion.evaluation.inference import decide, prediction_sets
 from alignedfusion.pages import case_charts, marking, pictures
 from alignedfusion.pages.facts import Facts
 from alignedfusion.pages.rendering import percent, render
@@ -80,6 +81,8 @@ def case_page(
         probability=facts.probabilities[best],
         classes=[(int(c), names[c], float(facts.probabilities[c])) for c in facts.ranking],
         bits=facts.uncertainty,
+        most_probable=names[int(facts.probabilities.argmax())],
+        likely=_prediction_set(model, facts),
         record=record,
         images=pictured,
         waterfall=case_charts.waterfall(_steps(model, facts), first=names[best], second=names[second]),
@@ -96,6 +99,16 @@ def case_page(
         links=dict(links or {}),
         data={"classes": list(names), "probabilities": _rounded(facts.probabilities), "overlays": overlays},
     )
+
+
+def _prediction_set(model: AlignedFusionClassifier, facts: Facts) -> tuple[float, str] | None:
+    """Coverage and classes of the conformal prediction set, the most probable one first; None for a model without sets."""
+    sets = prediction_sets(model, facts.probabilities[None], np.array([facts.codes]))
+    if sets is None or model.prediction_sets is None:
+        return None
+    order = np.argsort(-facts.probabilities, kind="stable")
+    names = [model.class_names[c] for c in order if sets[0, c]]
+    return float(model.prediction_sets["coverage"]), ", ".join(names) or "no class"
 
 
 def _numbers(pieces: Sequence[marking.Piece]) -> dict[str, int]:
@@ -166,8 +179,8 @@ def _questions(model: AlignedFusionClassifier, facts: Facts) -> list[dict[str, A
                 {
                     "value": attribute.values[v],
                     "share": float(shares[v]),
-                    "best": model.class_names[int(then.argmax())],
-                    "probability": float(then.max()),
+                    "best": model.class_names[(chosen := int(decide(model, then)))],
+                    "probability": float(then[chosen]),
                     "then": _rounded(then),
                 }
             )

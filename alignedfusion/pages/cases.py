@@ -29,7 +29,7 @@ def write_case(
         record: Returns a sentence about earlier predictions with a probability; see `TrackRecord`.
     """
     (facts,) = read_facts(model, [case.inputs])
-    return _write(Path(path), case_page(model, case, facts, record=record(facts.probabilities.max())))
+    return _write(Path(path), case_page(model, case, facts, record=record(facts.probabilities[facts.predicted])))
 
 
 def write_cases(
@@ -56,7 +56,9 @@ def write_cases(
     names = [page_name(case.name) for case in cases]
     entries = []
     for case, name, facts in zip(cases, names, read_facts(model, [case.inputs for case in cases]), strict=True):
-        page = case_page(model, case, facts, record=record(facts.probabilities.max()), links={"All cases": INDEX})
+        page = case_page(
+            model, case, facts, record=record(facts.probabilities[facts.predicted]), links={"All cases": INDEX}
+        )
         _write(folder / name, page)
         entries.append(_entry(model, case, name, facts))
     entries.sort(key=lambda entry: -entry["bits"])
@@ -75,8 +77,8 @@ def _entry(model: AlignedFusionClassifier, case: Case, name: str, facts: Facts) 
         "name": case.name,
         "page": name,
         "label": case.label,
-        "best": model.class_names[facts.ranking[0]],
-        "probability": float(facts.probabilities.max()),
+        "best": model.class_names[facts.predicted],
+        "probability": float(facts.probabilities[facts.predicted]),
         "bits": facts.uncertainty,
         "mentioned": sum(code != UNKNOWN for code in facts.codes),
         "ask": model.schema.names[facts.questions[0]] if facts.questions else None,

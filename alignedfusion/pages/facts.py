@@ -26,6 +26,7 @@ class Facts:
 
     Attributes:
         codes: One code per attribute.
+        predicted: The class that the model's `decide` chooses.
         logits: (C,). They are `prior` + `baseline` + the sum of `images` + the sum of `attributes`.
         prior: (C,), the log prior.
         baseline: (C,), what the fused tokens add without any image or attribute.
@@ -41,6 +42,7 @@ class Facts:
     """
 
     codes: list[int]
+    predicted: int
     logits: np.ndarray
     prior: np.ndarray
     baseline: np.ndarray
@@ -62,8 +64,9 @@ class Facts:
 
     @cached_property
     def ranking(self) -> list[int]:
-        """The classes, the most probable one first."""
-        return [int(c) for c in np.argsort(-self.logits, kind="stable")]
+        """The classes: the predicted one, then the most probable one first."""
+        order = np.argsort(-self.logits, kind="stable").tolist()
+        return [self.predicted, *(c for c in order if c != self.predicted)]
 
     @property
     def uncertainty(self) -> float:
@@ -72,7 +75,7 @@ class Facts:
         return float(max(0.0, -(shares * np.log2(shares)).sum()))
 
     def against(self, terms: np.ndarray) -> float:
-        """Logits (C,) of the most probable class minus those of the second."""
+        """Logits (C,) of the predicted class minus those of the most probable other one."""
         return float(terms[self.ranking[0]] - terms[self.ranking[1]])
 
 
@@ -101,6 +104,7 @@ def _read_batch(model: AlignedFusionClassifier, cases: Sequence[Mapping[str, Any
     for i, row in enumerate(codes.tolist()):
         yield Facts(
             codes=row,
+            predicted=int(model.decide(added.logits[i])),
             logits=_array(added.logits[i]),
             prior=_array(added.prior),
             baseline=_array(added.baseline[i]),

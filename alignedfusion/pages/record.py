@@ -34,9 +34,11 @@ class TrackRecord:
             class_names: The classes of the model.
         """
         table: Any = read_table(predictions)
-        shares = table[[f"p({name})" for name in class_names]].astype(float).to_numpy()
-        is_right = np.array(class_names)[shares.argmax(1)] == table[label].astype(str).to_numpy()
-        return cls(shares.max(1), is_right)
+        probabilities = [f"p({name})" for name in class_names]
+        shares = table[probabilities].astype(float).to_numpy()
+        chosen = [class_names.index(name) for name in table[_column_of_predictions(table, label)].astype(str)]
+        is_right = np.array(class_names)[chosen] == table[label].astype(str).to_numpy()
+        return cls(shares[np.arange(len(shares)), chosen], is_right)
 
     def __call__(self, probability: float) -> str:
         """How often predictions with a probability in the same tenth were right."""
@@ -47,3 +49,9 @@ class TrackRecord:
         if count < MIN_CASES:
             return f"Only {count} test predictions {between} exist: too few to check it."
         return f"Of {count} test predictions {between}, {right} ({100 * right / count:.0f} %) were right."
+
+
+def _column_of_predictions(table: Any, label: str) -> str:
+    """The first column after the label; it has another name than "predicted" if an image or the label is called so."""
+    columns = list(table.columns)
+    return str(columns[columns.index(label) + 1])

@@ -30,18 +30,24 @@ class RunCases:
         codes: (n, A), their attributes.
         labels: (n,), class indices.
         probabilities: (n, C).
+        predicted: (n,), the predicted classes.
     """
 
     rows: np.ndarray
     codes: np.ndarray
     labels: np.ndarray
     probabilities: np.ndarray
+    predicted: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(n,), the probability of each predicted class."""
+        return self.probabilities[np.arange(len(self.predicted)), self.predicted]
 
     def errors(self) -> list[int]:
         """Positions of the most confident wrong predictions, the most confident one first."""
-        predicted = self.probabilities.argmax(1)
-        wrong = np.flatnonzero((predicted != self.labels) & (self.labels >= 0))
-        order = np.argsort(-self.probabilities.max(1)[wrong], kind="stable")
+        wrong = np.flatnonzero((self.predicted != self.labels) & (self.labels >= 0))
+        order = np.argsort(-self.confidence[wrong], kind="stable")
         return [int(i) for i in wrong[order][:ERRORS]]
 
 
@@ -90,6 +96,7 @@ def run_page(
         reliability=run_charts.reliability(probabilities, labels),
         permuted=permuted,
         worth=None if permuted is None else run_charts.worth(permuted["attributes"]),
+        max_attributes=run_charts.MAX_ATTRIBUTES,
         attributes=[] if permuted is None else _attributes(permuted["attributes"]),
         subgroups=[list(row.values()) for row in rows],
         subgroup_heads=[heading(name) for name in rows[0]] if rows else [],
@@ -131,8 +138,8 @@ def _error(tested: RunCases, i: int, class_names: tuple[str, ...], folder: Path 
     return {
         "row": int(tested.rows[i]),
         "label": class_names[tested.labels[i]],
-        "predicted": class_names[int(tested.probabilities[i].argmax())],
-        "probability": float(tested.probabilities[i].max()),
+        "predicted": class_names[tested.predicted[i]],
+        "probability": float(tested.confidence[i]),
         "of_label": float(tested.probabilities[i, tested.labels[i]]),
         "mentioned": int((tested.codes[i] >= 0).sum()),
         "page": page if folder is not None and (folder / page).is_file() else None,

@@ -95,7 +95,7 @@ def curves(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray) -> str:
-    """The reliability diagram of the predicted classes, with the bins of the calibration error.
+    """The reliability diagram of the most probable classes, with the bins of the calibration error.
 
     Args:
         probabilities: (n, C).
@@ -112,7 +112,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray) -> str:
         axes.plot(100 * x, 100 * y, color=SERIES[0], linewidth=1)
         sizes = 12 + 220 * counts / counts.max()
         axes.scatter(100 * x, 100 * y, s=sizes, color=SERIES[0], alpha=0.75, label="predictions (area: cases)")
-        axes.set(xlabel="probability of the predicted class (%)", ylabel="predictions that are right (%)")
+        axes.set(xlabel="probability of the likeliest class (%)", ylabel="it is the label (%)")
         axes.set(xlim=(0, 102), ylim=(-2, 102))
         figure.legend(loc="outside lower center", ncols=2)
         pairs = "; ".join(f"{percent(p)}: {percent(right)} of {count}" for p, right, count in points)
@@ -138,7 +138,7 @@ def worth(attributes: Mapping[str, Mapping[str, Any]]) -> str:
         labels = [f"{_short(name.replace('_', ' '), 18)}  {percent(each['mentioned'])}" for name, each in ranked]
         axes.set_yticks(range(len(ranked)), labels)
         axes.set_ylim(len(ranked) - 0.4, -0.6)
-        axes.set_xlabel("accuracy lost when permuted (points)")
+        axes.set_xlabel("points of accuracy lost")
         axes.grid(False, axis="y")
         axes.grid(True, axis="x")
         values = "; ".join(f"{name} {100 * attribute['worth'][0]:.1f}" for name, attribute in ranked)

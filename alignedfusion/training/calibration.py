@@ -23,12 +23,13 @@ SPREAD = 0.4
 
 
 def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = True) -> None:
-    """Fit `model.branch_weights` and `model.branch_slopes` to these cases. Nothing else is changed.
+    """Fit `model.branch_weights`, `model.branch_slopes` and `model.prior_weight` to these cases. Nothing else is changed.
 
     A branch that overfits its training cases is overconfident and dominates the others; calibration lowers its weight. The
-    logarithm of a weight is a + b (1/2 - s), where s is the share of the attributes that are mentioned. Both are the maximum a
-    posteriori estimate. The likelihood is the cross-entropy over the cases, each with all its attributes, with 10 to 75 % of
-    them missing, and with none. The prior is normal around the logarithm of the initial weight, and around 0 for the slope.
+    logarithm of a weight is a + b (1/2 - s), where s is the share of the attributes that are mentioned. These, and the weight
+    of the class prior, are the maximum a posteriori estimate. The likelihood is the cross-entropy over the cases, each with all
+    its attributes, with 10 to 75 % of them missing, and with none. The prior is normal: around the logarithm of the initial
+    weight, and around 0 for the slope.
 
     Args:
         model: A trained model; it is left in evaluation mode.
@@ -38,14 +39,18 @@ def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = Tr
     variants = [drop_attributes(cases.codes, rate, model.schema) for rate in CALIBRATION_RATES]
     model.branch_weights.copy_(model.initial_branch_weights())
     model.branch_slopes.zero_()
+    model.prior_weight.fill_(1.0)
     weighted = outputs(model, cases, variants, "contributions", progress=progress)  # (versions, n, P, C)
     shares = torch.stack([(codes != UNKNOWN).float().mean(1) for codes in variants])  # (versions, n)
-    shifts, slopes = fit_weights(weighted, shares, model.log_prior.cpu(), cases.labels)
+    shifts, slopes, prior_shift = fit_weights(weighted, shares, model.log_prior.cpu(), cases.labels)
     model.branch_weights.mul_(shifts.exp().to(model.branch_weights))
     model.branch_slopes.copy_(slopes)
+    model.prior_weight.copy_(prior_shift.exp())
 
 
-def fit_weights(contributions: Tensor, shares: Tensor, log_prior: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def fit_weights(
+    contributions: Tensor, shares: Tensor, log_prior: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The maximum a posteriori estimate of the changes of the branches' log weights.
 
     Args:
@@ -55,23 +60,27 @@ def fit_weights(contributions: Tensor, shares: Tensor, log_prior: Tensor, labels
         labels: (n,).
 
     Returns:
-        The shifts and the slopes, (P,) each: the log weight changes by shift + slope (1/2 - share).
+        The shifts and the slopes, (P,) each: the log weight changes by shift + slope (1/2 - share). The shift () of the log
+        weight of the prior.
     """
     empty = (0.5 - shares)[..., None]  # (versions, n, 1)
     targets = labels.expand(len(contributions), -1)
     with torch.enable_grad():
-        parameters = torch.zeros(2, contributions.shape[2], requires_grad=True)
-        optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
+        parameters, prior_shift = (
+            torch.zeros(2, contributions.shape[2], requires_grad=True),
+            torch.zeros((), requires_grad=True),
+        )
+        optimizer = torch.optim.LBFGS([parameters, prior_shift], max_iter=100, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimizer.zero_grad()
             factors = (parameters[0] + parameters[1] * empty).exp()  # (versions, n, P)
-            logits = log_prior + torch.einsum("vnpc,vnp->vnc", contributions, factors)
+            logits = prior_shift.exp() * log_prior + torch.einsum("vnpc,vnp->vnc", contributions, factors)
             fit = F.cross_entropy(logits.transpose(1, 2), targets, reduction="sum")
-            loss = fit / len(contributions) + (parameters**2).sum() / (2 * SPREAD**2)
+            loss = fit / len(contributions) + ((parameters**2).sum() + prior_shift**2) / (2 * SPREAD**2)
             loss.backward()
             return loss
 
         optimizer.step(closure)
     shifts, slopes = parameters.detach()
-    return shifts, slopes
+    return shifts, slopes, prior_shift.detach()

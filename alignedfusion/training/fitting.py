@@ -16,12 +16,14 @@ from torch.utils.data import Dataset
 
 from alignedfusion.attributes import REPORT
 from alignedfusion.datasets.cases import collate
+from alignedfusion.evaluation.conformal import import_crepes
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.training.balance import count_classes, restore_prior, set_prior
 from alignedfusion.training.calibration import calibrate
 from alignedfusion.training.decision import choose_decision
 from alignedfusion.training.distributed import check_sharding, is_main_process, must_use_cpu, num_processes
+from alignedfusion.training.sets import calibrate_sets
 from alignedfusion.training.settings import TrainingSettings
 
 _LOG = logging.getLogger(__name__)
@@ -72,6 +74,10 @@ def fit(
     from alignedfusion.training.trainer import CaseTrainer
 
     check_sharding()
+    if settings.sets != "none":
+        import_crepes()  # an error before training, not after it
+        if valid is None:
+            raise ValueError(f"sets={settings.sets!r} needs validation cases to calibrate on")
     folder = Path(folder)
     counts = count_classes(model, train, class_counts, settings.balance)
     train = set_prior(model, train, counts, settings.balance)
@@ -120,6 +126,8 @@ def fit(
         calibrate(model, valid, progress=False)
         if settings.balance != "none":
             choose_decision(model, valid, progress=False)
+        if settings.sets != "none":
+            calibrate_sets(model, valid, kind=settings.sets, coverage=settings.coverage, progress=False)
     if is_main_process():
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignedfusion.datasets.reading import count_unread
+from alignedfusion.evaluation.inference import decide
 from alignedfusion.pages import RunCases, TrackRecord, run_page, table_cases, write_cases
 from alignedfusion.pages.run import CASES
 
@@ -48,7 +49,8 @@ def write_run_page(
         The page; None if it could not be written.
     """
     table = manifest.rows("test")
-    tested = RunCases(table.index.to_numpy(), cases.codes.numpy(), cases.labels.numpy(), probabilities)
+    predicted = decide(model, probabilities)
+    tested = RunCases(table.index.to_numpy(), cases.codes.numpy(), cases.labels.numpy(), probabilities, predicted)
 
     def write() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,8 +73,7 @@ def write_run_page(
 def _write_errors(folder: Path, model: AlignedFusionClassifier, manifest: Manifest, tested: RunCases) -> None:
     rows = [int(tested.rows[i]) for i in tested.errors()]
     cases = table_cases(model, manifest.frame, rows, images=manifest.images, root=manifest.root, label=manifest.label)
-    is_right = tested.probabilities.argmax(1) == tested.labels
-    record = TrackRecord(tested.probabilities.max(1), is_right)
+    record = TrackRecord(tested.confidence, tested.predicted == tested.labels)
     write_cases(model, cases, folder, record=record, back=f"../{PAGE}")
 
 

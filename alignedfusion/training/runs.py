@@ -21,8 +21,9 @@ from alignedfusion.datasets.splits import SPLITS
 from alignedfusion.datasets.suspects import warn_of_leaks
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.deployment import model_card
+from alignedfusion.deployment.prediction import name_set
 from alignedfusion.evaluation import plots
-from alignedfusion.evaluation.inference import decide, prepare_images
+from alignedfusion.evaluation.inference import decide, prediction_sets, prepare_images
 from alignedfusion.evaluation.subgroups import subgroup_columns
 from alignedfusion.evaluation.testing import evaluate_model
 from alignedfusion.modules.backbones import ANY_BACKBONE, Backbone
@@ -189,6 +190,7 @@ def evaluate(
     max_unread: float = MAX_UNREAD,
     tokens: TokenCache | None = None,
     subgroups: Sequence[str] = (),
+    most_probable: bool = False,
     output: str | Path | None = None,
     case_pages: bool = False,
     progress: bool = True,
@@ -202,6 +204,8 @@ def evaluate(
         max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
         tokens: A token cache that the model's backbone computed; its tokens replace the images.
         subgroups: Columns by which the metrics are also reported.
+        most_probable: Whether to predict the most probable class, without the help for rare classes that the run was trained
+            with.
         output: Folder to write `report.html` to; None writes no page.
         case_pages: Whether to write the pages of the most confident errors there, too.
         progress: Whether to show a progress bar.
@@ -215,6 +219,8 @@ def evaluate(
         raise FileNotFoundError(f"no finished run in {str(folder)!r}: create one with `alignedfusion train`")
     settings = _read_settings(folder)
     model = _to_device(AlignedFusionClassifier.from_pretrained(folder))
+    if most_probable:
+        model.prior_exponent = 0.0
     if tokens is not None:
         check_tokens_of(model, tokens)
     columns = CaseColumns(images=settings["images"], label=settings["label"], attributes=tuple(settings["attributes"]))
@@ -280,6 +286,11 @@ def _report(
     columns = (*manifest.images, manifest.label)
     predictions = pd.DataFrame({column: table[column].to_numpy() for column in columns})
     predictions[free_name("predicted", predictions)] = [model.class_names[i] for i in decide(model, probabilities)]
+    if (sets := prediction_sets(model, probabilities, cases.codes.numpy())) is not None:
+        named = [
+            name_set(model, row, chosen) for row, chosen in zip(torch.from_numpy(probabilities), sets, strict=True)
+        ]
+        predictions[free_name("set", predictions)] = ["; ".join(names) for names in named]
     for i, name in enumerate(model.class_names):
         predictions[free_name(f"p({name})", predictions)] = probabilities[:, i].round(6)
     unread = name_unread(model.schema.read(table).is_unread, model.schema)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from alignedfusion.evaluation.conformal import check_sets
+
 BALANCES = ("none", "class_weights", "logit_adjustment")
 
 
@@ -25,6 +27,9 @@ class TrainingSettings:
             a power of the class shares before it takes the largest (Menon et al. 2021); `training.decision` chooses the power.
             "class_weights" does so too, and weights the cases of a class by the inverse of its share in training. The
             probabilities stay those of the class shares of the training cases in all three.
+        sets: Kind of conformal prediction sets, "lac", "aps" or "class_conditional" (see `evaluation.PredictionSets`), which
+            the validation cases calibrate; "none" for no sets.
+        coverage: Share of the prediction sets that shall contain the true class.
     """
 
     epochs: int = 30
@@ -35,7 +40,11 @@ class TrainingSettings:
     weight_decay: float = 0.05
     seed: int = 0
     balance: str = "none"
+    sets: str = "none"
+    coverage: float = 0.9
 
     def __post_init__(self) -> None:
         if self.balance not in BALANCES:
             raise ValueError(f"balance must be one of {list(BALANCES)}, got {self.balance!r}")
+        if self.sets != "none":
+            check_sets(self.sets, self.coverage)

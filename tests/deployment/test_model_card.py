@@ -15,7 +15,7 @@ from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema, I
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.deployment import model_card
+from alignedfusion.deployment import card_results, model_card
 from alignedfusion.evaluation import Metrics
 from alignedfusion.modules.card import code as inline_code
 from alignedfusion.training import TrainingSettings, runs
@@ -100,9 +100,11 @@ def test_the_attributes_of_a_run_are_a_table(card):
 def test_the_metrics_are_those_of_the_run(card, run):
     report = json.loads((run / "metrics.json").read_text())
     head, *rows = cells(section(card, "Metrics by missing attributes"))
-    names = ["missing", *(name.replace(" ", "_").removeprefix("expected_").lower() for name in head[1:])]
-    for row, measured in zip(rows, report["missing"], strict=True):
+    names = ["missing", *(name.replace(" ", "_").removeprefix("expected_").lower() for name in head[1:5])]
+    assert head[5:] == ["accuracy, image only", "accuracy, attributes only"]
+    for row, measured, alone in zip(rows, report["missing"], report["attributes_only"], strict=True):
         expected = [measured[name] if name == "macro_auc" else 100 * measured[name] for name in names]
+        expected += [100 * report["image_only"]["accuracy"], 100 * alone["accuracy"]]
         assert [float(cell.rstrip(" %")) for cell in row] == pytest.approx(expected, abs=0.0501)
     assert f"the most frequent class is {100 * report['most_frequent_class']:.1f} % of the test cases" in card
 
@@ -266,3 +268,19 @@ def test_only_the_first_values_of_many_are_listed(build):
 
 def test_inline_code_may_have_any_text():
     assert inline_code("a `b`\n c.csv") == "`a 'b' c.csv`"
+
+
+def test_the_worth_of_the_attributes_is_that_of_the_run(run, card):
+    attributes = json.loads((run / "metrics.json").read_text())["permuted"]["attributes"]
+    head, *rows = cells(section(card, "Worth of the attributes"))
+    assert head[2:] == ["points of accuracy lost", "low", "high"]
+    ranked = sorted(attributes.items(), key=lambda item: -item[1]["worth"][0])
+    assert rows == [
+        [name, f"{100 * row['mentioned']:.0f} %", *(f"{100 * number:.1f}" for number in row["worth"])]
+        for name, row in ranked
+    ]
+
+
+def test_a_report_without_permutations_has_no_such_section():
+    assert card_results.worth(REPORT) == ""
+    assert "image only" not in card_results.results(REPORT)

@@ -14,6 +14,7 @@ from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.commands import main as cli
 from alignedfusion.datasets.images import read_image
 from alignedfusion.deployment.prediction import PredictBatch, predict_case, predict_table
+from alignedfusion.evaluation import PredictionSets
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor
 from alignedfusion.modules.tokenizers import AttributeTokenizer
 from alignedfusion.presets import Backbone, standard
@@ -86,6 +87,28 @@ def test_a_row_has_the_prediction_of_the_single_case(folder, frame, tmp_path):
                 guess = max(alone["attributes"][name], key=alone["attributes"][name].get)
                 assert row[f"filled({name})"] == guess
                 assert row[f"p(filled({name}))"] == pytest.approx(alone["attributes"][name][guess], abs=6e-5)
+
+
+def test_a_table_has_the_decision_and_the_set_of_the_model(folder, frame, tmp_path):
+    model = AlignedFusionClassifier.from_pretrained(folder / "model")
+    model.set_class_counts([97, 3])
+    model.prior_exponent = 1.0
+    rng = np.random.default_rng(0)
+    sets = PredictionSets.calibrate(
+        rng.dirichlet(np.ones(2), (1, 50)), rng.integers(0, 2, 50), rng.random((1, 50)), offsets=[0.0, 3.0]
+    )
+    model.prediction_sets = sets.to_dict()
+    model.save_pretrained(tmp_path / "model")
+    table = predict_table(tmp_path / "model", frame, tmp_path / "t.csv", root=folder, progress=False)
+    benign, malignant = table["p(benign)"], table["p(malignant)"]
+    assert (table["most_probable"] == np.where(benign > malignant, "benign", "malignant")).all()
+    assert (table["predicted"] == np.where(benign / 98 > malignant / 4, "benign", "malignant")).all()
+    assert (table["predicted"] != table["most_probable"]).any()
+    codes = model.schema.encode(frame, unseen="unknown")
+    expected = sets(np.stack([benign, malignant], axis=1), (codes >= 0).double().mean(1).numpy())
+    assert [name in cell.split("; ") for cell in table["set"] for name in ("benign", "malignant")] == list(
+        expected.ravel()
+    )
 
 
 def with_nan(table):

@@ -68,10 +68,10 @@ def test_several_images_are_one_branch_the_sum_of_their_means(schema, build, bat
     assert model.branches == ("image", "report", "fused")
     assert out.contributions.shape == (7, 3, 17)
     each = model.unimodal_heads.token_contributions(*tokenize(model, image, codes))
-    torch.testing.assert_close(out.contributions[:, 0], 2 / 3 * (each["clinical"].mean(1) + each["dermoscopy"].mean(1)))
+    torch.testing.assert_close(out.contributions[:, 0], 1 / 2 * (each["clinical"].mean(1) + each["dermoscopy"].mean(1)))
     # With one of two absent, the other still contributes.
     one = model(image, codes, is_present={"dermoscopy": torch.arange(7) < 0}).contributions
-    torch.testing.assert_close(one[:, 0], 2 / 3 * each["clinical"].mean(1))
+    torch.testing.assert_close(one[:, 0], 1 / 2 * each["clinical"].mean(1))
 
 
 @pytest.mark.parametrize(("modality", "branches"), [("image", ("image", "fused")), ("report", ("report", "fused"))])
@@ -80,7 +80,14 @@ def test_a_model_of_one_modality_has_one_unimodal_branch(modality, branches, sch
     model = build(schema, fusion=JointSelfAttention(38, modalities=(modality,), num_heads=2))
     assert model.branches == branches
     assert model(image if modality == "image" else None, codes).contributions.shape == (7, 2, 17)
-    torch.testing.assert_close(model.branch_weights, torch.tensor([2 / 3, 1 / 3]))
+    torch.testing.assert_close(model.branch_weights, torch.tensor([1 / 2, 1 / 4]))
+
+
+def test_codes_change_nothing_in_a_model_of_images(schema, build, batch):
+    image, codes, _ = batch(schema)
+    model = build(schema, fusion=JointSelfAttention(38, modalities=("image",), num_heads=2)).eval()
+    model.branch_slopes.fill_(3.0)
+    assert torch.equal(model(image, codes).logits, model(image, torch.full_like(codes, UNKNOWN)).logits)
 
 
 @pytest.mark.parametrize("unimodal_heads", [True, False])
@@ -96,6 +103,8 @@ def test_logits_are_the_prior_plus_the_contributions(unimodal_heads, schema, bui
     torch.testing.assert_close(louder.contributions[:, -1], 5 * out.contributions[:, -1])
     assert torch.equal(louder.contributions[:, :-1], out.contributions[:, :-1])
     torch.testing.assert_close(louder.logits, model.log_prior + louder.contributions.sum(1))
+    model.prior_weight.fill_(0.25)
+    torch.testing.assert_close(model(image, codes).logits, 0.25 * model.log_prior + louder.contributions.sum(1))
 
 
 def test_unimodal_contributions_do_not_depend_on_the_other_modality(schema, build, batch):
@@ -175,8 +184,8 @@ def test_a_branch_is_the_mean_of_its_heads_and_each_head_has_its_own_loss(schema
     for position, branch in enumerate(("image", "report")):
         assert per_head[branch].shape == (7, 2, 17)
         torch.testing.assert_close(per_head[branch], torch.cat([part[branch] for part in parts], dim=1))
-        torch.testing.assert_close(out.contributions[:, position], 2 / 3 * per_head[branch].mean(1))
-    heads = [*per_head["image"].unbind(1), *per_head["report"].unbind(1), 3 * out.contributions[:, 2]]
+        torch.testing.assert_close(out.contributions[:, position], 1 / 2 * per_head[branch].mean(1))
+    heads = [*per_head["image"].unbind(1), *per_head["report"].unbind(1), 4 * out.contributions[:, 2]]
     losses = [F.cross_entropy(model.log_prior + head, labels) for head in heads]
     torch.testing.assert_close(
         out.loss, sum(losses)

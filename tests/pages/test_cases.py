@@ -152,8 +152,10 @@ def test_the_command_writes_one_page_or_many(saved, folder, tmp_path, capsys):
 def test_the_record_of_a_run_is_that_of_its_predictions(saved, model, folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(saved, run)
-    table = pd.DataFrame({"kind": ["nevus"] * 30, **{f"p({name})": 0.25 for name in model.class_names}})
-    table["p(nevus)"], table["predicted"] = 0.26, "nevus"
+    table = pd.DataFrame(
+        {"kind": ["nevus"] * 30, "predicted": "nevus", **{f"p({name})": 0.25 for name in model.class_names}}
+    )
+    table["p(nevus)"] = 0.26
     table.to_csv(run / "predictions.csv", index=False)
     record = TrackRecord.of_run(run / "predictions.csv", "kind", model.class_names)
     assert "30 (100 %) were right" in record(0.22)

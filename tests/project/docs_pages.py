@@ -1,6 +1,7 @@
 """Setup of the pages of docs/ (files and names that they use without defining them), and checks after their code ran."""
 
 import gc
+import re
 import shutil
 import warnings
 from functools import partial
@@ -70,6 +71,15 @@ def a_loop(names, monkeypatch):
     names["loader"] = torch.utils.data.DataLoader(names["train"], batch_size=8)
 
 
+def a_model_and_its_cases(names, monkeypatch):
+    """A model, training, validation and test cases, and the table of the test cases."""
+    a_loop(names, monkeypatch)
+    made = phantom.make(30, seed=3, image_size=32, missing=0.2)
+    names["test"] = made.cases(mean=[0.5] * 3, std=[0.5] * 3)
+    names["table"] = pd.DataFrame(phantom.SCHEMA.decode(made.codes)).assign(patient=[i // 2 for i in range(30)])
+    names["fit"] = partial(fit, progress=False)
+
+
 def nothing_has_changed(names):
     """Right after wrapping, a detector returns the same boxes."""
     alone = names["fusion"].eval() and names["detector"].eval()(names["images"])
@@ -94,5 +104,25 @@ def medical_files(names, monkeypatch):
     )
 
 
-BEFORE = {"tutorials/medical-images.md": medical_files, "scikit-learn.md": some_cases, "several-machines.md": a_loop}
-AFTER = {"detection.md": nothing_has_changed, "reports.md": one_word_is_read}
+def every_file_and_key_of_a_run_is_in_a_table(names):
+    """The tables of the page name the files of the run folder that it made, and the keys of its metrics, and no others."""
+    text = (Path(__file__).parents[2] / "docs" / "file-formats.md").read_text("utf-8")
+    listed, keys = (
+        set(re.findall(r"^\| `([\w.]+)` \|", part, re.MULTILINE))
+        for part in text.split("## Run folder")[1].split("## Checkpoint")[0].split("`metrics.json` has these keys")
+    )
+    assert {path.name for path in Path("run").iterdir() if path.name[0] != "."} == listed
+    assert set(names["report"]) == keys
+
+
+BEFORE = {
+    "metrics.md": a_model_and_its_cases,
+    "scikit-learn.md": some_cases,
+    "several-machines.md": a_loop,
+    "tutorials/medical-images.md": medical_files,
+}
+AFTER = {
+    "detection.md": nothing_has_changed,
+    "file-formats.md": every_file_and_key_of_a_run_is_in_a_table,
+    "reports.md": one_word_is_read,
+}

@@ -25,6 +25,7 @@ class ContributingModel(nn.Module):
         self.register_buffer("branch_weights", self.initial.clone())
         self.register_buffer("branch_slopes", torch.zeros(len(initial)))
         self.register_buffer("log_prior", torch.tensor([0.5, 0.3, 0.2]).log())
+        self.register_buffer("prior_weight", torch.ones(()))
 
     def initial_branch_weights(self):
         return self.initial.clone()
@@ -112,9 +113,10 @@ def model(request, schema, build):
 
 
 @torch.no_grad()
-def objective(model, cases, weights, slopes):
-    """Negative log posterior of weights and slopes, computed from the model's logits with these weights."""
+def objective(model, cases, weights, slopes, prior_weight):
+    """Negative log posterior of the weights, computed from the model's logits with these weights."""
     model.branch_weights.copy_(weights)
+    model.prior_weight.copy_(prior_weight)
     model.branch_slopes.copy_(slopes)
     fit = 0.0
     for rate in RATES:
@@ -123,19 +125,24 @@ def objective(model, cases, weights, slopes):
     shifts = [
         math.log(w / start) for w, start in zip(weights.tolist(), model.initial_branch_weights().tolist(), strict=True)
     ]
-    return fit + sum(shift**2 for shift in (*shifts, *slopes.tolist())) / (2 * SPREAD**2)
+    shifts += [*slopes.tolist(), math.log(prior_weight)]
+    return fit + sum(shift**2 for shift in shifts) / (2 * SPREAD**2)
 
 
 def test_the_weights_found_are_the_most_probable(model, cases):
     calibrate(model, cases, progress=False)
-    found, slopes = model.branch_weights.clone(), model.branch_slopes.clone()
-    least = objective(model, cases, found, slopes)
-    assert least < objective(model, cases, model.initial_branch_weights(), torch.zeros_like(slopes)) - 0.1
+    found, slopes, prior = model.branch_weights.clone(), model.branch_slopes.clone(), model.prior_weight.clone()
+    least = objective(model, cases, found, slopes, prior)
+    assert (
+        least < objective(model, cases, model.initial_branch_weights(), torch.zeros_like(slopes), torch.ones(())) - 0.1
+    )
+    for factor in (0.99, 1.01):
+        assert objective(model, cases, found, slopes, factor * prior) >= least
     for part in range(len(found)):
         for shift in (-0.01, 0.01):
             moved = shift * (torch.arange(len(found)) == part)
-            assert objective(model, cases, found * moved.exp(), slopes) > least
-            assert objective(model, cases, found, slopes + moved) > least
+            assert objective(model, cases, found * moved.exp(), slopes, prior) > least
+            assert objective(model, cases, found, slopes + moved, prior) > least
 
 
 def test_calibration_changes_only_the_weights_and_is_idempotent(model, cases):
@@ -151,6 +158,7 @@ def test_calibration_changes_only_the_weights_and_is_idempotent(model, cases):
     assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == [
         "branch_weights",
         "branch_slopes",
+        "prior_weight",
     ]
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 

@@ -222,6 +222,7 @@ def test_the_command_writes_and_prints_once(tmp_path):
         "missing.png",
         "model.safetensors",
         "predictions.csv",
+        "report.html",
         "trained_on.json",
     }
     assert not [name for name in names if name.endswith(".part") or name == "checkpoints"]

@@ -118,7 +118,14 @@ def test_the_same_command_continues_an_interrupted_run(run, folder, tmp_path, mo
 
 
 def test_evaluate_leaves_training_cases_out(run, folder, capsys, tmp_path):
-    assert cli.main(["evaluate", str(run), str(folder / "cases.csv"), "--json", str(tmp_path / "figures.json")]) == 0
+    out, figures = tmp_path / "out", tmp_path / "figures.json"
+    words = ["--json", str(figures), "-o", str(out), "--case-pages"]
+    assert cli.main(["evaluate", str(run), str(folder / "cases.csv"), *words]) == 0
+    page = (out / "report.html").read_text("utf-8")
+    linked = re.findall(r'href="(cases/row-\d+\.html)"', page)
+    assert len(linked) == min(20, sum(pd.read_csv(run / "predictions.csv").eval("kind != predicted")))
+    assert all((out / name).is_file() for name in linked)
+    assert "image only" in page
     report, figures = (json.loads(path.read_text()) for path in (run / "metrics.json", tmp_path / "figures.json"))
     assert figures["tested"] == report["cases"]["test"]
     assert figures["tested"] + figures["left_out"] == 120
@@ -132,7 +139,7 @@ def test_evaluate_leaves_training_cases_out(run, folder, capsys, tmp_path):
 
 def test_evaluate_reports_subgroups(run, folder, capsys, tmp_path):
     arguments = ["evaluate", str(run), str(folder / "cases.csv"), "--subgroup", "age", "site"]
-    assert cli.main([*arguments, "--json", str(tmp_path / "figures.json")]) == 0
+    assert cli.main([*arguments, "--json", str(tmp_path / "figures.json"), "-o", str(tmp_path)]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     schema = AlignedFusionClassifier.from_pretrained(run).schema
     for attribute in schema:
@@ -143,6 +150,49 @@ def test_evaluate_reports_subgroups(run, folder, capsys, tmp_path):
     assert "fewer than 50 cases, too few to conclude from: age" in capsys.readouterr().out
     assert cli.main([*arguments[:4], "oge"]) == 2
     assert "the table has no columns ['oge'] for subgroups" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_fails_nothing(run, folder, tmp_path, monkeypatch, caplog):
+    (tmp_path / "report.html").mkdir()
+    found = runs.evaluate(run, pd.read_csv(folder / "cases.csv"), root=folder, output=tmp_path, progress=False)
+    assert found["tested"] == json.loads((run / "metrics.json").read_text())["cases"]["test"]
+    assert "report.html could not be written, all other results are complete" in caplog.text
+
+
+def test_the_page_of_a_run_holds_no_patient_and_no_file(run):
+    page = (run / "report.html").read_text("utf-8")
+    assert not re.search(r"\bP\d+\b|\d\.png", page)
+    assert "alignedfusion explain RUN --table TABLE --rows" in page
+
+
+def test_a_run_with_help_for_rare_classes_and_prediction_sets(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--balance", "logit_adjustment", "--sets", "lac", "--coverage", "0.8", "--units", "age=years"]
+    assert cli.main(["train", str(folder / "cases.csv"), *COLUMNS, *SMALL, *options, "-o", str(out)]) == 0
+    assert "set size" in capsys.readouterr().out
+    report = json.loads((out / "metrics.json").read_text())
+    predictions = pd.read_csv(out / "predictions.csv")
+    sets = [text.split("; ") if isinstance(text, str) else [] for text in predictions["set"]]
+    is_covered = [label in names for label, names in zip(predictions["kind"], sets, strict=True)]
+    assert report["test"]["overall"]["coverage"][0] == pytest.approx(np.mean(is_covered))
+    assert report["missing"][0]["coverage"] == pytest.approx(np.mean(is_covered))
+    assert report["missing"][0]["set_size"] == pytest.approx(np.mean([len(names) for names in sets]))
+    assert report["missing"][0]["accuracy"] == pytest.approx((predictions["kind"] == predictions["predicted"]).mean())
+    model = AlignedFusionClassifier.from_pretrained(out)
+    assert model.prediction_sets["coverage"] == 0.8
+    table = pd.read_csv(folder / "cases.csv").set_index("file")
+    row = table.loc[predictions["file"][0]].drop(["kind", "patient"])
+    found = predict_case(out, [folder / predictions["file"][0]], row.dropna().to_dict())
+    assert (found["predicted"], found["set"], found["coverage"]) == (predictions["predicted"][0], sets[0], 0.8)
+    whole = runs.evaluate(out, pd.read_csv(folder / "cases.csv"), root=folder, most_probable=True, progress=False)
+    best = predictions[[f"p({name})" for name in model.class_names]].to_numpy().argmax(1)
+    is_right = np.array(model.class_names)[best] == predictions["kind"]
+    assert whole["test"]["overall"]["accuracy"][0] == pytest.approx(is_right.mean())
+    card = (out / "README.md").read_text()
+    assert "balance logit_adjustment, sets lac, coverage 0.8" in card
+    assert "| coverage |" in card
+    assert f"divided by the prior to the power {model.prior_exponent:g}" in card or not model.prior_exponent
+    assert "contain the true class in 80 % of cases like the validation cases" in card
 
 
 def test_evaluate_refuses_a_table_of_training_cases_only(run, folder, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The sections of a model card that a run measured, in Markdown; a section is empty if its content is unknown."""
+"""The sections of a model card on what a run measured, in Markdown; a section is empty if its content is unknown."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from alignedfusion.modules.card import code, plain, table
 
 if TYPE_CHECKING:
     from alignedfusion.modules.classifier import AlignedFusionClassifier
+
 
 _SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
@@ -57,17 +58,39 @@ def results(report: Mapping[str, Any]) -> str:
     """The metrics at each share of missing attributes."""
     if not (rows := report.get("missing")):
         return ""
-    shares = ("accuracy", "balanced_accuracy", "calibration_error")
+    shares = [name for name in ("accuracy", "balanced_accuracy", "calibration_error", "coverage") if name in rows[0]]
     cells = [[_whole(row["missing"]), *(_share(row[name]) for name in shares), _auc(row["macro_auc"])] for row in rows]
-    head = ["attributes missing", "accuracy", "balanced accuracy", "expected calibration error", "macro AUC"]
+    names = ["expected calibration error" if name == "calibration_error" else heading(name) for name in shares]
+    head = ["attributes missing", *names, "macro AUC"]
+    if "image_only" in report:
+        head += ["accuracy, image only", "accuracy, attributes only"]
+        for line, row in zip(cells, report["attributes_only"], strict=True):
+            line += [_share(report["image_only"]["accuracy"]), _share(row["accuracy"])]
     notes = [
         "A share of the attributes that the test reports mention was removed at random; metrics are means over the draws."
     ]
     if "unmentioned" in rows[0]:
         notes.append(f"Where none was removed, {_share(rows[0]['unmentioned'])} of all cells are unmentioned already.")
+    if "image_only" in report:
+        notes.append("Image only and attributes only: this model, with the other part marked as absent.")
     if (chance := report.get("most_frequent_class")) is not None:
         notes.append(f"Chance level: the most frequent class is {_share(chance)} of the test cases.")
     return f"## Metrics by missing attributes\n\n{' '.join(notes)}\n\n{table(head, cells)}"
+
+
+def worth(report: Mapping[str, Any]) -> str:
+    """How often the test cases mention each attribute, and the accuracy that is lost if it is permuted."""
+    if (permuted := report.get("permuted")) is None:
+        return ""
+    ranked = sorted(permuted["attributes"].items(), key=lambda item: -item[1]["worth"][0])
+    rows = [
+        [name, _whole(row["mentioned"]), *(f"{100 * number:.1f}" for number in row["worth"])] for name, row in ranked
+    ]
+    head = ["attribute", "test cases that mention it", "points of accuracy lost", "low", "high"]
+    return (
+        f"## Worth of the attributes\n\nThe accuracy that is lost if the column of an attribute is permuted among "
+        f"{permuted['cases']:,} test cases, with the 95% interval.\n\n{table(head, rows)}"
+    )
 
 
 def subgroups(report: Mapping[str, Any]) -> str:
@@ -105,6 +128,16 @@ def calibration(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> st
         )
         lines.append(
             f"The logits are the log prior plus the contribution of each branch times its weight ({source}): {weights}."
+        )
+    if model.prior_exponent:
+        lines.append(
+            f"The predicted class has the largest probability divided by the prior to the power {model.prior_exponent:g}, so "
+            f"that rare classes are predicted, too. The probabilities are unchanged."
+        )
+    if (sets := model.prediction_sets) is not None:
+        lines.append(
+            f"Conformal prediction sets (kind {code(sets['kind'])}) contain the true class in {_whole(sets['coverage'])} of "
+            f"cases like the validation cases, calibrated separately by the share of mentioned attributes."
         )
     return "## Calibration\n\n" + "\n\n".join(lines) if lines else ""
 
