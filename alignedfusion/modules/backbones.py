@@ -77,7 +77,7 @@ def locate_weights(name: str) -> dict[str, str]:
     )
 
 
-def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | None) -> Any:
+def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | None, in_chans: int = 3) -> Any:
     """A timm model without its head; arguments as in `VisualTokenizer`.
 
     Raises:
@@ -93,7 +93,11 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
     try:
         source = locate_weights(name) if pretrained is True else None
         backbone = timm.create_model(
-            name, pretrained=pretrained is True, num_classes=0, pretrained_cfg_overlay=source or None
+            name,
+            pretrained=pretrained is True,
+            num_classes=0,
+            in_chans=in_chans,
+            pretrained_cfg_overlay=source or None,
         )
     except RuntimeError as error:
         if "Unknown model" not in str(error):
@@ -109,11 +113,11 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
     if is_local:
         _load_local(backbone, name, pretrained)  # type: ignore[arg-type]
     if image_size is not None:
-        _resize(backbone, name, image_size)
+        _resize(backbone, name, image_size, in_chans)
     return backbone
 
 
-def _resize(backbone: Any, name: str, image_size: int) -> None:
+def _resize(backbone: Any, name: str, image_size: int, in_chans: int) -> None:
     """Set the input size of a backbone. A wrong size raises a ValueError; timm itself raises assertions without a message."""
     native = resolve_preprocessing(backbone, None)["input_size"]
     try:
@@ -122,7 +126,7 @@ def _resize(backbone: Any, name: str, image_size: int) -> None:
         elif image_size != native[-1]:
             mode = backbone.training
             with torch.inference_mode():
-                backbone.eval().forward_features(torch.zeros(1, native[0], image_size, image_size))
+                backbone.eval().forward_features(torch.zeros(1, in_chans, image_size, image_size))
             backbone.train(mode)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
@@ -145,12 +149,18 @@ def _load_local(backbone: Any, name: str, path: str | Path) -> None:
     backbone.load_state_dict({key: state[key] for key in wanted})
 
 
-def resolve_preprocessing(backbone: Any, image_size: int | None) -> dict[str, Any]:
-    """Arguments of `timm.data.create_transform` that prepare images as in the backbone's training; plain JSON."""
+def resolve_preprocessing(backbone: Any, image_size: int | None, in_chans: int = 3) -> dict[str, Any]:
+    """Arguments of `timm.data.create_transform` that prepare images as in the backbone's training; plain JSON.
+
+    If the backbone takes another number of channels than three, all of them have the average mean and deviation.
+    """
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(backbone)
-    size = config["input_size"] if image_size is None else (config["input_size"][0], image_size, image_size)
+    size = (in_chans, *(config["input_size"][1:] if image_size is None else (image_size, image_size)))
+    if in_chans != len(config["mean"]):
+        for name in ("mean", "std"):
+            config[name] = [sum(config[name]) / len(config[name])] * in_chans
     return {
         "input_size": list(size),
         "interpolation": config["interpolation"],

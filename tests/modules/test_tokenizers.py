@@ -265,3 +265,30 @@ def test_a_backbone_of_several_maps_is_refused():
     visual = VisualTokenizer("coat_tiny", 38, pretrained=False)
     with pytest.raises(ValueError, match="'coat_tiny' returns list, not one map of tokens; choose another model"):
         visual(torch.zeros(1, 3, 224, 224))
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_convnext"])
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_a_backbone_takes_any_number_of_channels(backbone, in_chans):
+    visual = VisualTokenizer(backbone, 38, pretrained=False, image_size=64, in_chans=in_chans)
+    assert visual.preprocessing["input_size"] == [in_chans, 64, 64]
+    assert len(visual.preprocessing["mean"]) == len(visual.preprocessing["std"]) == in_chans
+    assert visual(torch.zeros(2, in_chans, 64, 64)).shape[::2] == (2, 38)
+    with pytest.raises(ValueError, match=rf"expected images \(B, {in_chans}, height, width\)"):
+        visual(torch.zeros(2, 3, 64, 64))
+    again = VisualTokenizer.from_dict(json.loads(json.dumps(visual.to_dict())))
+    assert again.to_dict() == visual.to_dict()
+    again.load_state_dict(visual.state_dict())
+
+
+def test_one_channel_takes_grayscale_of_any_image_and_four_take_none():
+    visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32, in_chans=1)
+    for is_training in (False, True):
+        assert visual.transform(is_training=is_training)(Image.new("RGB", (50, 40), "white")).shape == (1, 32, 32)
+    (mean,), (std,) = visual.preprocessing["mean"], visual.preprocessing["std"]
+    white = visual.transform()(Image.new("RGB", (50, 40), "white"))
+    torch.testing.assert_close(white, torch.full((1, 32, 32), (1 - mean) / std))
+    with pytest.raises(
+        ValueError, match="takes images of 4 channels, which no PIL image has; prepare tensors yourself"
+    ):
+        VisualTokenizer("test_vit", 38, pretrained=False, in_chans=4).transform()
