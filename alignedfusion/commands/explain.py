@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from alignedfusion.commands.table_options import add_table_options, read_attributes, read_cases
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from alignedfusion.modules.classifier import AlignedFusionClassifier
     from alignedfusion.pages import Case
 
@@ -110,16 +112,32 @@ def _table_cases(options: argparse.Namespace, model: AlignedFusionClassifier, se
         evidence = TableEvidence.read(file) if file.is_file() else None
         names = (settings.get("key"), settings.get("group"), *images)
         key = [name for name in dict.fromkeys(names) if name is not None and name in frame.columns]
+    rows = [options.row] if options.rows is None else options.rows
     return table_cases(
         model,
         frame,
-        [options.row] if options.rows is None else options.rows,
+        rows,
         images=images,
         root=root,
         label=settings.get("label"),
         key=key,
+        is_trained=_find_trained(Path(options.model) / "trained_on.json", frame, rows, images, root, settings),
         evidence=evidence,
     )
+
+
+def _find_trained(
+    file: Path, frame: pd.DataFrame, rows: list[int], images: list[str], root: Path, settings: dict[str, Any]
+) -> list[bool] | None:
+    """Whether the run was trained on each of the rows; None if it cannot be known."""
+    from alignedfusion.datasets.columns import CaseColumns
+    from alignedfusion.datasets.identity import find_trained_cases
+
+    needed = {*images, settings.get("label"), settings.get("key")} - {None}
+    if not settings or not file.is_file() or not needed <= {*frame.columns} or not {*rows} <= {*frame.index}:
+        return None
+    columns = CaseColumns(images=tuple(images), label=settings["label"], attributes=tuple(settings["attributes"]))
+    return find_trained_cases(file, frame.loc[rows], columns, root)
 
 
 def _settings(model: str) -> dict[str, Any]:
@@ -129,7 +147,9 @@ def _settings(model: str) -> dict[str, Any]:
     file = Path(model) / "settings.json"
     if not file.is_file():
         return {}
-    settings: dict[str, Any] = read_json(file, "name the image columns with --image", keys=("images", "label"))
+    settings: dict[str, Any] = read_json(
+        file, "name the image columns with --image", keys=("images", "label", "attributes")
+    )
     return settings
 
 

@@ -36,6 +36,7 @@ class Case:
         inputs: The case as `datasets.cases.make_cases` gives it: `image`, `codes`, and `is_present` where images may be absent.
         sizes: Width and height of the image files by modality, as far as they are known.
         label: Its label in the table; None if the table has none.
+        is_trained: Whether the model was trained on it.
         unread: Attributes whose cells the model cannot read; they count as unmentioned.
         report: The report's text and its extracted cells; None leaves the text out.
         identity: Cells that identify the case, by column; shown as they are.
@@ -45,6 +46,7 @@ class Case:
     inputs: Mapping[str, Any]
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     label: str | None = None
+    is_trained: bool = False
     unread: Sequence[str] = ()
     report: tuple[str, Row] | None = None
     identity: Mapping[str, str] = field(default_factory=dict)

@@ -49,6 +49,7 @@ def table_cases(
     root: str | Path = ".",
     label: str | None = None,
     key: Sequence[str] = (),
+    is_trained: Sequence[bool] | None = None,
     evidence: TableEvidence | None = None,
 ) -> list[Case]:
     """Cases of some rows of a table.
@@ -61,7 +62,8 @@ def table_cases(
         root: Folder that relative image paths start from.
         label: Label column, if the table has one.
         key: Columns that identify a case; the pages show their cells.
-        evidence: TableEvidence of the table's attributes; the pages then show the text of the reports.
+        is_trained: Whether the model was trained on each of the rows; None if that is not known. The pages state it.
+        evidence: Evidence of the table's attributes; the pages then show the text of the reports.
 
     Raises:
         ValueError: For rows or columns that the table does not have, cells or images that cannot be read, or evidence of
@@ -85,6 +87,7 @@ def table_cases(
         reading.codes,
         [f"Row {row}" for row in rows],
         labels=[None if is_unmentioned(cell) else as_text(cell) for cell in chosen[label]] if has_label else None,
+        is_trained=is_trained,
         unread=[
             [name for name, is_unread in zip(model.schema.names, row, strict=True) if is_unread]
             for row in reading.is_unread.tolist()
@@ -101,6 +104,7 @@ def _cases(
     names: Sequence[str],
     *,
     labels: Sequence[str | None] | None = None,
+    is_trained: Sequence[bool] | None = None,
     unread: Sequence[Sequence[str]] | None = None,
     reports: Sequence[tuple[str, Row] | None] | None = None,
     identities: Sequence[Mapping[str, str]] | None = None,
@@ -113,6 +117,7 @@ def _cases(
             cases[i],
             sizes={m: size for m, column in paths.items() if (size := _size(column[i])) is not None},
             label=None if labels is None else labels[i],
+            is_trained=is_trained is not None and bool(is_trained[i]),
             unread=() if unread is None else unread[i],
             report=None if reports is None else reports[i],
             identity={} if identities is None else identities[i],

@@ -195,6 +195,16 @@ def test_a_run_with_help_for_rare_classes_and_prediction_sets(folder, tmp_path, 
     assert "contain the true class in 80 % of cases like the validation cases" in card
 
 
+def test_the_page_of_a_case_states_whether_the_model_was_trained_on_it(run, folder, tmp_path):
+    tested = set(pd.read_csv(run / "predictions.csv")["file"])
+    is_tested = [name in tested for name in pd.read_csv(folder / "cases.csv")["file"]]
+    rows = [is_tested.index(True), is_tested.index(False)]
+    table, out = str(folder / "cases.csv"), tmp_path / "cases"
+    assert cli.main(["explain", str(run), "--table", table, "--rows", ",".join(map(str, rows)), "-o", str(out)]) == 0
+    pages = [(out / f"row-{row}.html").read_text("utf-8") for row in rows]
+    assert ["The model was trained on this case" in page for page in pages] == [False, True]
+
+
 def test_evaluate_refuses_a_table_of_training_cases_only(run, folder, tmp_path, capsys):
     table = pd.read_csv(folder / "cases.csv")
     tested = set(pd.read_csv(run / "predictions.csv")["file"])
