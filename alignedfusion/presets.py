@@ -154,3 +154,21 @@ def match_tokens(visual: VisualTokenizer, tokens: TokenCache, pretrained: object
         )
     # timm may change a model's default preprocessing between releases.
     visual.preprocessing = tokens.settings["preprocessing"]
+
+
+def check_tokens_of(model: AlignedFusionClassifier, tokens: TokenCache) -> None:
+    """Raise a ValueError unless the backbone of a trained model computes the tokens of a cache."""
+    settings = tokens.settings
+    for modality, visual in model.visuals.items():
+        backbone = getattr(visual, "backbone", None)
+        is_same = (
+            isinstance(visual, VisualTokenizer)
+            and backbone is not None
+            and visual.preprocessing == settings["preprocessing"]
+            and weights_sha256(backbone) == settings["weights_sha256"]
+        )
+        if not is_same:
+            raise ValueError(
+                f"the tokens in {str(tokens.folder)!r} were computed with {settings['backbone']}, with other weights or a "
+                f"different preparation of images than the model has for {modality!r}; use the images, or the tokens of its run"
+            )

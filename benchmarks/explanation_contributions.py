@@ -50,6 +50,8 @@ def largest_error(models: int) -> float:
             unimodal_heads=draw.random() < 0.7,
         ).eval()
         model.branch_weights.copy_(2 * torch.rand_like(model.branch_weights))
+        model.set_class_counts(torch.arange(1, model.num_classes + 1))
+        model.prior_weight.fill_(draw.uniform(0.5, 1.5))
         cases = 3
         image = {m: torch.randn(cases, draw.randint(1, 9), FEATURES) for m in images}
         codes = torch.stack([torch.randint(-1, values, (cases,)) for values in schema.num_values], dim=1)

@@ -21,9 +21,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import torch
 from PIL import Image
 
-from alignedfusion import UNKNOWN, AlignedFusionClassifier
+from alignedfusion import AlignedFusionClassifier
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.images import read_image
+from alignedfusion.deployment.prediction import name_output
 from alignedfusion.presets import Backbone, standard
 
 HOST = "127.0.0.1"
@@ -59,18 +60,11 @@ class Predictor:
         picture = read_image(file)
         if not isinstance(request.get("attributes", {}), dict):
             raise ValueError('attributes must be an object of names and values, such as {"age": 54}')
-        schema = self.model.schema
-        codes = schema.encode([request.get("attributes", {})])  # raises ValueError for an unknown name or value
+        codes = self.model.schema.encode(
+            [request.get("attributes", {})]
+        )  # raises ValueError for an unknown name or value
         out = self.model(self.transform(picture)[None], codes)
-
-        shares = out.logits[0].softmax(0).tolist()
-        answer = {"classes": dict(zip(self.model.class_names, shares, strict=True)), "unmentioned": {}}
-        if out.reconstruction is not None:
-            for attribute, code, logits in zip(schema, codes[0].tolist(), out.reconstruction[0], strict=True):
-                if code == UNKNOWN:
-                    probabilities = logits.softmax(0)[: len(attribute.values)].tolist()
-                    answer["unmentioned"][attribute.name] = dict(zip(attribute.values, probabilities, strict=True))
-        return answer
+        return name_output(self.model, codes, out)
 
 
 def make_server(predictor: Predictor, port: int) -> ThreadingHTTPServer:

@@ -31,6 +31,9 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
     add_manifest(parser)
     add_table_options(parser)
     add_max_unreadable(parser)
+    parser.add_argument(
+        "--tokens", metavar="FOLDER", help="read tokens that `alignedfusion tokens` computed instead of images"
+    )
     add_subgroups(parser)
     parser.add_argument(
         "--most-probable",
@@ -48,6 +51,7 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from alignedfusion.datasets.token_cache import TokenCache
     from alignedfusion.tables.files import write_json
     from alignedfusion.training import runs
 
@@ -59,6 +63,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         frame,
         root=root,
         max_unread=options.max_unreadable,
+        tokens=TokenCache(options.tokens) if options.tokens else None,
         subgroups=options.subgroup,
         most_probable=options.most_probable,
         output=output,
@@ -67,6 +72,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if result["left_out"]:
         print(f"{result['left_out']} cases were used in training and are left out of the test")
     print_results(result)
-    print(f"\nThe page of these results: {output / 'report.html'}")
+    if (output / "report.html").is_file():
+        print(f"\nThe page of these results: {output / 'report.html'}")
     if options.json:
         write_json(Path(options.json), result)

@@ -39,6 +39,7 @@ examples:
 _EXTRAS = {
     **dict.fromkeys(("accelerate", "jinja2", "matplotlib", "pandas", "pyarrow", "sklearn"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
+    **dict.fromkeys(("monai", "nibabel", "pydicom"), "medical"),
     "openai": "chat",
     "ray": "ray",
 }

@@ -40,7 +40,9 @@ def add_tokens(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--dtype", default="bfloat16", choices=["bfloat16", "float16"], help="type of the tokens (default: bfloat16)"
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images per forward pass (default: 64)")
-    parser.add_argument("--workers", type=int, default=0, help="number of processes that read images (default: 0)")
+    parser.add_argument(
+        "--workers", type=int, help="processes that read images (default: one per CPU, 8 at most; 0 without a GPU)"
+    )
     parser.add_argument(
         "--ray", action="store_true", help="run on the Ray cluster at RAY_ADDRESS, or start a local one"
     )
@@ -51,6 +53,7 @@ def _tokens(options: argparse.Namespace) -> None:
     from alignedfusion.modules.backbones import Backbone
     from alignedfusion.tables.files import check_columns
     from alignedfusion.training import token_writer
+    from alignedfusion.training.distributed import default_workers
 
     frame, root = read_cases(options.manifest, options)
     check_columns(frame, options.image)
@@ -60,7 +63,7 @@ def _tokens(options: argparse.Namespace) -> None:
         backbone=Backbone(options.backbone, pretrained=options.weights or True, image_size=options.image_size),
         dtype=options.dtype,
         batch_size=options.batch_size,
-        workers=options.workers,
+        workers=default_workers() if options.workers is None else options.workers,
         on_ray=options.ray,
     )
     size, (tokens, features) = cache.file.path.stat().st_size / 1e6, cache.file.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from alignedfusion.commands.table_options import (
@@ -13,6 +14,7 @@ from alignedfusion.commands.table_options import (
     add_subgroups,
     add_table_options,
     print_results,
+    read_cases,
 )
 from alignedfusion.evaluation.conformal import KINDS
 from alignedfusion.training.settings import BALANCES
@@ -23,7 +25,9 @@ Train a classifier on your own images and a table that may have empty cells, and
 The table has one row per case: one or more columns with image files (PNG, JPEG or TIFF, or .npy files with precomputed tokens
 (N, F)), a column with the label, and attribute columns. An empty attribute cell means that the report does not mention the
 attribute. If the report denies it, write a value such as "absent". Cells that cannot be read, such as a word among numbers, are
-reported and count as unmentioned. Exclude columns that follow from the label (--exclude): they leak it to the model.
+reported and count as unmentioned. Exclude columns that follow from the label (--exclude): they leak it to the model. A column
+that alone nearly gives the label away is named before training. Identifiers, such as record numbers, are left out unless
+--attributes names them.
 
 A file CASES.columns.yaml beside CASES.csv can state the kind, units, edges, values, decimal sign and missing codes of columns,
 one line per column, such as `age: {units: years, missing: [999]}`. Options of the command override those of the file.
@@ -122,7 +126,11 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     training.add_argument(
         "--coverage", type=float, default=0.9, metavar="S", help="share of sets with the true class (default: 0.9)"
     )
-    training.add_argument("--workers", type=int, default=0, help="number of processes that read images (default: 0)")
+    training.add_argument(
+        "--workers",
+        type=int,
+        help="processes that read images (default: one per CPU, 8 at most; 0 without a GPU or with --tokens)",
+    )
     training.add_argument(
         "--seed", type=int, default=0, help="seed of weights, order, hiding and random splits (default: 0)"
     )
@@ -134,8 +142,12 @@ def _train(options: argparse.Namespace) -> None:
     from alignedfusion.datasets.token_cache import TokenCache
     from alignedfusion.modules.backbones import Backbone
     from alignedfusion.training import TrainingSettings, runs
-    from alignedfusion.training.distributed import is_main_process
+    from alignedfusion.training.distributed import default_workers, is_main_process
 
+    _check_weights(options)
+    workers = options.workers
+    if workers is None:
+        workers = 0 if options.tokens else default_workers()
     manifest = Manifest.read(
         options.manifest,
         CaseColumns(
@@ -177,14 +189,28 @@ def _train(options: argparse.Namespace) -> None:
             sets=options.sets,
             coverage=options.coverage,
         ),
-        workers=options.workers,
+        workers=workers,
         case_pages=options.case_pages,
     )
     if not is_main_process():
         return
     print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
     print_results(report)
-    print(f"\nThe model, report.html, metrics.json, predictions.csv and missing.png are in {options.output}")
+    page = "report.html, " if (Path(options.output) / "report.html").is_file() else ""
+    print(f"\nThe model, {page}metrics.json, predictions.csv and missing.png are in {options.output}")
+
+
+def _check_weights(options: argparse.Namespace) -> None:
+    """Refuse weights that cannot be downloaded before all images are checked, which takes minutes for a large table."""
+    from alignedfusion.modules.backbones import DEFAULT_BACKBONE, locate_weights
+    from alignedfusion.tables.files import check_columns
+
+    if options.tokens or options.weights or options.no_pretrained:
+        return
+    frame, _ = read_cases(options.manifest, options)
+    check_columns(frame, options.image)
+    if not frame[options.image[0]].astype(str).str.endswith(".npy").any():  # tokens need no backbone
+        locate_weights(options.backbone or DEFAULT_BACKBONE)
 
 
 def _describe(manifest: Any) -> None:

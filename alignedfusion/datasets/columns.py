@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignedfusion.attributes import REPORT, AttributeSchema, ColumnOptions
+from alignedfusion.datasets.suspects import identifier_reason
 from alignedfusion.tables.files import check_columns
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def merge_options(
 def usable_attributes(
     frame: pd.DataFrame, columns: Iterable[str], *, options: Mapping[str, ColumnOptions] | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """The columns that can be attributes, and for each of the others the reason why not.
+    """The columns that can be attributes, and for each of the others the reason why not; identifiers are among the others.
 
     Args:
         frame: The training rows.
@@ -139,6 +140,8 @@ def usable_attributes(
     for column in columns:
         try:
             known = {column: options[column]} if options and column in options else None
+            if known is None and (reason := identifier_reason(column, frame[column])):
+                raise ValueError(f"{reason}; name it with attributes to use it")
             AttributeSchema.from_table(frame, [column], options=known)
             usable.append(column)
         except ValueError as error:

@@ -12,6 +12,8 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from alignedfusion.datasets.dicom import is_dicom, read_dicom
+
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
@@ -25,7 +27,7 @@ def read_image(path: str | Path | IO[bytes]) -> Image.Image:
 
     Grayscale becomes three equal channels, transparency becomes black, and more than 8 bits (X-rays, 16-bit PNG or TIFF) are
     scaled linearly from the image's own minimum and maximum to 0 and 255. Of a float image only finite pixels count; NaN
-    becomes black, and infinity the nearest of the two.
+    becomes black, and infinity the nearest of the two. DICOM files are read by `dicom.read_dicom`.
 
     Raises:
         ValueError: If the file is no image, damaged, too large (see `max_pixels`), or has several frames; the message names
@@ -33,6 +35,8 @@ def read_image(path: str | Path | IO[bytes]) -> Image.Image:
     """
     from PIL import Image, ImageOps
 
+    if is_dicom(path):
+        return read_dicom(path)  # type: ignore[arg-type]
     try:
         with _open(path) as file:
             image = ImageOps.exif_transpose(file)
@@ -81,6 +85,10 @@ def _open(path: str | Path | IO[bytes]) -> Iterator[Image.Image]:
     """An image of one frame, not larger than the limit; its pixels are not read yet."""
     from PIL import Image
 
+    if str(path).lower().endswith((".nii", ".nii.gz")):
+        raise ValueError(
+            "a NIfTI file holds a volume: save a slice as an image, or read it with MONAI (see the page on medical images)"
+        )
     limit = max_pixels()
     with Image.open(path) as image:
         if limit is not None and image.width * image.height > limit:
@@ -172,6 +180,8 @@ def check_images(paths: Iterable[Path]) -> None:
 def _fault(path: Path) -> str:
     if not path.is_file():
         return f"{path} does not exist"
+    if is_dicom(path):
+        return _dicom_fault(path)
     try:
         if path.suffix == ".npy":
             tokens = np.load(path, mmap_mode="r")
@@ -182,4 +192,12 @@ def _fault(path: Path) -> str:
     except _damages() as error:
         reason = "" if str(path) in str(error) else f": {error}"
         return f"{path} cannot be read ({type(error).__name__}{reason})"
+    return ""
+
+
+def _dicom_fault(path: Path) -> str:
+    try:
+        read_dicom(path)
+    except ValueError as error:
+        return str(error)
     return ""

@@ -168,6 +168,7 @@ class Manifest:
         *,
         class_names: Sequence[str],
         root: str | Path = ".",
+        tokens: TokenCache | None = None,
     ) -> Manifest:
         """Check a table whose rows are all test rows of a trained model.
 
@@ -176,6 +177,7 @@ class Manifest:
             columns: The use of its columns, as in training; the attributes must be named.
             class_names: The classes of the model.
             root: Folder that relative image paths start from.
+            tokens: A token cache that holds every image; its tokens replace the images.
 
         Raises:
             ValueError: As in `from_frame`, and for a label that is not among the classes of the model.
@@ -188,7 +190,7 @@ class Manifest:
             [f"row {row}" for row, label in labels.items() if find_value(label, class_names) is None],
         )
         splits = np.full(len(frame), "test", dtype=object)
-        manifest = cls(frame, splits, columns, tuple(class_names), Path(root), {})
+        manifest = cls(frame, splits, columns, tuple(class_names), Path(root), {}, tokens)
         manifest._check()
         return manifest
 

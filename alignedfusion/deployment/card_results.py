@@ -1,17 +1,39 @@
-"""The sections of a model card on its metrics, in Markdown; a section is empty if its content is unknown."""
+"""The sections of a model card on what a run measured, in Markdown; a section is empty if its content is unknown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from alignedfusion.deployment.card_sections import code, plain, table
 from alignedfusion.evaluation.intervals import Metrics
 from alignedfusion.evaluation.metrics import format_cell, heading
 from alignedfusion.evaluation.subgroups import few_cases, subgroup_rows, unpack_subgroups
+from alignedfusion.modules.card import code, plain, table
 
 if TYPE_CHECKING:
     from alignedfusion.modules.classifier import AlignedFusionClassifier
+
+
+_SPLITS = {"train": "training", "valid": "validation", "test": "test"}
+
+
+def training_data(report: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The number of cases per split and class."""
+    cases = report.get("cases", {})
+    if "train" not in cases:
+        return ""
+    data = report.get("training_data", {})
+    source = f" of the table {code(data['source'])}" if data.get("source") else ""
+    label = f", labelled by the column {code(settings['label'])}" if settings.get("label") else ""
+    counts = ", ".join(f"{cases[split]:,} {name}" for split, name in _SPLITS.items() if split in cases)
+    text = (
+        f"## Training data\n\n{counts} cases{source}{label}. The validation cases were used to calibrate the model, the test "
+        f"cases only to test it."
+    )
+    if (classes := data.get("classes")) is None:
+        return text
+    rows = [[name, *(str(classes[split][name]) for split in _SPLITS)] for name in classes["train"]]
+    return f"{text}\n\n{table(['class', *_SPLITS.values()], rows)}"
 
 
 def metrics(report: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from alignedfusion import __version__
 from alignedfusion.deployment import model_card
 from alignedfusion.modules.checkpoint import CARD, WEIGHTS
-from alignedfusion.modules.download import download, endpoint, is_reachable
+from alignedfusion.modules.download import download, endpoint, is_reachable, is_repository
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 def push_to_hub(
     model: AlignedFusionClassifier,
-    name: str,
+    name: str | Path,
     *,
     private: bool = True,
     commit_message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload weights, settings and card to a repository of a model hub, as one commit. Nothing else is uploaded.
+    """Upload weights, settings and card to a repository of a model hub, as one commit, or write them into a folder.
+
+    Nothing else is uploaded or written.
 
     The card is the README.md of the folder that this model was loaded from or saved to, if the weights there are still the
     same. It has the metrics of a run. Otherwise a new card without metrics is written. An edited README.md in the repository is
@@ -40,19 +42,22 @@ def push_to_hub(
 
     Args:
         model: The model.
-        name: Name of the repository, "owner/model"; it is created if it does not exist.
+        name: Name of the repository, "owner/model"; it is created if it does not exist. A path, or the name of an existing
+            folder, is a local folder, as in `from_pretrained`; the other arguments are for repositories.
         private: Whether a new repository is visible only to its owners.
         commit_message: Title of the commit.
         token: Access token; by default the one that `hf auth login` stored.
 
     Returns:
-        The address of the commit.
+        The address of the commit, or the path of the folder.
 
     Raises:
         ConnectionError: If the hub cannot be reached; nothing was uploaded.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
+    if not is_repository(name):
+        return _write_to_folder(model, Path(name))
     api = HfApi(token=token)
     saved_in = model.saved_in
     with tempfile.TemporaryDirectory() as scratch:
@@ -61,10 +66,12 @@ def push_to_hub(
         model.saved_in = saved_in
         if not is_reachable():
             raise ConnectionError(f"{endpoint()} cannot be reached; nothing was uploaded")
-        name = api.create_repo(name, private=private, exist_ok=True).repo_id
+        name = api.create_repo(str(name), private=private, exist_ok=True).repo_id
         card = model_card.with_name(_card(model, Path(scratch)), name)
         if _may_replace(_remote_card(api, name, token), card, name):
             (Path(scratch) / CARD).write_text(card, encoding="utf-8")
+        else:
+            (Path(scratch) / CARD).unlink()
         files = sorted(Path(scratch).iterdir())
         # One commit for all files. upload_folder may make several, which would mix weights and settings of two models.
         commit = api.create_commit(
@@ -73,6 +80,21 @@ def push_to_hub(
             commit_message=commit_message or f"Model saved by alignedfusion {__version__}",
         )
     return str(commit.commit_url)
+
+
+def _write_to_folder(model: AlignedFusionClassifier, folder: Path) -> str:
+    before = model.saved_in
+    model.save_pretrained(folder)
+    if (
+        before is not None
+        and before != folder.resolve()
+        and (before / CARD).is_file()
+        and _same_weights(before, folder)
+    ):
+        card = model_card.with_name((before / CARD).read_text(encoding="utf-8"), ".")
+        if _may_replace((folder / CARD).read_text(encoding="utf-8"), card, str(folder)):
+            (folder / CARD).write_text(card, encoding="utf-8")
+    return str(folder.resolve())
 
 
 def _card(model: AlignedFusionClassifier, saved: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -15,18 +14,16 @@ from huggingface_hub import EvalResult, ModelCardData
 from alignedfusion.attributes import UNKNOWN
 from alignedfusion.datasets.splits import SPLITS
 from alignedfusion.deployment import card_results
-from alignedfusion.deployment import card_sections as sections
-from alignedfusion.modules.checkpoint import CARD
+from alignedfusion.modules import card
+from alignedfusion.modules.card import is_generated
+
+__all__ = ["is_generated", "render", "training_data", "with_name", "write"]
 
 if TYPE_CHECKING:
     from alignedfusion.attributes import AttributeSchema
     from alignedfusion.datasets.manifest import Manifest
     from alignedfusion.modules.classifier import AlignedFusionClassifier
 
-# The last line has a digest of the text above it, which shows whether somebody edited the card.
-_SEAL = re.compile(
-    r"(.*)<!-- Written by alignedfusion; once edited it is never overwritten\. ([0-9a-f]{64}) -->\n", re.DOTALL
-)
 _METRICS = {
     "accuracy": ("accuracy", "Accuracy"),
     "balanced_accuracy": ("balanced_accuracy", "Balanced accuracy"),
@@ -54,10 +51,7 @@ def write(
     Returns:
         Path of the card.
     """
-    path = Path(folder) / CARD
-    if not path.is_file() or is_generated(path.read_text(encoding="utf-8")):
-        path.write_text(render(model, report=report, settings=settings), encoding="utf-8")
-    return path
+    return card.write(render(model, report=report, settings=settings), folder)
 
 
 def render(
@@ -68,47 +62,26 @@ def render(
 ) -> str:
     """The text of a card: YAML for model hubs, then Markdown. Arguments as in `write`."""
     report, settings = report or {}, settings or {}
-    title = sections.title(model, settings)
-    head = ModelCardData(
-        library_name="alignedfusion",
-        pipeline_tag="image-classification" if model.image_modalities else "tabular-classification",
-        tags=["medical", "multimodal", "missing-data"],
-        model_name=title,
-        eval_results=_eval_results(report) or None,
-    )
-    body = [
-        f"# {sections.plain(title)}",
-        sections.what_it_is(model, settings),
-        sections.intended_use(),
-        sections.how_to_use(model),
-        sections.attributes(model, report),
-        sections.training_data(report, settings),
+    head = ModelCardData(**card.head(model, settings), eval_results=_eval_results(report) or None)
+    measured = [
+        card_results.training_data(report, settings),
         card_results.metrics(report),
         card_results.results(report),
         card_results.worth(report),
         card_results.subgroups(report),
         card_results.calibration(model, report),
-        sections.limits(),
-        sections.versions(),
     ]
     front = head.to_yaml(line_break="\n") + "\n"
-    licence = "# The owner of the model chooses its licence: add a line such as `license: apache-2.0`.\n"
-    return _seal(f"---\n{front}{licence}---\n\n" + "\n\n".join(part for part in body if part) + "\n\n")
-
-
-def is_generated(text: str) -> bool:
-    """Whether this library wrote a card and nobody edited it."""
-    match = _SEAL.fullmatch(text)
-    return match is not None and _digest(match[1]) == match[2]
+    return card.render(model, report=report, settings=settings, front=front, measured=measured)
 
 
 def with_name(text: str, name: str) -> str:
     """The card with code that loads the model by this name; an edited card is returned unchanged."""
-    match = _SEAL.fullmatch(text)
+    match = card.SEAL.fullmatch(text)
     if match is None or not is_generated(text):
         return text
-    line = f"{sections.LOAD}({json.dumps(name)}"
-    return _seal(re.sub(rf'^{re.escape(sections.LOAD)}\("[^"\n]*"', lambda _: line, match[1], flags=re.MULTILINE))
+    line = f"{card.LOAD}({json.dumps(name)}"
+    return card.seal(re.sub(rf'^{re.escape(card.LOAD)}\("[^"\n]*"', lambda _: line, match[1], flags=re.MULTILINE))
 
 
 def training_data(manifest: Manifest, schema: AttributeSchema) -> dict[str, Any]:
@@ -150,11 +123,3 @@ def _eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
         for key, (kind, label) in _METRICS.items()
         if row.get(key) is not None and not math.isnan(row[key])
     ]
-
-
-def _seal(body: str) -> str:
-    return f"{body}<!-- Written by alignedfusion; once edited it is never overwritten. {_digest(body)} -->\n"
-
-
-def _digest(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()

@@ -41,10 +41,7 @@ def predict_case(folder: str | Path, images: Sequence[str | Path], attributes: M
         attributes: Values of the mentioned attributes by name; all others are unmentioned.
 
     Returns:
-        A mapping with `predicted`, the class that `AlignedFusionClassifier.decide` chooses; `classes`, the probability of each
-        class; `attributes`, the probability of each value of each unmentioned attribute; and, for a model with conformal
-        prediction sets, `set`, the names of the classes in the set, most probable first, and `coverage`, the share of sets that
-        contain the true class.
+        A mapping as `name_output` returns it.
     """
     model = AlignedFusionClassifier.from_pretrained(folder)
     if len(images) != len(model.image_modalities):
@@ -54,12 +51,36 @@ def predict_case(folder: str | Path, images: Sequence[str | Path], attributes: M
     if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:
         raise FileNotFoundError(f"there is no image at {absent}")
     output = answer(model, [make_cases(paths, codes, None, **prepare_images(model))[0]])
-    chances = output["logits"].softmax(-1)
-    classes = chances[0].tolist()
+    return name_output(model, codes, output)
+
+
+def name_output(model: AlignedFusionClassifier, codes: Tensor, output: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The output of a model for one case, with names instead of positions, as plain JSON.
+
+    Args:
+        model: The model.
+        codes: int64 (1, A).
+        output: Output of the model.
+
+    Returns:
+        A mapping with `predicted`, the class that `AlignedFusionClassifier.decide` chooses; `classes`, the probability of each
+        class; `attributes`, the probability of each value of each unmentioned attribute; and, for a model with conformal
+        prediction sets, `set`, the names of the classes in the set, most probable first, and `coverage`, the share of sets that
+        contain the true class. Probabilities have four digits.
+    """
+    chances = output["logits"].float().softmax(-1)
+    logits = output.get("reconstruction")
+    filled = {}
+    if logits is not None:
+        filled = {
+            attribute.name: _name_shares(attribute.values, row.float().softmax(-1).tolist())
+            for attribute, code, row in zip(model.schema, codes[0].tolist(), logits[0], strict=True)
+            if code == UNKNOWN
+        }
     return {
         "predicted": model.class_names[int(model.decide(output["logits"][0]))],
-        "classes": dict(zip(model.class_names, classes, strict=True)),
-        "attributes": {} if "reconstruction" not in output else _named(model, codes[0], output["reconstruction"][0]),
+        "classes": _name_shares(model.class_names, chances[0].tolist()),
+        "attributes": filled,
         **_named_set(model, chances, codes),
     }
 
@@ -249,12 +270,9 @@ def _named_set(model: AlignedFusionClassifier, chances: Tensor, codes: Tensor) -
     return {"set": name_set(model, chances[0], sets[0]), "coverage": model.prediction_sets["coverage"]}
 
 
-def _named(model: AlignedFusionClassifier, codes: Tensor, logits: Tensor) -> dict[str, dict[str, float]]:
-    return {
-        attribute.name: dict(zip(attribute.values, row.softmax(-1).tolist(), strict=False))
-        for attribute, code, row in zip(model.schema, codes.tolist(), logits, strict=True)
-        if code == UNKNOWN
-    }
+def _name_shares(names: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
+    """Rounded probabilities by name; the reconstruction has further, empty places after the last value."""
+    return {name: round(share, 4) for name, share in zip(names, shares, strict=False)}
 
 
 def _rounded(share: float) -> float:

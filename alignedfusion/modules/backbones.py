@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from alignedfusion.modules.download import endpoint, is_reachable
+
 DEFAULT_BACKBONE = "vit_small_patch16_224"
 
 
@@ -48,7 +50,34 @@ def check_timm_name(name: str) -> None:
         )
 
 
-def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | None) -> Any:
+def locate_weights(name: str) -> dict[str, str]:
+    """The source of a timm model's weights, as timm's `pretrained_cfg_overlay`: empty for timm's own way of downloading them.
+
+    Without a network, timm would retry for a minute, even for weights that the cache holds.
+
+    Raises:
+        ValueError: If the hub cannot be reached and the cache does not hold the weights.
+    """
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id or is_reachable():
+        return {}
+    repository, _, revision = config.hf_hub_id.partition("@")
+    file = config.hf_hub_filename or "pytorch_model.bin"
+    safe = "model.safetensors" if file == "pytorch_model.bin" else file.removesuffix(".bin") + ".safetensors"
+    for candidate in dict.fromkeys((safe, file)):
+        if isinstance(path := try_to_load_from_cache(repository, candidate, revision=revision or None), str):
+            return {"file": path}
+    raise ValueError(
+        f"the pretrained weights of {name!r} are not in the cache, and {endpoint()} cannot be reached: connect to the network, "
+        f"pass a local file (--weights FILE, pretrained=FILE), start from random weights (--no-pretrained, "
+        f"pretrained=False), or set HF_HOME to a cache folder that holds them"
+    )
+
+
+def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | None, in_chans: int = 3) -> Any:
     """A timm model without its head; arguments as in `VisualTokenizer`.
 
     Raises:
@@ -62,7 +91,14 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
             f"no weights file at {str(pretrained)!r}; pretrained takes True, False or a local checkpoint's path"
         )
     try:
-        backbone = timm.create_model(name, pretrained=pretrained is True, num_classes=0)
+        source = locate_weights(name) if pretrained is True else None
+        backbone = timm.create_model(
+            name,
+            pretrained=pretrained is True,
+            num_classes=0,
+            in_chans=in_chans,
+            pretrained_cfg_overlay=source or None,
+        )
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
@@ -77,11 +113,11 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
     if is_local:
         _load_local(backbone, name, pretrained)  # type: ignore[arg-type]
     if image_size is not None:
-        _resize(backbone, name, image_size)
+        _resize(backbone, name, image_size, in_chans)
     return backbone
 
 
-def _resize(backbone: Any, name: str, image_size: int) -> None:
+def _resize(backbone: Any, name: str, image_size: int, in_chans: int) -> None:
     """Set the input size of a backbone. A wrong size raises a ValueError; timm itself raises assertions without a message."""
     native = resolve_preprocessing(backbone, None)["input_size"]
     try:
@@ -90,7 +126,7 @@ def _resize(backbone: Any, name: str, image_size: int) -> None:
         elif image_size != native[-1]:
             mode = backbone.training
             with torch.inference_mode():
-                backbone.eval().forward_features(torch.zeros(1, native[0], image_size, image_size))
+                backbone.eval().forward_features(torch.zeros(1, in_chans, image_size, image_size))
             backbone.train(mode)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
@@ -113,12 +149,18 @@ def _load_local(backbone: Any, name: str, path: str | Path) -> None:
     backbone.load_state_dict({key: state[key] for key in wanted})
 
 
-def resolve_preprocessing(backbone: Any, image_size: int | None) -> dict[str, Any]:
-    """Arguments of `timm.data.create_transform` that prepare images as in the backbone's training; plain JSON."""
+def resolve_preprocessing(backbone: Any, image_size: int | None, in_chans: int = 3) -> dict[str, Any]:
+    """Arguments of `timm.data.create_transform` that prepare images as in the backbone's training; plain JSON.
+
+    If the backbone takes another number of channels than three, all of them have the average mean and deviation.
+    """
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(backbone)
-    size = config["input_size"] if image_size is None else (config["input_size"][0], image_size, image_size)
+    size = (in_chans, *(config["input_size"][1:] if image_size is None else (image_size, image_size)))
+    if in_chans != len(config["mean"]):
+        for name in ("mean", "std"):
+            config[name] = [sum(config[name]) / len(config[name])] * in_chans
     return {
         "input_size": list(size),
         "interpolation": config["interpolation"],

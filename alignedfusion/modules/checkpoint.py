@@ -5,6 +5,7 @@ This module handles files and formats and imports no model class: it reads and w
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 from collections.abc import Mapping
@@ -24,13 +25,16 @@ FORMAT = 3
 MAX_IMAGE_SIZE = 8192
 
 
-def save(model: nn.Module, settings: Mapping[str, Any], folder: str | Path) -> None:
+def save(model: nn.Module, settings: Mapping[str, Any], folder: str | Path) -> bool:
     """Write `model.safetensors` and `config.json`. An earlier checkpoint stays as it is until both files are complete.
 
     Args:
         model: Model whose weights are written.
         settings: Settings of the model as plain JSON, from its `to_dict`.
         folder: Folder to write to; created if it does not exist.
+
+    Returns:
+        Whether the folder has another model than before, or has no card.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,8 +42,13 @@ def save(model: nn.Module, settings: Mapping[str, Any], folder: str | Path) -> N
     weights_draft, settings_draft = folder / f"{WEIGHTS}.part", folder / f"{SETTINGS}.part"
     save_model(model, str(weights_draft))
     settings_draft.write_text(text, encoding="utf-8")
-    os.replace(weights_draft, folder / WEIGHTS)
-    os.replace(settings_draft, folder / SETTINGS)
+    drafts = {WEIGHTS: weights_draft, SETTINGS: settings_draft}
+    is_same = all(
+        (folder / name).is_file() and filecmp.cmp(draft, folder / name, shallow=False) for name, draft in drafts.items()
+    )
+    for name, draft in drafts.items():
+        os.replace(draft, folder / name)
+    return not is_same or not (folder / CARD).is_file()
 
 
 def resolve_folder(

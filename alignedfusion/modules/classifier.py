@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
-from alignedfusion.modules import checkpoint
+from alignedfusion.modules import card, checkpoint
 from alignedfusion.modules.fusions import build_fusion, describe_fusion
 from alignedfusion.modules.fusions.base import Fusion, FusionOutput, check_fusion
 from alignedfusion.modules.heads import FUSED, IMAGE, UnimodalHeads, linear_head
@@ -233,6 +233,8 @@ class AlignedFusionClassifier(nn.Module):
 
     def weigh_branches(self, codes: Tensor) -> Tensor:
         """Weights (B, P) of the branches for codes (B, A), which depend on the share of attributes mentioned."""
+        if REPORT not in self.modalities:
+            return self.branch_weights.float().expand(len(codes), -1)
         share = (codes != UNKNOWN).float().mean(1, keepdim=True)  # (B, 1)
         return self.branch_weights.float() * (self.branch_slopes.float() * (0.5 - share)).exp()
 
@@ -323,8 +325,12 @@ class AlignedFusionClassifier(nn.Module):
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the weights (safetensors) and settings (JSON) into a folder; see `modules.checkpoint.save`."""
-        checkpoint.save(self, self.to_dict(), folder)
+        """Write the weights (safetensors), settings (JSON) and a card (README.md) into a folder; see `modules.checkpoint.save`.
+
+        A card that somebody edited is kept, and so is one with metrics as long as the model stays the same.
+        """
+        if checkpoint.save(self, self.to_dict(), folder):
+            card.write(card.render(self), folder)
         self.saved_in = Path(folder).resolve()
 
     @classmethod

@@ -21,8 +21,8 @@ class ClassifierOutput(OrderedDict[str, Tensor | None]):
         reconstruction: (B, A, V_max) logits over each attribute's values, -inf beyond the last; None if the model does not
             reconstruct.
         intermediate: (B, K, D).
-        contributions: (B, P, C), the weighted contribution of each of the model's `branches` to each class; the logits are the weighted
-            log prior plus their sum.
+        contributions: (B, P, C), the weighted contribution of each of the model's `branches` to each class; the logits are the
+            model's `weighted_prior` plus their sum.
     """
 
     # torch.compile supports subclasses of OrderedDict that keep its own __init__.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from alignedfusion.modules.download import endpoint, is_reachable
 
 CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
 
@@ -29,13 +32,17 @@ class TextEncoder:
         self.name = str(name)
         self.device = torch.device(device)
         self.batch_size = batch_size
+        # Without a network transformers would retry for a minute, even for a model that the cache holds.
+        local_only = not Path(self.name).is_dir() and not is_reachable()
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(self.name)
-            self.model: Any = AutoModel.from_pretrained(self.name).eval().to(self.device)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(self.name, local_files_only=local_only)
+            self.model: Any = AutoModel.from_pretrained(self.name, local_files_only=local_only)
+            self.model.eval().to(self.device)
         except (OSError, ValueError) as error:
+            offline = f", and {endpoint()} cannot be reached" if local_only else ""
             raise ValueError(
-                f"no text encoder at {self.name!r}: give the name of a model on the Hugging Face hub (needs a network), "
-                f"or a folder with config.json, weights and tokenizer files"
+                f"no text encoder at {self.name!r}{offline}: give the name of a model on the Hugging Face hub, which needs a "
+                f"network or a cache that holds it (HF_HOME), or a folder with config.json, weights and tokenizer files"
             ) from error
 
     @torch.no_grad()

@@ -125,6 +125,7 @@ class VisualTokenizer(nn.Module):
         frozen: Whether the backbone's weights and statistics stay as they are; then only the projection is trained.
         image_size: Side of the square input in pixels; by default that of the timm model.
         num_features: Width F of precomputed tokens, with `backbone=None`.
+        in_chans: Channels of the images, such as 1 for CT windows or 4 for MR sequences; timm adapts its pretrained weights.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class VisualTokenizer(nn.Module):
         frozen: bool = False,
         image_size: int | None = None,
         num_features: int | None = None,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
         self.backbone_name = backbone
@@ -147,9 +149,9 @@ class VisualTokenizer(nn.Module):
         if backbone is not None:
             if num_features is not None:
                 raise ValueError("num_features follows from the backbone; give it only with backbone=None")
-            self.backbone = create_backbone(backbone, pretrained, image_size)
+            self.backbone = create_backbone(backbone, pretrained, image_size, in_chans)
             self.backbone.requires_grad_(not frozen)
-            self.preprocessing = resolve_preprocessing(self.backbone, image_size)
+            self.preprocessing = resolve_preprocessing(self.backbone, image_size, in_chans)
             num_features = int(self.backbone.num_features)
         elif num_features is None:
             raise ValueError("without a backbone, num_features must be the width of the precomputed tokens; got None")
@@ -213,11 +215,21 @@ class VisualTokenizer(nn.Module):
             raise ValueError(
                 "a VisualTokenizer without a backbone takes precomputed tokens; there are no images to transform"
             )
+        channels = self.preprocessing["input_size"][0]
+        if channels not in (1, 3):
+            raise ValueError(
+                f"this VisualTokenizer takes images of {channels} channels, which no PIL image has; prepare tensors yourself"
+            )
         from timm.data import create_transform
 
         # Weak augmentation: strong crops or color changes could remove a lesion or change its color.
         augmentation = {"scale": (0.7, 1.0), "color_jitter": 0.2} if is_training else {}
-        return create_transform(**self.preprocessing, **augmentation, is_training=is_training)
+        prepare = create_transform(**self.preprocessing, **augmentation, is_training=is_training)
+        if channels == 3:
+            return prepare
+        from torchvision.transforms import Compose, Grayscale  # type: ignore[import-untyped]
+
+        return Compose([Grayscale(), prepare])
 
     def train(self, mode: bool = True) -> VisualTokenizer:
         """Set training mode; a frozen backbone stays in evaluation mode, so that its statistics do not change."""
@@ -234,6 +246,7 @@ class VisualTokenizer(nn.Module):
             "frozen": self.frozen,
             "image_size": None if self.preprocessing is None else self.preprocessing["input_size"][-1],
             "num_features": self.num_features if self.backbone is None else None,
+            "in_chans": 3 if self.preprocessing is None else self.preprocessing["input_size"][0],
             "preprocessing": self.preprocessing,
         }
 

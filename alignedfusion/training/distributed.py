@@ -23,6 +23,17 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def default_workers() -> int:
+    """Processes that read images beside this one: one per CPU, eight at most; none on a machine without an accelerator.
+
+    A GPU would wait for a single process. A CPU that also trains has no time left for others.
+    """
+    if not torch.accelerator.is_available():
+        return 0
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cpus // num_processes())
+
+
 def must_use_cpu() -> bool:
     """Whether several processes have been started on a machine without an accelerator.
 

@@ -61,7 +61,7 @@ def fit(
         settings: Epochs, learning rates and so on.
         class_counts: Training cases per class (C,), for the prior of a model with `set_class_counts`; counted by default.
         workers: Number of processes that read images.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar, and a line with losses, accuracy and the time left after each epoch.
         report_to: Names of loggers as in `transformers.Trainer`: "tensorboard" (event files in `folder`, or in
             TENSORBOARD_LOGGING_DIR), "mlflow" (at MLFLOW_TRACKING_URI), "wandb" and others. Their packages must be installed.
 
@@ -70,6 +70,7 @@ def fit(
     """
     from transformers import TrainingArguments
 
+    from alignedfusion.training.progress import EpochLines
     from alignedfusion.training.trainer import CaseTrainer
 
     check_sharding()
@@ -98,10 +99,11 @@ def fit(
         save_total_limit=1,
         logging_strategy="epoch",
         dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,  # otherwise every epoch starts them anew
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         report_to=report_to if isinstance(report_to, str) else list(report_to),
-        disable_tqdm=not progress,
+        disable_tqdm=True,  # `EpochLines` shows the progress
         log_level="error",
         seed=settings.seed,
     )
@@ -114,6 +116,7 @@ def fit(
         data_collator=collate,
         compute_metrics=None if valid is None else _metrics,
         preprocess_logits_for_metrics=_logits_only,
+        callbacks=[EpochLines()] if progress else None,
     )
     checkpoints = find_checkpoints(folder) if valid is not None else []
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)

@@ -18,6 +18,8 @@ from alignedfusion.datasets.images import token_width
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, name_unread, read_cells
 from alignedfusion.datasets.splits import SPLITS
+from alignedfusion.datasets.suspects import warn_of_leaks
+from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.deployment import model_card
 from alignedfusion.deployment.prediction import name_set
 from alignedfusion.evaluation import plots
@@ -29,7 +31,7 @@ from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.tokenizers import VisualTokenizer
-from alignedfusion.presets import choose_backbone, match_tokens, standard
+from alignedfusion.presets import check_tokens_of, choose_backbone, match_tokens, standard
 from alignedfusion.tables.files import free_name, lock_output, read_json, write_json, write_table
 from alignedfusion.training.distributed import is_main_process, num_processes
 from alignedfusion.training.fitting import DEFAULTS, find_checkpoints, fit
@@ -92,6 +94,8 @@ def train(
     with lock_output(folder) if is_main_process() else nullcontext():
         if (finished := _open(folder, described)) is not None:
             return finished
+        if is_main_process():
+            warn_of_leaks(manifest.rows("train"), manifest.schema(), manifest.label)
 
         if (folder / WEIGHTS).is_file():  # trained before, and interrupted while it was tested
             if not is_main_process():
@@ -184,6 +188,7 @@ def evaluate(
     *,
     root: str | Path = ".",
     max_unread: float = MAX_UNREAD,
+    tokens: TokenCache | None = None,
     subgroups: Sequence[str] = (),
     most_probable: bool = False,
     output: str | Path | None = None,
@@ -197,6 +202,7 @@ def evaluate(
         frame: A table with the run's image, label and attribute columns.
         root: Folder that relative image paths start from.
         max_unread: Limit on the share of a column's recorded cells that cannot be read, see `datasets.reading.read_cells`.
+        tokens: A token cache that the model's backbone computed; its tokens replace the images.
         subgroups: Columns by which the metrics are also reported.
         most_probable: Whether to predict the most probable class, without the help for rare classes that the run was trained
             with.
@@ -215,13 +221,17 @@ def evaluate(
     model = _to_device(AlignedFusionClassifier.from_pretrained(folder))
     if most_probable:
         model.prior_exponent = 0.0
+    if tokens is not None:
+        check_tokens_of(model, tokens)
     columns = CaseColumns(images=settings["images"], label=settings["label"], attributes=tuple(settings["attributes"]))
     columns.check(frame)
     frame = frame.reset_index(drop=True)
     is_trained = np.array(find_trained_cases(folder / TRAINED_ON, frame, columns, root), dtype=bool)
     if is_trained.all():
         raise ValueError(f"all {len(frame)} cases of this table were used in training; there is nothing to test on")
-    manifest = Manifest.for_evaluation(frame[~is_trained], columns, class_names=model.class_names, root=root)
+    manifest = Manifest.for_evaluation(
+        frame[~is_trained], columns, class_names=model.class_names, root=root, tokens=tokens
+    )
     reading = read_cells(manifest.frame, model.schema, max_unread=max_unread)
     cases = manifest.cases(manifest.frame, model.schema, **prepare_images(model))
     group = settings.get("group")

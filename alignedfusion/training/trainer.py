@@ -32,8 +32,7 @@ class CaseTrainer(Trainer):  # type: ignore[misc]
         self._groups = groups
         if self.is_fsdp_enabled:
             self.model = self.model_wrapped = copy.deepcopy(model)
-        if self.args.disable_tqdm:
-            self.remove_callback(PrinterCallback)
+        self.remove_callback(PrinterCallback)
         self.add_callback(OwnRandomness())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -124,10 +124,14 @@ def test_parquet_is_read_too(table, settings, tmp_path):
 
 
 def test_columns_that_cannot_be_attributes_are_left_out_with_the_reason():
-    frame = pd.DataFrame({"id": [f"x{i}" for i in range(60)], "empty": [None] * 60, "sex": ["m", "f"] * 30})
+    notes = [f"x{max(i - 8, 0)}" for i in range(60)]  # 52 distinct texts
+    frame = pd.DataFrame(
+        {"id": [f"x{i}" for i in range(60)], "note": notes, "empty": [None] * 60, "sex": ["m", "f"] * 30}
+    )
     usable, reasons = usable_attributes(frame, frame.columns)
     assert usable == ["sex"]
-    assert "identifier or free text" in reasons["id"]
+    assert "named like an identifier" in reasons["id"]
+    assert "identifier or free text" in reasons["note"]
     assert "has no value" in reasons["empty"]
 
 

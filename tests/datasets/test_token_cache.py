@@ -510,6 +510,24 @@ def test_the_model_answers_on_images(run, cache, folder, capsys):
     assert model.visual.preprocessing == cache.settings["preprocessing"]
 
 
+def test_a_run_is_evaluated_on_tokens_without_decoding_an_image(run, cache, folder, tmp_path, monkeypatch, capsys):
+    command = ["evaluate", str(run), str(folder / "cases.csv"), "--json", str(tmp_path / "figures.json")]
+    assert cli.main(command) == 0
+    on_images = json.loads((tmp_path / "figures.json").read_text())
+    monkeypatch.setattr("PIL.Image.open", None)
+    assert cli.main([*command, "--tokens", str(cache.folder)]) == 0
+    on_tokens = json.loads((tmp_path / "figures.json").read_text())
+    assert on_tokens.pop("missing")[0]["accuracy"] == pytest.approx(on_images.pop("missing")[0]["accuracy"], abs=0.1)
+    assert on_tokens == on_images
+
+    other = copy(cache, tmp_path / "other")
+    settings = json.loads((other / "settings.json").read_text())
+    (other / "settings.json").write_text(json.dumps({**settings, "weights_sha256": "0" * 64}))
+    capsys.readouterr()
+    assert cli.main([*command, "--tokens", str(other)]) == 2
+    assert "were computed with test_vit, with other weights or a different preparation" in capsys.readouterr().err
+
+
 def test_no_image_is_read_in_training(run, cache, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(VisualTokenizer, "features", lambda *_: pytest.fail("the backbone ran"))
     monkeypatch.setattr(VisualTokenizer, "transform", lambda *_, **__: str)

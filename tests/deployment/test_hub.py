@@ -262,6 +262,28 @@ def test_a_card_that_somebody_edited_is_never_overwritten(served, schema, build,
     assert card_there(served, "clinic/another") == "---\nlicense: mit\n---\nMine.\n"
 
 
+def test_a_folder_takes_the_place_of_a_repository(served, schema, build, logits, tmp_path):
+    row = {"missing": 0.0, "accuracy": 0.75, "balanced_accuracy": 0.5, "macro_auc": 0.6, "calibration_error": 0.1}
+    model, report = build(schema), {"missing": [row]}
+    model.save_pretrained(tmp_path / "run")
+    model_card.write(model, tmp_path / "run", report=report)
+    with_metrics = (tmp_path / "run" / "README.md").read_text()
+
+    for name in (tmp_path / "copy", str(tmp_path / "other"), "./here"):
+        address = push_to_hub(read(tmp_path / "run"), name)
+        assert address == str(Path(name).resolve())
+        assert {path.name for path in Path(name).iterdir()} == {"config.json", "model.safetensors", "README.md"}
+        assert torch.equal(logits(read(address)), logits(model))
+        assert (Path(name) / "README.md").read_text() == with_metrics  # the metrics of the same weights go along
+
+    (tmp_path / "copy" / "README.md").write_text("Mine.\n")
+    push_to_hub(read(tmp_path / "run"), tmp_path / "copy")
+    assert (tmp_path / "copy" / "README.md").read_text() == "Mine.\n"
+    push_to_hub(build(schema, depth=1), tmp_path / "other")
+    assert (tmp_path / "other" / "README.md").read_text() != with_metrics
+    assert served.log == []  # nothing left this machine
+
+
 def test_a_remote_card_that_cannot_be_read_is_not_overwritten(served, schema, build):
     push(build(schema))
     served.repositories["clinic/skin"].commit("by hand", {"README.md": b"Edited.\n"})

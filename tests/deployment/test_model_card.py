@@ -15,8 +15,9 @@ from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema, I
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.deployment import card_sections, model_card
+from alignedfusion.deployment import card_results, model_card
 from alignedfusion.evaluation import Metrics
+from alignedfusion.modules.card import code as inline_code
 from alignedfusion.training import TrainingSettings, runs
 
 ROW = {"missing": 0.0, "accuracy": 0.8, "balanced_accuracy": 0.75, "macro_auc": 0.9, "calibration_error": 0.04}
@@ -266,7 +267,7 @@ def test_only_the_first_values_of_many_are_listed(build):
 
 
 def test_inline_code_may_have_any_text():
-    assert card_sections.code("a `b`\n c.csv") == "`a 'b' c.csv`"
+    assert inline_code("a `b`\n c.csv") == "`a 'b' c.csv`"
 
 
 def test_the_worth_of_the_attributes_is_that_of_the_run(run, card):
@@ -281,5 +282,5 @@ def test_the_worth_of_the_attributes_is_that_of_the_run(run, card):
 
 
 def test_a_report_without_permutations_has_no_such_section():
-    assert card_sections.worth(REPORT) == ""
-    assert "image only" not in card_sections.results(REPORT)
+    assert card_results.worth(REPORT) == ""
+    assert "image only" not in card_results.results(REPORT)

@@ -77,8 +77,8 @@ def test_a_row_has_the_prediction_of_the_single_case(folder, frame, tmp_path):
         mentioned = {name: case[name] for name in SCHEMA.names if pd.notna(case[name])}
         alone = predict_case(folder / "model", [folder / case["photo"], folder / case["scan"]], mentioned)
         for name, chance in alone["classes"].items():
-            assert row[f"p({name})"] == pytest.approx(chance, abs=2e-6)
-        assert row["predicted"] == max(alone["classes"], key=alone["classes"].get)
+            assert row[f"p({name})"] == pytest.approx(chance, abs=6e-5)  # four digits
+        assert row["predicted"] == alone["predicted"] == max(alone["classes"], key=alone["classes"].get)
         for name in SCHEMA.names:
             if name in mentioned:
                 assert pd.isna(row[f"filled({name})"])
@@ -86,7 +86,7 @@ def test_a_row_has_the_prediction_of_the_single_case(folder, frame, tmp_path):
             else:
                 guess = max(alone["attributes"][name], key=alone["attributes"][name].get)
                 assert row[f"filled({name})"] == guess
-                assert row[f"p(filled({name}))"] == pytest.approx(alone["attributes"][name][guess], abs=2e-6)
+                assert row[f"p(filled({name}))"] == pytest.approx(alone["attributes"][name][guess], abs=6e-5)
 
 
 def test_a_table_has_the_decision_and_the_set_of_the_model(folder, frame, tmp_path):
@@ -214,7 +214,7 @@ def test_each_image_is_prepared_for_the_module_that_reads_it(folder, frame, tmp_
     assert table.loc[row, ["p(0)", "p(1)"]].tolist() == pytest.approx(expected.tolist(), abs=2e-6)
     mentioned = {name: frame[name][row] for name in SCHEMA.names if pd.notna(frame[name][row])}
     alone = predict_case(tmp_path / "model", [folder / frame[m][row] for m in visual], mentioned)
-    assert list(alone["classes"].values()) == pytest.approx(expected.tolist(), abs=2e-6)
+    assert list(alone["classes"].values()) == pytest.approx(expected.tolist(), abs=6e-5)
 
 
 def test_a_modality_that_no_row_of_a_batch_has(folder, frame, tmp_path):

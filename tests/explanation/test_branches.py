@@ -35,6 +35,7 @@ def calibrated(model):
     model.branch_weights.copy_(torch.rand(len(model.branches)) + 0.5)
     model.branch_slopes.copy_(torch.randn(len(model.branches)))
     model.set_class_counts(torch.arange(1, 18))
+    model.prior_weight.fill_(0.7)
     return model.eval()
 
 

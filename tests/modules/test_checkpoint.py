@@ -88,7 +88,7 @@ def test_backbones_are_rebuilt_one_for_all_or_one_for_each(schema, build, tmp_pa
 
 def test_settings_are_plain_json_and_nothing_is_pickled(schema, build, tmp_path):
     build(schema, visual=VisualTokenizer("test_convnext", 38, pretrained=False)).save_pretrained(str(tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     settings = json.loads((tmp_path / "config.json").read_text())
     assert settings["tokenizer"]["schema"] == schema.to_dict()
     assert settings["visual"]["backbone"] == "test_convnext"

@@ -83,6 +83,13 @@ def test_a_model_of_one_modality_has_one_unimodal_branch(modality, branches, sch
     torch.testing.assert_close(model.branch_weights, torch.tensor([1 / 2, 1 / 4]))
 
 
+def test_codes_change_nothing_in_a_model_of_images(schema, build, batch):
+    image, codes, _ = batch(schema)
+    model = build(schema, fusion=JointSelfAttention(38, modalities=("image",), num_heads=2)).eval()
+    model.branch_slopes.fill_(3.0)
+    assert torch.equal(model(image, codes).logits, model(image, torch.full_like(codes, UNKNOWN)).logits)
+
+
 @pytest.mark.parametrize("unimodal_heads", [True, False])
 def test_logits_are_the_prior_plus_the_contributions(unimodal_heads, schema, build, batch):
     image, codes, _ = batch(schema)

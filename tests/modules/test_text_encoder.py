@@ -131,9 +131,10 @@ def test_a_saved_model_predicts_without_its_text_encoder(tiny_bert, schema, buil
     assert torch.equal(AlignedFusionClassifier.from_pretrained(tmp_path)(image, codes).logits, expected)
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
+def test_a_folder_without_a_model_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("alignedfusion.modules.text_encoder.is_reachable", lambda: False)
     with pytest.raises(
-        ValueError, match=r"no text encoder at '.*absent': give the name of a model on the Hugging Face hub"
+        ValueError, match=r"no text encoder at '.*absent', and https://.* cannot be reached: give the name"
     ):
         TextEncoder(tmp_path / "absent")
     with pytest.raises(ValueError, match="no text encoder at"):

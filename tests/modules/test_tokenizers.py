@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 from alignedfusion import UNKNOWN, Attribute, AttributeSchema, AttributeTokenizer, VisualTokenizer
+from alignedfusion.modules.backbones import weights_sha256
 
 
 def test_a_mentioned_cell_is_its_row_of_value_tokens(schema):
@@ -218,10 +220,30 @@ def test_an_unknown_backbone_gets_a_suggestion():
 def test_missing_weights_are_named(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"no weights file at '.*none.pth'; pretrained takes True, False or a local"):
         VisualTokenizer("test_vit", 38, pretrained=tmp_path / "none.pth")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_without_a_network_weights_come_from_the_cache_or_are_an_error_at_once(monkeypatch, tmp_path):
+    requests = []
+    monkeypatch.setattr("alignedfusion.modules.backbones.is_reachable", lambda: False)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", requests.append)  # a download would start here
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="the pretrained weights of 'test_vit' could not be downloaded"):
+    message = (
+        "weights of 'test_vit' are not in the cache, and https://.* cannot be reached.*--weights.*--no-pre.*HF_HOME"
+    )
+    with pytest.raises(ValueError, match=message):
         VisualTokenizer("test_vit", 38)
+
+    trained = VisualTokenizer("test_vit", 38, pretrained=False)
+    commit = tmp_path / "models--timm--test_vit.r160_in1k" / "snapshots" / "abc"
+    (commit.parent.parent / "refs").mkdir(parents=True)
+    (commit.parent.parent / "refs" / "main").write_text("abc")
+    commit.mkdir(parents=True)
+    with_head = timm.create_model("test_vit")
+    with_head.load_state_dict({**with_head.state_dict(), **trained.backbone.state_dict()})
+    save_file(with_head.state_dict(), commit / "model.safetensors")
+    cached = VisualTokenizer("test_vit", 38)
+    assert weights_sha256(cached.backbone) == weights_sha256(trained.backbone)
+    assert requests == []
 
 
 def test_without_a_backbone_there_are_no_images():
@@ -243,3 +265,30 @@ def test_a_backbone_of_several_maps_is_refused():
     visual = VisualTokenizer("coat_tiny", 38, pretrained=False)
     with pytest.raises(ValueError, match="'coat_tiny' returns list, not one map of tokens; choose another model"):
         visual(torch.zeros(1, 3, 224, 224))
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_convnext"])
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_a_backbone_takes_any_number_of_channels(backbone, in_chans):
+    visual = VisualTokenizer(backbone, 38, pretrained=False, image_size=64, in_chans=in_chans)
+    assert visual.preprocessing["input_size"] == [in_chans, 64, 64]
+    assert len(visual.preprocessing["mean"]) == len(visual.preprocessing["std"]) == in_chans
+    assert visual(torch.zeros(2, in_chans, 64, 64)).shape[::2] == (2, 38)
+    with pytest.raises(ValueError, match=rf"expected images \(B, {in_chans}, height, width\)"):
+        visual(torch.zeros(2, 3, 64, 64))
+    again = VisualTokenizer.from_dict(json.loads(json.dumps(visual.to_dict())))
+    assert again.to_dict() == visual.to_dict()
+    again.load_state_dict(visual.state_dict())
+
+
+def test_one_channel_takes_grayscale_of_any_image_and_four_take_none():
+    visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=32, in_chans=1)
+    for is_training in (False, True):
+        assert visual.transform(is_training=is_training)(Image.new("RGB", (50, 40), "white")).shape == (1, 32, 32)
+    (mean,), (std,) = visual.preprocessing["mean"], visual.preprocessing["std"]
+    white = visual.transform()(Image.new("RGB", (50, 40), "white"))
+    torch.testing.assert_close(white, torch.full((1, 32, 32), (1 - mean) / std))
+    with pytest.raises(
+        ValueError, match="takes images of 4 channels, which no PIL image has; prepare tensors yourself"
+    ):
+        VisualTokenizer("test_vit", 38, pretrained=False, in_chans=4).transform()

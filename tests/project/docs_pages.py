@@ -1,14 +1,19 @@
 """Setup of the pages of docs/ (files and names that they use without defining them), and checks after their code ran."""
 
 import gc
+import re
+import shutil
 import warnings
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import nibabel
 import pandas as pd
 import torch
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from alignedfusion import VisualTokenizer
 from alignedfusion.datasets import phantom
@@ -89,5 +94,35 @@ def one_word_is_read(names):
     assert mark("An effusion.", rows[0]) == "An [effusion]{effusion: positive}."
 
 
-BEFORE = {"metrics.md": a_model_and_its_cases, "scikit-learn.md": some_cases, "several-machines.md": a_loop}
-AFTER = {"detection.md": nothing_has_changed, "reports.md": one_word_is_read}
+def medical_files(names, monkeypatch):
+    """Files that pydicom and nibabel ship for their tests, and a table that names one of them."""
+    shutil.copy(get_testdata_file("CT_small.dcm", download=False), "ct.dcm")
+    shutil.copy(get_testdata_file("SC_rgb_rle_2frame.dcm", download=False), "cine.dcm")
+    nibabel.save(nibabel.load(Path(nibabel.__file__).parent / "tests" / "data" / "anatomical.nii"), "brain.nii.gz")
+    names["table"] = pd.DataFrame(
+        {"scan": ["brain.nii.gz"] * 2, "seizures": ["yes", None], "age": [54, 61], "label": ["glioma", "healthy"]}
+    )
+
+
+def every_file_and_key_of_a_run_is_in_a_table(names):
+    """The tables of the page name the files of the run folder that it made, and the keys of its metrics, and no others."""
+    text = (Path(__file__).parents[2] / "docs" / "file-formats.md").read_text("utf-8")
+    listed, keys = (
+        set(re.findall(r"`([\w.]+)`", " ".join(re.findall(r"^\|([^|]*)\|", part, re.MULTILINE))))
+        for part in text.split("## Run folder")[1].split("## Checkpoint")[0].split("`metrics.json` has these keys")
+    )
+    assert {path.name for path in Path("run").iterdir() if path.name[0] != "."} == listed
+    assert {*names["report"], "subgroups"} == keys
+
+
+BEFORE = {
+    "metrics.md": a_model_and_its_cases,
+    "scikit-learn.md": some_cases,
+    "several-machines.md": a_loop,
+    "tutorials/medical-images.md": medical_files,
+}
+AFTER = {
+    "detection.md": nothing_has_changed,
+    "file-formats.md": every_file_and_key_of_a_run_is_in_a_table,
+    "reports.md": one_word_is_read,
+}

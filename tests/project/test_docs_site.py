@@ -157,3 +157,24 @@ def test_the_reference_has_every_public_name_and_no_other():
     for package in (alignedfusion, baselines, deployment, detection, evaluation, pages, reports, training):
         for name in package.__all__:
             assert f"{package.__name__}.{name}" in described, name
+
+
+def messages():
+    """Every text in the package, with an ellipsis in place of what is filled in."""
+    for path in (ROOT / "alignedfusion").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_every_message_of_the_troubleshooting_page_is_in_the_code():
+    text = (DOCS / "troubleshooting.md").read_text("utf-8")
+    titles = [line.removeprefix("### ") for line in text.splitlines() if line.startswith("### ")]
+    headings = [title[1:-1] for title in titles if title[0] == title[-1] == "`"]
+    assert len(headings) == len(titles) > 40
+    in_code = list(messages())
+    for heading in headings:
+        pattern = ".*".join(map(re.escape, heading.split("…")))
+        assert any(re.search(pattern, message, re.DOTALL) for message in in_code), heading

@@ -18,6 +18,7 @@ from torch.utils.data import default_collate
 from alignedfusion import AlignedFusionClassifier, VisualTokenizer
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.training import TrainingSettings
+from alignedfusion.training.distributed import default_workers
 from alignedfusion.training.fitting import _may_skip_weights, find_checkpoints, fit
 
 ROOT = Path(__file__).parents[2]
@@ -239,3 +240,13 @@ def test_the_example_trains_in_two_processes(loop, tmp_path):
     share = float(printed.split(" 0.0 %")[1].split("%")[0])
     assert share > 50  # of four classes
     assert AlignedFusionClassifier.from_pretrained(tmp_path).num_classes == 4
+
+
+@pytest.mark.parametrize(("cpus", "processes", "workers"), [(2, 1, 2), (64, 1, 8), (16, 4, 4), (1, 2, 0)])
+def test_images_are_read_by_as_many_processes_as_there_are_cpus(cpus, processes, workers, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cpus), raising=False)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    assert default_workers() == workers
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    assert default_workers() == 0

@@ -49,12 +49,12 @@ def test_a_run_has_all_files_that_the_help_names(run, folder):
     names = {path.name for path in run.iterdir()}
     assert names == {
         "README.md",
+        "report.html",
         "config.json",
         "metrics.json",
         "missing.png",
         "model.safetensors",
         "predictions.csv",
-        "report.html",
         "settings.json",
         "trained_on.json",
     }
@@ -79,7 +79,7 @@ def test_predictions_are_those_of_the_saved_model(run, folder):
     others = {name: row[name] for name in ("pattern", "itching", "family_history") if pd.notna(row[name])}
     found = predict_case(run, [folder / predictions["file"][0]], {**mentioned, **others})
     for name, probability in found["classes"].items():
-        assert probability == pytest.approx(predictions[f"p({name})"][0], abs=1e-5)
+        assert probability == pytest.approx(predictions[f"p({name})"][0], abs=6e-5)
 
 
 def test_the_same_command_on_a_finished_run_repeats_its_metrics(run, folder, capsys):
@@ -208,9 +208,10 @@ def test_predict_prints_classes_and_unmentioned_attributes(run, folder, capsys):
     attributes = '{"growth": "growing", "age": 71, "border": null}'
     assert cli.main(["predict", str(run), "--image", str(folder / "3.png"), "--attributes", attributes]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert sum(found["classes"].values()) == pytest.approx(1)
+    assert sum(found["classes"].values()) == pytest.approx(1, abs=1e-3)
+    assert all(round(share, 4) == share for share in found["classes"].values())
     assert set(found["attributes"]) == {"border", "colour", "pattern", "itching", "family_history", "site"}
-    assert all(sum(values.values()) == pytest.approx(1) for values in found["attributes"].values())
+    assert all(sum(values.values()) == pytest.approx(1, abs=1e-3) for values in found["attributes"].values())
     assert set(found["attributes"]["border"]) == {"smooth", "irregular"}
 
 
@@ -312,5 +313,6 @@ def test_damaged_settings_of_a_run_are_named_at_the_command(text, message, tmp_p
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_without_a_traceback(folder, capsys):
-    assert cli.main(["train", str(folder / "cases.csv"), "--image", "file", "--label", "kind", "-o", "/proc/none"]) == 2
+    columns = ["--image", "file", "--label", "kind", "--no-pretrained"]
+    assert cli.main(["train", str(folder / "cases.csv"), *columns, "-o", "/proc/none"]) == 2
     assert "/proc/none" in capsys.readouterr().err

@@ -1,37 +1,107 @@
-"""The sections of a model card in Markdown; a section is empty if its content is unknown."""
+"""The card of a model, README.md beside its weights, from what the model holds; `deployment` adds what a run measured."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import yaml
 from torch import nn
 
 from alignedfusion import __version__
-from alignedfusion.attributes import REPORT
+from alignedfusion.attributes import REPORT, Attribute
+from alignedfusion.modules.checkpoint import CARD
 from alignedfusion.modules.fusions import describe_fusion
 from alignedfusion.modules.tokenizers import VisualTokenizer
 
-if TYPE_CHECKING:
-    from alignedfusion.attributes import Attribute
-    from alignedfusion.modules.classifier import AlignedFusionClassifier
-
 LOAD = "model = AlignedFusionClassifier.from_pretrained"
 FOLDER = '"."'  # the folder of the card
-_SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 _SHOWN = 12  # number of values shown per attribute; config.json has all of them
+# The last line has a digest of the text above it, which shows whether somebody edited the card.
+SEAL = re.compile(
+    r"(.*)<!-- Written by alignedfusion; once edited it is never overwritten\. ([0-9a-f]{64}) -->\n", re.DOTALL
+)
 
 
-def title(model: AlignedFusionClassifier, settings: Mapping[str, Any]) -> str:
+def write(text: str, folder: str | Path) -> Path:
+    """Write a card into the folder of a model. A card that somebody wrote or edited is kept."""
+    path = Path(folder) / CARD
+    if not path.is_file() or is_generated(path.read_text(encoding="utf-8")):
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+def render(
+    model: Any,
+    *,
+    report: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    front: str = "",
+    measured: Sequence[str] = (),
+) -> str:
+    """The text of a card: YAML for model hubs, then Markdown.
+
+    Args:
+        model: An `AlignedFusionClassifier`.
+        report: Content of a run's `metrics.json`.
+        settings: Content of a run's `settings.json`.
+        front: YAML that replaces the default.
+        measured: Sections of a run, before the limits; empty ones are left out.
+    """
+    report, settings = report or {}, settings or {}
+    body = [
+        f"# {plain(title(model, settings))}",
+        what_it_is(model, settings),
+        intended_use(),
+        how_to_use(model),
+        attributes(model, report),
+        *measured,
+        limits(),
+        versions(),
+    ]
+    front = front or yaml.safe_dump(head(model, settings), sort_keys=False, allow_unicode=True)
+    licence = "# The owner of the model chooses its licence: add a line such as `license: apache-2.0`.\n"
+    return seal(f"---\n{front}{licence}---\n\n" + "\n\n".join(part for part in body if part) + "\n\n")
+
+
+def head(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model hub reads of a card."""
+    return {
+        "library_name": "alignedfusion",
+        "pipeline_tag": "image-classification" if model.image_modalities else "tabular-classification",
+        "tags": ["medical", "multimodal", "missing-data"],
+        "model_name": title(model, settings),
+    }
+
+
+def is_generated(text: str) -> bool:
+    """Whether this library wrote a card and nobody edited it."""
+    match = SEAL.fullmatch(text)
+    return match is not None and _digest(match[1]) == match[2]
+
+
+def seal(body: str) -> str:
+    """A card with the line that shows whether somebody edited it."""
+    return f"{body}<!-- Written by alignedfusion; once edited it is never overwritten. {_digest(body)} -->\n"
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def title(model: Any, settings: Mapping[str, Any]) -> str:
     """The name of the model, one line."""
     reads = ["images"] * bool(model.image_modalities) + ["incomplete reports"] * (REPORT in model.modalities)
     subject = f"{' '.join(str(settings['label']).split())} from" if settings.get("label") else "Classifier of"
     return f"{subject} {' and '.join(reads)}"
 
 
-def what_it_is(model: AlignedFusionClassifier, settings: Mapping[str, Any]) -> str:
+def what_it_is(model: Any, settings: Mapping[str, Any]) -> str:
     """The classes, the inputs and the parts of the model."""
     count = len(model.schema)
     images = model.image_modalities
@@ -70,7 +140,7 @@ def intended_use() -> str:
     )
 
 
-def how_to_use(model: AlignedFusionClassifier) -> str:
+def how_to_use(model: Any) -> str:
     """Code that runs in the folder of the weights, with random noise as the image."""
     visuals = dict.fromkeys(model.visuals.values())
     own = [f"visual={type(visual).__name__}(...)" for visual in visuals if type(visual) is not VisualTokenizer]
@@ -97,7 +167,7 @@ def how_to_use(model: AlignedFusionClassifier) -> str:
     return f"## How to use\n\n{fence}python\n{code}\n{fence}" + (note if own else "")
 
 
-def attributes(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> str:
+def attributes(model: Any, report: Mapping[str, Any]) -> str:
     """The attributes of the schema as a table."""
     mentioned = report.get("training_data", {}).get("mentioned")
     rows = []
@@ -109,25 +179,6 @@ def attributes(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> str
         "## Attributes\n\nAn empty cell, or `UN`, means that the report does not mention the attribute. It never means absent: "
         f"a reported absence is a value of its own.\n\n{table(head, rows)}"
     )
-
-
-def training_data(report: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """The number of cases per split and class."""
-    cases = report.get("cases", {})
-    if "train" not in cases:
-        return ""
-    data = report.get("training_data", {})
-    source = f" of the table {code(data['source'])}" if data.get("source") else ""
-    label = f", labelled by the column {code(settings['label'])}" if settings.get("label") else ""
-    counts = ", ".join(f"{cases[split]:,} {name}" for split, name in _SPLITS.items() if split in cases)
-    text = (
-        f"## Training data\n\n{counts} cases{source}{label}. The validation cases were used to calibrate the model, the test "
-        f"cases only to test it."
-    )
-    if (classes := data.get("classes")) is None:
-        return text
-    rows = [[name, *(str(classes[split][name]) for split in _SPLITS)] for name in classes["train"]]
-    return f"{text}\n\n{table(['class', *_SPLITS.values()], rows)}"
 
 
 def limits() -> str:
@@ -162,7 +213,7 @@ def _describe(visual: nn.Module) -> str:
     return f"encoded by `{visual.backbone_name}`{' (frozen)' if visual.frozen else ''}, input {size}"
 
 
-def _image(model: AlignedFusionClassifier) -> str:
+def _image(model: Any) -> str:
     """Code of the image or images of one case: noise, and a comment with the code for a real image."""
     if not model.image_modalities:
         return "None  # this model uses reports only"
