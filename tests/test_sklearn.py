@@ -101,18 +101,25 @@ def test_sample_weights_that_do_not_fit_are_refused(weights):
         AlignedFusionEstimator(**QUICK).fit(*table(), sample_weight=weights)
 
 
-@pytest.mark.parametrize("balance", ["class_weights", "logit_adjustment"])
-def test_help_for_rare_classes_raises_their_recall(balance):
+def test_help_for_rare_classes_raises_their_recall():
     X, y = table(300)
     kept = (y != "wart") | (np.arange(300) % 12 == 1)
     X, y = X[kept].drop(columns="colour"), y[kept]
     X.loc[np.arange(len(X)) % 2 == 0, ["shape", "border"]] = None
     settings = {**QUICK, "epochs": 15, "calibration": 0.3}
-    default, helped = (AlignedFusionEstimator(**settings, balance=name).fit(X, y) for name in ("none", balance))
-    assert helped.model_.prior_exponent > default.model_.prior_exponent == 0
+    default, adjusted, weighted = (
+        AlignedFusionEstimator(**settings, balance=name).fit(X, y)
+        for name in ("none", "logit_adjustment", "class_weights")
+    )
+    assert adjusted.model_.prior_exponent > default.model_.prior_exponent == 0
     is_wart = y == "wart"
-    assert (helped.predict(X)[is_wart] == "wart").mean() >= (default.predict(X)[is_wart] == "wart").mean()
+    assert (adjusted.predict(X)[is_wart] == "wart").mean() >= (default.predict(X)[is_wart] == "wart").mean()
     assert (default.predict(X) == default.classes_[default.predict_proba(X).argmax(1)]).all()
+    np.testing.assert_allclose(
+        adjusted.predict_proba(X), default.predict_proba(X), atol=1e-4
+    )  # trained in the same way
+    assert np.abs(weighted.predict_proba(X) - default.predict_proba(X)).max() > 0.01
+    assert torch.equal(weighted.model_.log_prior, default.model_.log_prior)
 
 
 def test_it_learns_from_any_mentioned_column(fitted):
