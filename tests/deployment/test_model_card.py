@@ -173,7 +173,7 @@ def test_the_same_run_writes_the_same_card(run, card):
 def test_unknown_sections_are_left_out(schema, build):
     card = model_card.render(build(schema))
     assert not re.search(r"^## (Training data|Metrics)|model-index|mention it|None|nan", card, flags=re.MULTILINE)
-    assert "not fitted to any cases): image 0.67, report 0.67, fused 0.33" in section(card, "Calibration")
+    assert "not fitted to any cases): image 0.50, report 0.50, fused 0.25" in section(card, "Calibration")
     assert "## Calibration" not in model_card.render(build(schema, unimodal_heads=False))
 
 
