@@ -137,6 +137,7 @@ def write_table(options: Any, source: Any, predictions: Predictions) -> None:
     text = markdown(options, source, entries, columns)
     (options.output / f"{stem}.md").write_text(text, "utf-8")
     _draw(entries, columns, options.output / f"{stem}.png", options.table, source.name)
+    draw_losses(entries, columns, options.output / f"{stem}-cross-entropy.svg")
     print(text)
     print(f"written: {options.output / stem}.md, .csv and .png")
 
@@ -197,6 +198,36 @@ def _verdict(entries: list[dict[str, Any]], columns: list[Column]) -> list[str]:
             )
         lines.append(f"- {column.name}: {'; '.join(parts)}")
     return lines
+
+
+def draw_losses(entries: list[dict[str, Any]], columns: list[Column], path: Path) -> None:
+    """Cross-entropy of every row that is not far above ours, with a band of one deviation over seeds around ours."""
+    from matplotlib.figure import Figure
+
+    shares = [float(column.name.rstrip("%")) for column in columns]
+    rows = {
+        name: [entry for entry in entries if entry["row"] == name] for name in dict.fromkeys(e["row"] for e in entries)
+    }
+    means = {name: np.array([entry["cross_entropy"] for entry in row]) for name, row in rows.items()}
+    limit = 1.25 * min(mean[0] for mean in means.values())
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, mean) in enumerate(sorted(means.items(), key=lambda item: -item[1][-1])):
+        if mean[0] > limit:
+            continue
+        if name == OURS:
+            spread = np.array([entry["cross_entropy_deviation"] for entry in rows[name]])
+            axes.fill_between(shares, mean - spread, mean + spread, color="black", alpha=0.15)
+            axes.plot(shares, mean, color="black", linewidth=2.5, marker="o", label=name, zorder=5)
+        else:
+            line = ("-", "--", ":", "-.")[number % 4]
+            axes.plot(shares, mean, line, color=f"C{number % 10}", linewidth=1.3, label=name)
+    axes.set_xlabel("attributes missing in test reports (%)")
+    axes.set_ylabel("cross-entropy")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.savefig(path)
 
 
 def _draw(entries: list[dict[str, Any]], columns: list[Column], path: Path, table: str, source: str) -> None:

@@ -72,6 +72,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if result["left_out"]:
         print(f"{result['left_out']} cases were used in training and are left out of the test")
     print_results(result)
-    print(f"\nThe page of these results: {output / 'report.html'}")
+    if (output / "report.html").is_file():
+        print(f"\nThe page of these results: {output / 'report.html'}")
     if options.json:
         write_json(Path(options.json), result)

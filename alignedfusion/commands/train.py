@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from alignedfusion.commands.table_options import (
@@ -195,7 +196,8 @@ def _train(options: argparse.Namespace) -> None:
         return
     print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
     print_results(report)
-    print(f"\nThe model, report.html, metrics.json, predictions.csv and missing.png are in {options.output}")
+    page = "report.html, " if (Path(options.output) / "report.html").is_file() else ""
+    print(f"\nThe model, {page}metrics.json, predictions.csv and missing.png are in {options.output}")
 
 
 def _check_weights(options: argparse.Namespace) -> None:

@@ -252,7 +252,7 @@ words = st.text(min_size=1, max_size=12).filter(lambda text: text.strip() and te
 def test_names_of_any_characters_do_not_break_the_card(name, values, build):
     schema = AttributeSchema([Attribute(name, values=values), Attribute("last", values=("seen", "not seen"))])
     card = model_card.render(
-        build(schema, class_names=[name, *(f"{name}{i}" for i in range(16))]), settings={"label": name}, report=REPORT
+        build(schema, class_names=[f"{name}{i}" for i in range(17)]), settings={"label": name}, report=REPORT
     )
     assert model_card.is_generated(card)
     assert ModelCard(card).data.model_name == f"{' '.join(name.split())} from images and incomplete reports"

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
+from alignedfusion import presets
 from alignedfusion.commands import main as cli
 from alignedfusion.datasets.cases import collate
+from alignedfusion.modules.backbones import Backbone
 from alignedfusion.pages import TrackRecord, single_case, table_cases, write_case, write_cases
 from alignedfusion.pages.facts import read_facts
 from alignedfusion.reports.showing import TableEvidence
@@ -191,3 +193,21 @@ def test_rows_that_cannot_be_read_are_refused(saved, capsys, rows):
     with pytest.raises(SystemExit):
         cli.main(["explain", str(saved), "--table", "t.csv", "--rows", rows, "-o", "x"])
     assert "rows are written like 0-49 or 3,14,20-25" in capsys.readouterr().err
+
+
+def test_a_page_follows_the_decision_of_the_model_and_shows_its_set(lesions, folder, tmp_path):
+    torch.manual_seed(1)
+    backbone = Backbone("test_vit", pretrained=False, image_size=32)
+    model = presets.standard(lesions, ("a", "b", "c"), backbone=backbone, dim=32).eval()
+    model.set_class_counts([980, 10, 10])
+    (case,) = single_case(model, [folder / "P0.png"], {"age": 71})
+    page = write_case(model, case, tmp_path / "case.html").read_text("utf-8")
+    assert "One case: a," in page
+    assert "The most probable class is" not in page
+    model.prior_exponent = 1.0  # the prior no longer counts: a rare class is predicted
+    (facts,) = read_facts(model, [case.inputs])
+    assert model.class_names[facts.predicted] != "a" or facts.ranking[0] == facts.predicted
+    page = write_case(model, case, tmp_path / "case.html").read_text("utf-8")
+    predicted = model.class_names[facts.predicted]
+    assert f"One case: {predicted}," in page
+    assert ("The most probable class is a." in page) == (predicted != "a")
