@@ -1,11 +1,11 @@
 """The idea in one minute: predict a class from an image and an incomplete report.
 
-Needs nothing but alignedfusion itself; half a minute on two cores.
+Needs nothing but alignedfusion itself; about a minute on two cores.
 
 python quickstart.py
 
-The data are drawn lesions with nine attributes each. A small model is trained on incomplete reports, then tested with complete
-reports, with half of the attributes missing, and without any attribute.
+The data are drawn lesions with nine attributes each. A small model is trained on incomplete reports, then tested on reports
+with more and more attributes missing. At each rate it predicts the class and the missing attributes.
 """
 
 import argparse
@@ -95,6 +95,17 @@ def main() -> None:
         if attribute.name not in mentioned:
             share, value = logits.softmax(0).max(0)
             print(f"  {attribute.name:16}{attribute.values[value]:16}{share:6.1%}   in truth {truth[attribute.name]}")
+
+    # One case may be luck: the same for all test cases.
+    is_missing = torch.tensor([name not in mentioned for name in schema.names])
+    with torch.no_grad():
+        out = model(test.image, test.codes.masked_fill(is_missing, UNKNOWN))
+    right = [
+        (guess == test.codes)[:, is_missing].sum(1).float().mean() for guess in (out.reconstruction.argmax(-1), usual)
+    ]
+    print(
+        f"of these {is_missing.sum()}, {right[0]:.1f} are right in a mean case, and {right[1]:.1f} by the most frequent values"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`alignedfusion demo`: compare four models on drawn lesions."""
+"""`alignedfusion demo`: what happens when reports mention less than in training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 def add_demo(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command with the `add(name, run, summary, description)` of the main parser."""
-    parser = add("demo", _demo, "compare four models on drawn lesions, in under three minutes and without downloads")
+    parser = add(
+        "demo", _demo, "what happens when reports mention less than in training, in three minutes and without downloads"
+    )
     parser.add_argument("-o", "--output", default="demo", metavar="FOLDER", help="folder to write to (default: demo)")
     parser.add_argument("--seeds", type=int, default=3, help="number of repetitions (default: 3)")
 
@@ -19,8 +21,9 @@ def _demo(options: argparse.Namespace) -> None:
 
     results = demo.run(options.output, seeds=options.seeds)
     folder = Path(options.output)
+    print("\nAll models were trained on complete reports. What if test reports mention less?")
     print(
-        f"\naccuracy in %, mean ± deviation of {results['seeds']} seeds, by the share of attributes missing in the test reports"
+        f"accuracy in %, mean ± deviation of {results['seeds']} seeds, by the share of attributes missing in the test reports"
     )
     print(f"{'':22}" + "".join(f"{f'{rate:.0%} missing':>16}" for rate in results["missing"]))
     for method, result in results["methods"].items():
