@@ -144,7 +144,6 @@ def _train(options: argparse.Namespace) -> None:
     from alignedfusion.training import TrainingSettings, runs
     from alignedfusion.training.distributed import default_workers, is_main_process
 
-    _check_weights(options)
     workers = options.workers
     if workers is None:
         workers = 0 if options.tokens else default_workers()
@@ -167,6 +166,7 @@ def _train(options: argparse.Namespace) -> None:
         seed=options.seed,
         tokens=TokenCache(options.tokens) if options.tokens else None,
     )
+    _check_weights(options)
     if is_main_process():
         _describe(manifest)
     report = runs.train(

@@ -87,7 +87,7 @@ def test_quickstart_beats_chance_and_fills_unmentioned_attributes(run):
 
 
 def test_three_modalities_predict_with_any_of_them_missing(run):
-    out = run("three_modalities", "--cases", "200", "--epochs", "4")
+    out = run("three_modalities", "--cases", "250", "--epochs", "8")
     alone = share(out, "ultrasound and report")
     assert share(out, "nothing") > alone + 10
     assert min(alone, share(out, "photo and ultrasound")) > 30

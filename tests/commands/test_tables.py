@@ -349,7 +349,7 @@ def test_a_file_that_cannot_be_used_is_named(trained, tmp_path, capsys):
     table = str(run.parent / "cases.csv")
     broken = tmp_path / "broken"
     broken.mkdir()
-    for name in run.iterdir():
+    for name in (path for path in run.iterdir() if path.is_file()):
         (broken / name.name).write_bytes(name.read_bytes())
     for name, content, command in (
         ("settings.json", "{", ["evaluate", str(broken), table]),

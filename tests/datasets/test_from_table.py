@@ -217,7 +217,9 @@ def test_monai_transforms_prepare_the_images(frame, columns, tmp_path):
 
 def test_the_code_of_the_page_gives_one_set_of_images(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "scikit-learn.md").read_text()
-    first, second = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[2:4]
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    start = next(i for i, block in enumerate(blocks) if "AttributeSchema" in block)
+    first, second = blocks[start : start + 2]
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 200, 3)).astype(np.uint8)).save(tmp_path / "a.png")
     path = str(tmp_path / "a.png")
     frame = pd.DataFrame({"age": [20, 30], "sex": ["f", None], "file": [path] * 2, "label": ["x", "y"]})

@@ -49,6 +49,7 @@ def test_the_last_epoch_is_kept_regardless_of_validation(schema, build, cases, t
     assert found[0] == min(found) < found[-1]
     model.branch_weights.copy_(model.initial_branch_weights())  # as they were before calibration
     model.branch_slopes.zero_()
+    model.prior_weight.fill_(1.0)
     with torch.no_grad():
         logits = model.eval()(cases.image, cases.codes).logits
     assert F.cross_entropy(logits, cases.labels + 5).item() == pytest.approx(found[-1], rel=1e-4)
