@@ -124,7 +124,7 @@ def measure(
         cases=len(cases.labels),
         groups=None if groups is None else int(cases.groups.max()) + 1,
         level=level,
-        overall={name: _interval(overall[name], draws[name], level) for name in overall},
+        overall={name: _interval(overall[name], draws[name], level, _LARGEST.get(name, 1.0)) for name in overall},
         classes={
             name: {key: _interval(per_class[key][c], draws[key][:, c], level) for key in PER_CLASS}
             for c, name in enumerate(names)
@@ -159,14 +159,18 @@ def _per_class(cases: Predictions) -> dict[str, np.ndarray]:
     return {"precision": precision, "recall": recall, "f1": np.where(support > 0, f1, np.nan), "auc": np.array(auc)}
 
 
-def _interval(value: float, draws: np.ndarray, level: float) -> Interval:
-    """The interval of a metric; nan unless at least half of the resamples have a value."""
+_LARGEST = {"cross_entropy": np.inf, "brier": 2.0, "set_size": np.inf}
+"""The largest possible value of metrics that are no shares."""
+
+
+def _interval(value: float, draws: np.ndarray, level: float, largest: float = 1.0) -> Interval:
+    """The interval of a metric between 0 and `largest`; nan unless at least half of the resamples have a value."""
     defined = draws[~np.isnan(draws)]
     if np.isnan(value) or 2 * len(defined) < len(draws) or not len(defined):
         return Interval(float(value), float("nan"), float("nan"))
     tail = (1 - level) / 2
     low, high = np.quantile(defined, (tail, 1 - tail)) - (defined.mean() - value)
-    return Interval(float(value), float(np.clip(low, 0, value)), float(max(high, value)))
+    return Interval(float(value), float(np.clip(low, 0, value)), float(np.clip(high, value, max(largest, value))))
 
 
 def _texts(name: str, interval: Interval) -> list[str]:

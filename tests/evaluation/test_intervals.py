@@ -141,3 +141,12 @@ def test_metrics_print_as_tables():
 def test_class_names_must_fit():
     with pytest.raises(ValueError, match=r"class_names must name 5 classes, got 1: \['a'\]"):
         measure(*make(7), ["a"])
+
+
+@given(st.integers(0, 10_000), st.integers(5, 25))
+def test_an_interval_holds_its_value_and_stays_within_the_range_of_the_metric(seed, cases):
+    found = measure(*make(cases, seed, classes=3, step=0.5), [str(c) for c in range(3)])
+    rows = [found.overall, *found.classes.values()]
+    for name, (value, low, high) in (item for row in rows for item in row.items()):
+        largest = {"cross_entropy": np.inf, "brier": 2.0}.get(name, 1.0)
+        assert np.isnan(low) or 0.0 <= low <= value <= high <= largest, name
