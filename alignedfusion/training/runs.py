@@ -193,7 +193,6 @@ def evaluate(
     most_probable: bool = False,
     output: str | Path | None = None,
     case_pages: bool = False,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Test a finished run on a table, without the cases that were used in training or validation.
 
@@ -208,7 +207,6 @@ def evaluate(
             with.
         output: Folder to write `report.html` to; None writes no page.
         case_pages: Whether to write the pages of the most confident errors there, too.
-        progress: Whether to show a progress bar.
 
     Returns:
         The numbers of cases that were `tested` and `left_out`; `unreadable`, the number of unreadable cells by attribute; and
@@ -240,7 +238,6 @@ def evaluate(
         cases,
         groups=manifest.frame.get(group),
         subgroups=subgroup_columns(manifest.frame, subgroups, model.schema),
-        progress=progress,
     )
     if output is not None:
         write_run_page(Path(output), model, manifest, cases, result, probabilities, case_pages=case_pages)

@@ -154,7 +154,7 @@ def test_evaluate_reports_subgroups(run, folder, capsys, tmp_path):
 
 def test_a_page_that_cannot_be_written_fails_nothing(run, folder, tmp_path, monkeypatch, caplog):
     (tmp_path / "report.html").mkdir()
-    found = runs.evaluate(run, pd.read_csv(folder / "cases.csv"), root=folder, output=tmp_path, progress=False)
+    found = runs.evaluate(run, pd.read_csv(folder / "cases.csv"), root=folder, output=tmp_path)
     assert found["tested"] == json.loads((run / "metrics.json").read_text())["cases"]["test"]
     assert "report.html could not be written, all other results are complete" in caplog.text
 
@@ -184,7 +184,7 @@ def test_a_run_with_help_for_rare_classes_and_prediction_sets(folder, tmp_path, 
     row = table.loc[predictions["file"][0]].drop(["kind", "patient"])
     found = predict_case(out, [folder / predictions["file"][0]], row.dropna().to_dict())
     assert (found["predicted"], found["set"], found["coverage"]) == (predictions["predicted"][0], sets[0], 0.8)
-    whole = runs.evaluate(out, pd.read_csv(folder / "cases.csv"), root=folder, most_probable=True, progress=False)
+    whole = runs.evaluate(out, pd.read_csv(folder / "cases.csv"), root=folder, most_probable=True)
     best = predictions[[f"p({name})" for name in model.class_names]].to_numpy().argmax(1)
     is_right = np.array(model.class_names)[best] == predictions["kind"]
     assert whole["test"]["overall"]["accuracy"][0] == pytest.approx(is_right.mean())
