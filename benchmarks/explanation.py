@@ -3,8 +3,9 @@
 python benchmarks/explanation.py -o runs/explanation                                        # the phantom
 python benchmarks/explanation.py -o runs/explanation --data FOLDER --tokens CACHE           # and MILK10k
 
-FOLDER holds cases.csv of MILK10k; CACHE holds the tokens of its images, as `alignedfusion tokens` writes them. Models differ
-between seeds, cases do not. The same command continues an interrupted one, and writes explanation.md and questions.png.
+FOLDER holds cases.csv of MILK10k; CACHE holds the tokens of its images, as `alignedfusion tokens` writes them. A seed of the
+phantom changes the model. Seeds of MILK10k go through five folds, so that five seeds test each case once. The same command
+continues an interrupted one, and writes explanation.md and questions.png.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import explanation_contributions as parts
 import explanation_questions as questions
 import numpy as np
 import torch
-from explanation_cohorts import Cohort, load, train
+from explanation_cohorts import FOLDS, load, train
 
 from alignedfusion.tables.files import write_json
 
@@ -32,32 +35,45 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument("--data", type=Path, metavar="FOLDER")
     parser.add_argument("--tokens", type=Path, metavar="CACHE")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="models of the phantom")
+    parser.add_argument("--milk10k-seeds", type=int, default=5, help="models of MILK10k")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
     out = options.output
     out.mkdir(parents=True, exist_ok=True)
+    seeds = {"phantom": options.seeds} | ({} if options.data is None else {"milk10k": options.milk10k_seeds})
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(measure, name, seed, out, options.data, options.tokens)
+            for name in reversed(seeds)
+            for seed in range(seeds[name])
+        ]
+        for job in jobs:
+            job.result()
 
     lines = [*sums(out), *decisive(out, options.seeds)]
     curves = {}
-    for name in ("phantom",) if options.data is None else ("phantom", "milk10k"):
-        cohort = load(name, scratch=out, data=options.data, tokens=options.tokens)
-        for seed in range(options.seeds):
-            measure(cohort, out, seed)
-        lines += deletion_lines(name, out, options.seeds)
-        curves[name] = collect(name, out, options.seeds)
+    for name, count in seeds.items():
+        lines += deletion_lines(name, out, count)
+        curves[name] = collect(f"questions-{name}", out, count)
         lines += question_lines(name, curves[name])
     (out / "explanation.md").write_text("\n".join(lines) + "\n", "utf-8")
     draw(curves, out / "questions.png")
     print("\n".join(lines))
 
 
-def measure(cohort: Cohort, out: Path, seed: int) -> None:
+def measure(name: str, seed: int, out: Path, data: Path | None, tokens: Path | None) -> None:
     """The deletion curves and the answers of one seed, in one file each."""
+    deleted, answered = (out / f"{part}-{name}-{seed}.npz" for part in ("deletion", "questions"))
+    if deleted.is_file() and answered.is_file():
+        return
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    cohort = load(name, seed % FOLDS[name], scratch=out, data=data, tokens=tokens)
     model = train(cohort, out, seed)
-    if not (file := out / f"deletion-{cohort.name}-{seed}.npz").is_file():
-        save(file, {name: curve.numpy() for name, curve in parts.deletion(model, cohort.test, seed).items()})
-    if (file := out / f"questions-{cohort.name}-{seed}.npz").is_file():
+    if not deleted.is_file():
+        save(deleted, {name: curve.numpy() for name, curve in parts.deletion(model, cohort.test, seed).items()})
+    if answered.is_file():
         return
     order = questions.best_fixed_order(model, cohort.valid)
     scores = {
@@ -72,7 +88,7 @@ def measure(cohort: Cohort, out: Path, seed: int) -> None:
         true = probabilities[torch.arange(len(probabilities)), :, cohort.test.labels]
         arrays[f"{name} loss"] = -true.clamp(min=1e-9).log().numpy()
         arrays[f"{name} right"] = (probabilities.argmax(-1) == cohort.test.labels[:, None]).numpy()
-    save(file, arrays)
+    save(answered, arrays)
 
 
 def save(file: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -110,10 +126,9 @@ def decisive(out: Path, seeds: int) -> list[str]:
 
 def deletion_lines(name: str, out: Path, seeds: int) -> list[str]:
     """The area between the curves of random and of ranked deletion, averaged over seeds for each case."""
-    files = [np.load(out / f"deletion-{name}-{seed}.npz") for seed in range(seeds)]
-    areas = np.mean([(file["random"] - file["ranked"]).mean(1) for file in files], axis=0)
-    halves = [np.mean([file[curve][:, 8].mean() for file in files]) for curve in ("ranked", "random")]
-    start = np.mean([file["ranked"][:, 0].mean() for file in files])
+    curves = collect(f"deletion-{name}", out, seeds)
+    areas = (curves["random"] - curves["ranked"]).mean(1)
+    start, *halves = curves["ranked"][:, 0].mean(), curves["ranked"][:, 8].mean(), curves["random"][:, 8].mean()
     low, high = interval(areas)
     return [
         f"{name}, {len(areas)} cases: deleting half of the patches lowers the probability of the predicted class from "
@@ -130,10 +145,12 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def collect(name: str, out: Path, seeds: int) -> dict[str, np.ndarray]:
-    """Losses and hits (n, A + 1) of each order, averaged over seeds for each case."""
-    files = [np.load(out / f"questions-{name}-{seed}.npz") for seed in range(seeds)]
-    return {key: np.mean([file[key] for file in files], axis=0) for key in files[0]}
+def collect(stem: str, out: Path, seeds: int) -> dict[str, np.ndarray]:
+    """Each stored array (n, ...), averaged over the seeds of a fold, and the folds one below the other."""
+    folds = FOLDS[stem.partition("-")[2]]
+    files = [[np.load(out / f"{stem}-{seed}.npz") for seed in range(fold, seeds, folds)] for fold in range(folds)]
+    tested = [same for same in files if same]
+    return {key: np.concatenate([np.mean([f[key] for f in same], axis=0) for same in tested]) for key in tested[0][0]}
 
 
 def question_lines(name: str, curves: dict[str, np.ndarray]) -> list[str]:

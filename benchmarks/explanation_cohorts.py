@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from alignedfusion.presets import standard
 from alignedfusion.tables.files import read_table
 from alignedfusion.training import TrainingSettings, fit
 
+FOLDS = {"phantom": 1, "milk10k": 5}
+"""Folds of each cohort. Seeds go through them in turn: seed s tests fold s modulo their number."""
 FEATURES = 256
 AGES = tuple(float(age) for age in range(25, 85, 5))
 
@@ -36,13 +39,13 @@ class Cohort:
     test: TensorCases
 
 
-def load(name: str, *, scratch: Path, data: Path | None, tokens: Path | None) -> Cohort:
-    """A cohort by name."""
+def load(name: str, fold: int, *, scratch: Path, data: Path | None, tokens: Path | None) -> Cohort:
+    """A cohort by name, split so that it tests one of its folds."""
     if name == "phantom":
         return _phantom(scratch)
     if data is None or tokens is None:
         raise SystemExit("milk10k needs --data, the folder with cases.csv, and --tokens, a token cache of its images")
-    return _milk10k(scratch, data, tokens)
+    return _milk10k(fold, scratch, data, tokens)
 
 
 def train(cohort: Cohort, scratch: Path, seed: int) -> AlignedFusionClassifier:
@@ -61,7 +64,7 @@ def train(cohort: Cohort, scratch: Path, seed: int) -> AlignedFusionClassifier:
         dim=64,
     )
     settings = TrainingSettings(epochs=15, batch_size=64, seed=seed)
-    fit(model, cohort.train, cohort.valid, scratch / f"checkpoints-{cohort.name}-{seed}", settings)
+    fit(model, cohort.train, cohort.valid, scratch / f"checkpoints-{cohort.name}-{seed}", settings, progress=False)
     model.save_pretrained(folder)
     return model.eval()
 
@@ -76,27 +79,28 @@ def _phantom(scratch: Path) -> Cohort:
         pixels = made.cases(**{name: visual.preprocessing[name] for name in ("mean", "std")}).image
         with torch.inference_mode():
             encoded = torch.cat([visual.features(batch) for batch in pixels.split(256)])
-        torch.save(encoded.clone(), file)
+        _save(encoded.clone(), file)
     splits = torch.repeat_interleave(torch.arange(3), torch.tensor(list(sizes.values())))
     image = {"image": torch.load(file)}
     return _cohort("phantom", phantom.SCHEMA, phantom.CLASS_NAMES, image, made.codes, made.labels, splits)
 
 
-def _milk10k(scratch: Path, data: Path, tokens: Path) -> Cohort:
-    """Three fifths of the lesions for training, one for validation, one for testing; 4 x 4 tokens of 256 features."""
+def _milk10k(fold: int, scratch: Path, data: Path, tokens: Path) -> Cohort:
+    """One fold for testing, the next one for validation, three for training; 4 x 4 tokens of 256 features."""
     frame = read_table(data / "cases.csv")
     order = np.random.default_rng(0).permutation(len(frame))
     splits = torch.zeros(len(frame), dtype=torch.int64)
-    for number, rows in enumerate(np.array_split(order, 5)[:2]):
-        splits[torch.from_numpy(rows)] = number + 1
+    folds = np.array_split(order, FOLDS["milk10k"])
+    splits[torch.from_numpy(folds[fold])] = 2
+    splits[torch.from_numpy(folds[(fold + 1) % len(folds)])] = 1
     rows = (splits == 0).numpy()
     options = milk10k.OPTIONS | {"age_approx": ColumnOptions(kind="numeric", units="years", edges=AGES)}
     schema = AttributeSchema.from_table(frame[rows], milk10k.ATTRIBUTES["patient4+derm7"], options=options)
     labels = torch.tensor([milk10k.CLASSES.index(label) for label in frame["label"]])
 
-    file = scratch / "milk10k.pt"
+    file = scratch / f"milk10k-fold{fold}.pt"
     if not file.is_file():
-        torch.save(_reduced(frame, data, TokenCache(tokens), splits == 0), file)
+        _save(_reduced(frame, data, TokenCache(tokens), splits == 0), file)
     codes = schema.encode(frame, unseen="unknown")
     return _cohort("milk10k", schema, milk10k.CLASSES, torch.load(file), codes, labels, splits)
 
@@ -112,6 +116,13 @@ def _reduced(frame: object, data: Path, cache: TokenCache, is_train: Tensor) -> 
     covariance = sum((batch - mean).T @ (batch - mean) for batch in tokens.split(8192))
     components = torch.linalg.eigh(covariance).eigenvectors[:, -FEATURES:]
     return {m: (stream - mean) @ components for m, stream in pooled.items()}
+
+
+def _save(tokens: object, file: Path) -> None:
+    """Write a file whole or not at all; several processes may write the same."""
+    part = file.with_suffix(f".{os.getpid()}")
+    torch.save(tokens, part)
+    part.replace(file)
 
 
 def _pool(tokens: Tensor) -> Tensor:
