@@ -123,12 +123,13 @@ def open_source(kind: str, data: Path | None, attributes: str, scratch: Path, co
             warnings.simplefilter("ignore")  # the name of the source shows attributes that leak the label
             manifest = derm7pt.load(data, attributes=attributes)
         return from_manifest(f"derm7pt-{attributes}", manifest, scratch, columns["backbone"], columns["weights"])
+    group = columns["group"]
     if kind == "pad_ufes_20":
-        manifest = pad_ufes_20.load(data, only_with_image=True, task=columns["task"])
+        manifest, group = pad_ufes_20.load(data, only_with_image=True, task=columns["task"]), "patient_id"
     else:
         chosen = {name: columns[name] for name in ("images", "label", "attributes", "group", "split")}
         manifest = Manifest.read(data, CaseColumns(**{name: value for name, value in chosen.items() if value}))
-    return from_manifest(kind, manifest, scratch, columns["backbone"], columns["weights"], columns["group"])
+    return from_manifest(kind, manifest, scratch, columns["backbone"], columns["weights"], group)
 
 
 def derm7pt_tokens(data: Path, attributes: str) -> Source:
