@@ -7,7 +7,8 @@ other findings. Words that name a diagnosis are replaced by XXXX in the notes. T
 OUT/columns.csv (the other columns only). These commands train a model on the notes:
 
 alignedfusion extract OUT/notes.csv --text clinical_notes other_notes --lexicon chest_xray -o OUT/table.csv
-alignedfusion train OUT/table.csv --image filename --label finding --group patientid -o OUT/run
+alignedfusion train OUT/table.csv --image filename --label finding --group patientid --max-unreadable 1 \
+    -o OUT/run
 
 This command compares the methods on them (docs/reports.md has the complete commands):
 

@@ -128,7 +128,9 @@ def open_source(kind: str, data: Path | None, attributes: str, scratch: Path, co
         manifest, group = pad_ufes_20.load(data, only_with_image=True, task=columns["task"]), "patient_id"
     else:
         chosen = {name: columns[name] for name in ("images", "label", "attributes", "group", "split")}
-        manifest = Manifest.read(data, CaseColumns(**{name: value for name, value in chosen.items() if value}))
+        # A rare finding may have values that no training row has: they count as unmentioned, as many as there are.
+        named = CaseColumns(**{name: value for name, value in chosen.items() if value})
+        manifest = Manifest.read(data, named, max_unread=1.0)
     return from_manifest(kind, manifest, scratch, columns["backbone"], columns["weights"], group)
 
 
@@ -216,7 +218,9 @@ def from_manifest(
     if any(path is None for column in manifest.paths(manifest.frame).values() for path in column):
         raise SystemExit("some cases lack an image, which not all methods support; leave these cases out")
     if not file.is_file():
-        cases = manifest.cases(manifest.frame, manifest.schema(), visual.transform())
+        # Only the images matter here: the schema of all rows reads every cell.
+        schema = AttributeSchema.from_table(manifest.frame, list(manifest.attributes), options=manifest.options)
+        cases = manifest.cases(manifest.frame, schema, visual.transform())
         stacked: dict[str, list[Tensor]] = {}
         for i in tqdm(range(len(cases)), desc="encoding images", unit="case"):
             image = cases[i]["image"]
