@@ -1,6 +1,6 @@
-"""Where fusion pays: MILK10k with 100 to all training cases, two frozen backbones and two grids of image tokens.
+"""Where fusion pays: MILK10k with 100 to all training cases, and tokens of several backbones and grids.
 
-python benchmarks/how_much_data.py --data FOLDER --tokens LITE0 LITE2 -o OUT
+python benchmarks/how_much_data.py --data FOLDER --tokens LITE0 LITE2 --grids 4 7 -o OUT
 
 The first two of five folds are tested. A sixth of the training cases calibrates. Predictions are stored in OUT, and the same
 command continues after an interruption. Writes OUT/how_much_data.csv and .svg.
@@ -78,12 +78,15 @@ def main() -> None:
     parser.add_argument(
         "--tokens", type=Path, nargs="+", required=True, help="folders that `alignedfusion tokens` wrote"
     )
+    parser.add_argument(
+        "--grids", type=int, nargs="+", default=[4], help="patches per side that tokens are averaged to"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--preset", default="patient4+derm7", help="set of attributes")
     parser.add_argument("--jobs", type=int, default=1, help="number of models trained in parallel, one core each")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    kinds = [(folder, 4) for folder in options.tokens] + [(options.tokens[0], 7)]
+    kinds = list(product(options.tokens, options.grids))
     units = list(product(kinds, SIZES, FOLDS))
     todo = [(*kind, size, fold) for kind, size, fold in units]
     todo = [unit for unit in todo if not result_file(*unit, options.output).is_file()]
