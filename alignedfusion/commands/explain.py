@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignedfusion.commands.table_options import add_table_options, read_attributes, read_cases
+from alignedfusion.commands.table_options import add_case, add_table_options, read_attributes, read_cases
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,13 +36,7 @@ def add_explain(add: Callable[..., argparse.ArgumentParser]) -> None:
         "-o", "--output", required=True, metavar="OUT", help="HTML file to write; with --rows, a folder"
     )
     case = parser.add_argument_group("one case from files")
-    case.add_argument(
-        "--image",
-        nargs="+",
-        metavar="F",
-        help="image files, in the order of the run's columns; with --table, image columns (default: those of the run)",
-    )
-    case.add_argument("--attributes", metavar="JSON", help="mentioned attributes, such as '{\"age\": 54}'")
+    add_case(case)
     table = parser.add_argument_group("rows of a table")
     table.add_argument("--table", metavar="TABLE", help="CSV or parquet file, one row per case")
     rows = table.add_mutually_exclusive_group()

@@ -7,7 +7,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from alignedfusion.commands.table_options import add_max_unreadable, add_table_options, read_attributes, read_cases
+from alignedfusion.commands.table_options import (
+    add_case,
+    add_max_unreadable,
+    add_table_options,
+    read_attributes,
+    read_cases,
+)
 
 _PREDICT = """\
 Predict one case, and print JSON with the probability of each class and of each value of the unmentioned attributes.
@@ -24,13 +30,7 @@ def add_predict(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command with the `add(name, run, summary, description)` of the main parser."""
     parser = add("predict", _predict, "predict one case, or every row of a table", _PREDICT)
     parser.add_argument("model", metavar="OUT", help="folder of a run or saved model, or its name on a model hub")
-    parser.add_argument(
-        "--image",
-        nargs="+",
-        metavar="F",
-        help="image files, in the order of the run's columns; with --table, image columns (default: those of the run)",
-    )
-    parser.add_argument("--attributes", metavar="JSON", help="mentioned attributes, such as '{\"age\": 54}'")
+    add_case(parser)
     table = parser.add_argument_group("prediction of a table")
     table.add_argument("--table", metavar="TABLE", help="CSV or parquet file, one row per case")
     table.add_argument("-o", "--output", metavar="FILE", help="table to write, .csv or .parquet")

@@ -29,6 +29,17 @@ def add_table_options(parser: Any) -> None:
     )
 
 
+def add_case(parser: Any) -> None:
+    """Add the images and attributes of a single case."""
+    parser.add_argument(
+        "--image",
+        nargs="+",
+        metavar="F",
+        help="image files, in the order of the run's columns; with --table, image columns (default: those of the run)",
+    )
+    parser.add_argument("--attributes", metavar="JSON", help="mentioned attributes, such as '{\"age\": 54}'")
+
+
 def add_max_unreadable(parser: Any) -> None:
     """Add the limit on cells that cannot be read."""
     parser.add_argument(
