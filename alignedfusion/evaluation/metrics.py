@@ -105,7 +105,8 @@ def missing_sweep(
         cells that is then unmentioned (at rate 0, what the table left empty); and the metrics of `compute_metrics`. For a model
         with prediction sets also `coverage`, the share of sets with the true class, and `set_size`.
     """
-    sweep = predict_sweep(model, cases, schema, rates=rates, seeds=seeds, progress=progress)
+    variants = sweep_variants(cases.codes, schema, rates=rates, seeds=seeds)
+    sweep = as_sweep(model, variants, predict(model, cases, variants, progress=progress), rates)
     return summarise_sweep(sweep, cases.labels.numpy())
 
 
@@ -117,20 +118,6 @@ class Sweep(NamedTuple):
     probabilities: np.ndarray  # (rates, draws, n, C)
     predicted: np.ndarray  # (rates, draws, n)
     sets: np.ndarray | None  # (rates, draws, n, C)
-
-
-def predict_sweep(
-    model: nn.Module,
-    cases: Any,
-    schema: AttributeSchema,
-    *,
-    rates: Sequence[float] = RATES,
-    seeds: Sequence[int] = (0, 1, 2),
-    progress: bool = True,
-) -> Sweep:
-    """The predictions behind `missing_sweep`, with its arguments."""
-    variants = sweep_variants(cases.codes, schema, rates=rates, seeds=seeds)
-    return as_sweep(model, variants, predict(model, cases, variants, progress=progress), rates)
 
 
 def sweep_variants(
