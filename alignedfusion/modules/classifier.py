@@ -169,7 +169,7 @@ class AlignedFusionClassifier(nn.Module):
         values = self.tokenizer.value_tokens()  # (V, D)
         tokens = self._tokenize(image, visible, values, is_valid, is_present)  # (B, N_m, D) each
         fused: FusionOutput = self.fusion(tokens, is_valid=is_valid, is_present=is_present)
-        first_round = fused.first_round
+        first_round = fused.first_round  # kept apart: a second pass would fuse filled tokens
 
         rebuilt = None
         if self.reconstructor is not None:

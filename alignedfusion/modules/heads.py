@@ -97,7 +97,11 @@ class UnimodalHeads(nn.Module):
         """The contribution of each token (B, N_m, C), for one or two heads per modality."""
         heads: list[tuple[nn.ModuleDict, Mapping[str, Tensor]]] = [(self.heads, tokens)]
         if self.first_round_heads is not None:
-            assert first_round is not None
+            if first_round is None:
+                raise ValueError(
+                    "these heads read the tokens after the first round, and the fusion returned none: return them as "
+                    "FusionOutput.first_round, or set has_first_round = False in the fusion"
+                )
             heads.append((self.first_round_heads, first_round))
         return [
             {m: head(stream[m]) for m, head in zip(self.modalities, each.values(), strict=True)}

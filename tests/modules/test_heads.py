@@ -83,6 +83,19 @@ def test_a_model_of_one_modality_has_one_unimodal_branch(modality, branches, sch
     torch.testing.assert_close(model.branch_weights, torch.tensor([1 / 2, 1 / 4]))
 
 
+def test_a_fusion_without_the_first_round_that_it_promised_is_named(schema, build, batch):
+    class Forgetful(IntermediateTokenFusion):
+        def fuse(self, streams, is_valid, is_present):
+            return super().fuse(streams, is_valid, is_present)._replace(first_round=None)
+
+    image, codes, _ = batch(schema)
+    model = build(schema, fusion=Forgetful(38, num_heads=2))
+    with pytest.raises(ValueError, match=r"the fusion returned none: return them as FusionOutput.first_round, or set"):
+        model(image, codes)
+    Forgetful.has_first_round = False
+    assert build(schema, fusion=Forgetful(38, num_heads=2))(image, codes).logits.shape == (7, 17)
+
+
 def test_codes_change_nothing_in_a_model_of_images(schema, build, batch):
     image, codes, _ = batch(schema)
     model = build(schema, fusion=JointSelfAttention(38, modalities=("image",), num_heads=2)).eval()
