@@ -90,7 +90,7 @@ def attribute_worth(
 
     Args:
         predictions: n cases.
-        permuted: (A, n, C), the probabilities with each attribute permuted.
+        permuted: (A, n), the predicted classes with each attribute permuted.
         level: Coverage of the intervals.
         resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
@@ -99,7 +99,7 @@ def attribute_worth(
         (A, 3): the loss, and the lower and upper end of its interval.
     """
     is_right = predictions.predicted == predictions.labels
-    loss = is_right[:, None] - (permuted.argmax(-1) == predictions.labels).T.astype(float)  # (n, A)
+    loss = is_right[:, None] - (permuted == predictions.labels).T.astype(float)  # (n, A)
     draws = np.concatenate(
         [weights @ loss / weights.sum(1)[:, None] for weights in draw_weights(predictions.groups, resamples, seed)]
     )

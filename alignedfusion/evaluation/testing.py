@@ -67,8 +67,8 @@ def evaluate_model(
         result["attributes_only"] = summarise_sweep(as_sweep(model, dropped, alone), labels)
     if permuted:
         own = None if groups is None else np.asarray(groups, dtype=object)[is_chosen]
-        checked = check_predictions(probabilities[is_chosen], labels[is_chosen], None, own)
-        worth = attribute_worth(checked, found[len(dropped) + 1 :, is_chosen])
+        checked = check_predictions(probabilities[is_chosen], labels[is_chosen], predicted[is_chosen], own)
+        worth = attribute_worth(checked, decide(model, found[len(dropped) + 1 :, is_chosen]))
         result["permuted"] = describe_attributes(model.schema, cases.codes, worth, int(is_chosen.sum()))
     if subgroups:
         by_column = subgroup_metrics(

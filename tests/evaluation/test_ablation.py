@@ -71,11 +71,21 @@ def test_the_worth_of_an_attribute_by_hand():
     half = right.copy()
     half[:50] = half[:50, ::-1]  # the first 50 are wrong without it
     predictions = check_predictions(right, labels, None, None)
-    worth = ablation.attribute_worth(predictions, np.stack([half, right]))
+    worth = ablation.attribute_worth(predictions, np.stack([half, right]).argmax(-1))
     assert worth[0, 0] == 0.5
     assert worth[0, 1] == pytest.approx(0.5 - 1.96 * 0.05, abs=0.02)
     assert worth[0, 2] == pytest.approx(0.5 + 1.96 * 0.05, abs=0.02)
     assert worth[1].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_worth_is_that_of_the_decision(build, schema, cases):
+    model = build(schema).eval()
+    model.set_class_counts([1e6] * 16 + [0])
+    plain, _ = evaluate_model(model, cases, progress=False)
+    assert any(row["worth"] != [0.0, 0.0, 0.0] for row in plain["permuted"]["attributes"].values())
+    model.prior_exponent = 50.0  # the decision is always the last class, whatever the attributes
+    decided, _ = evaluate_model(model, cases, progress=False)
+    assert all(row["worth"] == [0.0, 0.0, 0.0] for row in decided["permuted"]["attributes"].values())
 
 
 def test_an_attribute_that_the_model_ignores_is_worth_nothing(build, schema, cases):
