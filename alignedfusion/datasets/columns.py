@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignedfusion.attributes import REPORT, AttributeSchema, ColumnOptions
+from alignedfusion.datasets.labels import resolve_task
 from alignedfusion.datasets.suspects import identifier_reason
 from alignedfusion.tables.files import check_columns
 
@@ -23,46 +24,56 @@ class CaseColumns:
 
     Args:
         images: One or more columns of image paths. One alone is the modality "image", several go by their column names.
-        label: The column to predict.
+        label: The column to predict, or several columns.
         attributes: The attribute columns; None takes every other column that can be one (see `usable_attributes`).
         exclude: Columns that are no attributes, above all those that follow from the label.
         group: Column of patients; no patient is in two splits.
         split: Column of "train", "valid" and "test"; None draws the splits.
         key: Column that identifies a case, such as an accession number. None identifies a case by the content of its images.
         subgroups: Columns by which the metrics of the test cases are also reported. They may be attributes, too.
+        task: "multiclass" for one label column of classes, "multilabel" for columns of yes and no, "regression" for columns of
+            numbers. By default, one column has classes and several columns have yes and no.
     """
 
     images: str | tuple[str, ...]
-    label: str
+    label: str | tuple[str, ...]
     attributes: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     group: str | None = None
     split: str | None = None
     key: str | None = None
     subgroups: tuple[str, ...] = ()
+    task: str = ""
 
     def __post_init__(self) -> None:
         for name in ("images", "attributes", "exclude", "subgroups"):
             value = getattr(self, name)
             columns = (value,) if isinstance(value, str) else value
             object.__setattr__(self, name, None if columns is None else tuple(columns))
+        if not self.labels or len({*self.labels}) < len(self.labels):
+            raise ValueError(f"label must name one or more distinct columns, got {self.label!r}")
+        object.__setattr__(self, "task", resolve_task(self.labels, self.task))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label columns."""
+        return (self.label,) if isinstance(self.label, str) else tuple(self.label)
 
     @property
     def reserved(self) -> set[str]:
         """The columns that cannot be attributes by default."""
-        others = (self.label, self.group, self.split, self.key)
-        return {*self.images, *self.exclude, *(name for name in others if name is not None)}
+        others = (self.group, self.split, self.key)
+        return {*self.images, *self.labels, *self.exclude, *(name for name in others if name is not None)}
 
     def check(self, frame: pd.DataFrame) -> None:
         """Raise a ValueError for a column that is not in the table, or one with two uses that exclude each other."""
         others = (self.group, self.split, self.key)
         attributes = self.attributes or ()
         named = (name for name in others if name is not None)
-        check_columns(frame, [*self.images, self.label, *attributes, *named, *self.subgroups])
-        if self.label in attributes:
-            raise ValueError(
-                f"the label column {self.label!r} is among the attributes: the model would be given the answer"
-            )
+        check_columns(frame, [*self.images, *self.labels, *attributes, *named, *self.subgroups])
+        if both := [name for name in self.labels if name in attributes]:
+            columns = f"column {both[0]!r} is" if len(both) == 1 else f"columns {both} are"
+            raise ValueError(f"the label {columns} among the attributes: the model would be given the answer")
         if both := sorted({*self.images} & {*attributes}):
             raise ValueError(f"the image columns {both} are among the attributes")
         if REPORT in self.images:

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from alignedfusion.attributes import AttributeSchema
-from alignedfusion.attributes.cells import find_value, quote
 from alignedfusion.datasets.arrow import ArrowCases
 from alignedfusion.datasets.cases import Cases, make_cases
 from alignedfusion.datasets.images import image_modalities, image_paths, read_image
+from alignedfusion.datasets.labels import Labels
 from alignedfusion.datasets.reading import MAX_UNREAD, read_cells
-from alignedfusion.datasets.splits import refuse
 
 
 def cases_from(
@@ -24,7 +22,7 @@ def cases_from(
     transform: Callable[[Any], Any] | None,
     *,
     image: str | Sequence[str],
-    label: str | None = None,
+    label: str | Labels | None = None,
     class_names: Sequence[Any] = (),
     root: str | Path = ".",
     read: Callable[[Path], Any] = read_image,
@@ -40,12 +38,12 @@ def cases_from(
         image: One or more columns. One column is the modality "image", several are named after their columns. A cell is a
             path; in a `datasets.Dataset` it may also be an `Image` or an array of tokens (N, F). An empty cell means that the
             case lacks the image.
-        label: The label column. None makes every label 0, for cases to predict.
+        label: The column of classes, or `Labels` with the columns of another task. None makes every label 0, for cases to
+            predict.
         class_names: The labels in the order of the model's classes. They may be left out if the column is a `ClassLabel`.
         root: Folder that relative paths start from.
         read: Function from a path to the input of `transform`. With `read=str` the transform reads the file, as MONAI's
             `LoadImage` does.
-
         max_unread: Limit on the share of a column's recorded cells that the schema cannot read, see `read_cells`.
 
     Raises:
@@ -55,7 +53,8 @@ def cases_from(
     columns = (image,) if isinstance(image, str) else tuple(image)
     is_arrow = hasattr(table, "select_columns")
     names = _column_names(table, is_arrow)
-    wanted = [*columns, *schema.names, *(() if label is None else (label,))]
+    label_columns = () if label is None else (label,) if isinstance(label, str) else label.columns
+    wanted = [*columns, *schema.names, *label_columns]
     if absent := [name for name in wanted if name not in names]:
         raise ValueError(f"the table has no columns {absent}; it has {names}")
 
@@ -64,8 +63,9 @@ def cases_from(
     if label is None:
         labels = torch.zeros(len(table), dtype=torch.int64)
     else:
-        texts, names_of_classes = _labels(table, label, is_arrow)
-        labels = _indices(texts, class_names or names_of_classes, label)
+        frame, known = _label_cells(table, label_columns, is_arrow)
+        kind = _one_column(label, class_names or known) if isinstance(label, str) else label
+        labels = kind.read(frame)
     if is_arrow:
         return ArrowCases(
             table,
@@ -102,23 +102,22 @@ def _column_names(table: Any, is_arrow: bool) -> list[str]:
     return list(table.column_names if is_arrow else table.columns)
 
 
-def _labels(table: Any, label: str, is_arrow: bool) -> tuple[list[str], Sequence[str]]:
-    """The labels as text, and the names of all classes if the column is a `ClassLabel`."""
-    names = getattr(table.features[label], "names", None) if is_arrow else None
-    if names is None:
-        return [str(cell) for cell in table[label]], ()
-    return [names[cell] if cell is not None and cell >= 0 else str(cell) for cell in table[label]], names
+def _label_cells(table: Any, columns: Sequence[str], is_arrow: bool) -> tuple[Any, Sequence[str]]:
+    """The label columns as a DataFrame with rows counted from 0, and the names of all classes if one is a `ClassLabel`."""
+    if not is_arrow:
+        return table[list(columns)].reset_index(drop=True), ()
+    frame = table.select_columns(list(columns)).to_pandas()
+    known: Sequence[str] = ()
+    for column in columns:
+        if (names := getattr(table.features[column], "names", None)) is not None:
+            known = names
+            frame[column] = [names[int(cell)] if cell >= 0 else None for cell in frame[column].fillna(-1)]
+    return frame, known
 
 
-def _indices(texts: Sequence[str], class_names: Sequence[Any], label: str) -> Tensor:
+def _one_column(column: str, class_names: Sequence[Any]) -> Labels:
     if not class_names:
         raise ValueError(
-            f"class_names must name the classes of {label!r} in the order of the model's: model.class_names"
+            f"class_names must name the classes of {column!r} in the order of the model's: model.class_names"
         )
-    names = [str(name) for name in class_names]
-    indices = [find_value(text, names) for text in texts]
-    refuse(
-        f"rows of column {label!r} have a label that is not among class_names {names}",
-        [f"row {row} ({quote(texts[row])})" for row, index in enumerate(indices) if index is None],
-    )
-    return torch.tensor(indices, dtype=torch.int64)
+    return Labels((column,), "multiclass", tuple(str(name) for name in class_names))

@@ -32,7 +32,7 @@ def write_trained_cases(path: Path, frame: pd.DataFrame, columns: CaseColumns, r
         root: Folder that relative image paths start from.
     """
     others = [name for name in frame.columns if name not in (*columns.images, columns.split)]
-    uses = (*(columns.attributes or ()), columns.label, columns.group)
+    uses = (*(columns.attributes or ()), *columns.labels, columns.group)
     core = [name for name in others if name in uses]
     images = _hash_images(frame, columns, root)
     # Of a case with a key also its content: a later table may leave the key empty.

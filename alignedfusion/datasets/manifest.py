@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from alignedfusion.attributes import AttributeSchema, ColumnOptions
-from alignedfusion.attributes.cells import find_value, fold, quote
 from alignedfusion.datasets.cases import Cases, Shapes, Transforms, make_cases
 from alignedfusion.datasets.columns import (
     CaseColumns,
@@ -22,8 +20,9 @@ from alignedfusion.datasets.columns import (
     usable_attributes,
 )
 from alignedfusion.datasets.images import check_images, image_modalities, image_paths
+from alignedfusion.datasets.labels import Labels, read_strata
 from alignedfusion.datasets.reading import MAX_UNREAD, read_cells
-from alignedfusion.datasets.splits import check_groups, draw_splits, read_splits, refuse
+from alignedfusion.datasets.splits import check_groups, draw_splits, join_small, read_splits, refuse
 from alignedfusion.tables.files import FAILED, read_table
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class Manifest:
         frame: The rows.
         splits: "train", "valid" or "test" for each row of `frame`.
         columns: The use of the columns; its `attributes` are those that are used.
-        class_names: The labels of the training rows, sorted.
+        labels: What is predicted: the label columns, the task and the names of the classes.
         root: Folder that relative image paths start from.
         options: What is known about some of the attribute columns and need not be learned.
         tokens: A token cache that replaces the images; None reads the images.
@@ -51,7 +50,7 @@ class Manifest:
     frame: pd.DataFrame
     splits: np.ndarray
     columns: CaseColumns
-    class_names: tuple[str, ...]
+    labels: Labels
     root: Path
     options: Mapping[str, ColumnOptions]
     tokens: TokenCache | None = None
@@ -125,15 +124,9 @@ class Manifest:
         """
         columns.check(frame)
         frame = frame.reset_index(drop=True)
-        labels, groups = frame[columns.label], None if columns.group is None else frame[columns.group]
-        refuse("rows have no label", frame.index[labels.isna()])
-        if columns.split is not None:
-            splits = read_splits(frame, columns.split)
-        else:
-            splits = draw_splits(labels.astype(str).to_numpy(), groups, seed)
-        if groups is not None:
-            check_groups(splits, groups)
-        class_names = _class_names(labels, splits)
+        groups = None if columns.group is None else frame[columns.group]
+        splits = _divide(frame, columns, groups, seed)
+        labels = Labels.learn(frame, columns.labels, columns.task, splits)
         options = dict(options or {})
         left_out: dict[str, str] = {}
         if columns.attributes is None:
@@ -150,7 +143,7 @@ class Manifest:
             frame,
             splits,
             columns,
-            class_names,
+            labels,
             Path(root),
             options,
             tokens,
@@ -175,7 +168,7 @@ class Manifest:
         Args:
             frame: One row per case.
             columns: The use of its columns, as in training; the attributes must be named.
-            class_names: The classes of the model.
+            class_names: The classes of the model, or its labels.
             root: Folder that relative image paths start from.
             tokens: A token cache that holds every image; its tokens replace the images.
 
@@ -183,14 +176,10 @@ class Manifest:
             ValueError: As in `from_frame`, and for a label that is not among the classes of the model.
         """
         columns.check(frame)
-        labels = frame[columns.label]
-        refuse("rows have no label", frame.index[labels.isna()])
-        refuse(
-            f"rows have a label that is not among the model's classes {list(class_names)}",
-            [f"row {row}" for row, label in labels.items() if find_value(label, class_names) is None],
-        )
         splits = np.full(len(frame), "test", dtype=object)
-        manifest = cls(frame, splits, columns, tuple(class_names), Path(root), {}, tokens)
+        labels = Labels(columns.labels, columns.task, tuple(class_names))
+        labels.read(frame)
+        manifest = cls(frame, splits, columns, labels, Path(root), {}, tokens)
         manifest._check()
         return manifest
 
@@ -201,8 +190,13 @@ class Manifest:
 
     @property
     def label(self) -> str:
-        """The label column."""
-        return self.columns.label
+        """The label column; several are separated by commas."""
+        return ", ".join(self.columns.labels)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; for other tasks than multiclass, the label columns."""
+        return self.labels.names
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -231,12 +225,11 @@ class Manifest:
         self, rows: pd.DataFrame, schema: AttributeSchema, transform: Transforms, *, shape: Shapes | None = None
     ) -> Cases:
         """A dataset of some rows, as `make_cases` makes it. Cells that cannot be read count as unmentioned."""
-        labels = [find_value(label, self.class_names) for label in rows[self.label]]
         codes = schema.encode(rows, unseen="unknown")
         return make_cases(
             self.paths(rows),
             codes,
-            torch.tensor(labels, dtype=torch.int64),
+            self.labels.read(rows),
             transform,
             tokens=self.tokens,
             shape=shape,
@@ -264,17 +257,15 @@ class Manifest:
             refuse(f"images have no tokens that can be used; `{command}` computes them", self.tokens.faults(paths))
 
 
-def _class_names(labels: pd.Series, splits: np.ndarray) -> tuple[str, ...]:
-    texts = labels.astype(str)
-    is_training = splits == "train"
-    names = tuple(sorted(texts[is_training].unique()))
-    folded = [fold(name) for name in names]
-    if alike := [name for name, text in zip(names, folded, strict=True) if folded.count(text) > 1]:
-        raise ValueError(f"the labels {alike[:5]} differ in case and spaces only; spell each class in one way")
-    others = texts[~is_training & ~texts.isin(names)].drop_duplicates()
-    refuse(
-        "labels occur only outside the training rows", [f"{quote(name)} (row {row})" for row, name in others.items()]
-    )
-    if len(names) < 2:
-        raise ValueError(f"the training rows have one label only, {quote(names[0])}: there is nothing to learn")
-    return names
+def _divide(frame: pd.DataFrame, columns: CaseColumns, groups: pd.Series | None, seed: int) -> np.ndarray:
+    """The split of each row, from the split column or drawn; no patient is in two."""
+    if columns.split is not None:
+        splits = read_splits(frame, columns.split)
+    else:
+        strata = read_strata(frame, columns.labels, columns.task)
+        if columns.task != "multiclass":  # a small class is refused, a small stratum is not
+            strata = join_small(strata, groups)
+        splits = draw_splits(strata, groups, seed)
+    if groups is not None:
+        check_groups(splits, groups)
+    return splits

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("train", "valid", "test")
+FEWEST = 5
+"""Fewest cases or patients of a class."""
 _SPELLINGS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "valid"),
@@ -41,7 +43,7 @@ def draw_splits(labels: np.ndarray, groups: pd.Series | None, seed: int) -> np.n
     """Draw the split of each row (n,): 20 % test, 16 % validation and 64 % training rows, with similar class shares.
 
     Args:
-        labels: (n,), the class names.
+        labels: (n,), the class names, or other texts to stratify by.
         groups: The patient of each row, or None; the rows of a patient stay together. A row without a patient counts as a
             patient of its own.
         seed: Seed of the draw.
@@ -54,10 +56,11 @@ def draw_splits(labels: np.ndarray, groups: pd.Series | None, seed: int) -> np.n
     keys = _group_keys(groups, len(labels))
     sizes = {str(name): len(np.unique(keys[labels == name])) for name in np.unique(labels)}
     for name, size in sizes.items():
-        if size < 5:
+        if size < FEWEST:
             raise ValueError(
                 f"class {quote(name)} has {size} {'cases' if groups is None else 'patients'}, too few to draw training, "
-                f"validation and test rows (5 at least); leave it out, join it with another, or give a split column"
+                f"validation and test rows ({FEWEST} at least); leave it out, join it with another, give a split column, or, if "
+                f"the labels are numbers, set the task to regression"
             )
     splits = np.full(len(labels), "train", dtype=object)
     for split in ("test", "valid"):
@@ -67,6 +70,19 @@ def draw_splits(labels: np.ndarray, groups: pd.Series | None, seed: int) -> np.n
         folds = StratifiedGroupKFold(max(2, min(5, smallest)), shuffle=True, random_state=seed)
         splits[rest[next(folds.split(rest, labels[rest], keys[rest]))[1]]] = split
     return splits
+
+
+def join_small(strata: np.ndarray, groups: pd.Series | None) -> np.ndarray:
+    """Strata (n,) of which those with fewer than five cases or patients are joined, so that `draw_splits` can divide each."""
+    keys = _group_keys(groups, len(strata))
+    names, places = np.unique(strata.astype(str), return_inverse=True)
+    sizes = np.array([len(np.unique(keys[places == i])) for i in range(len(names))])
+    if not (is_small := sizes < FEWEST).any():
+        return strata
+    joined = np.where(is_small[places], "others", names[places]).astype(object)
+    if len(np.unique(keys[joined == "others"])) < FEWEST and not is_small.all():
+        joined[joined == "others"] = names[sizes.argmax()]
+    return joined
 
 
 def check_groups(splits: np.ndarray, groups: pd.Series) -> None:

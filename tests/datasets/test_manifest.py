@@ -180,7 +180,7 @@ def test_a_table_that_is_not_there_is_named(tmp_path):
 
 
 def test_evaluation_refuses_a_label_that_the_model_does_not_know(table, settings):
-    with pytest.raises(ValueError, match=r"10 rows have a label that is not among the model's classes .*: row 0; "):
+    with pytest.raises(ValueError, match=r"10 rows of column 'diagnosis' have a label that is not among .*: row 0 "):
         Manifest.for_evaluation(
             table,
             CaseColumns(images="file", label="diagnosis", attributes=("age",)),
