@@ -29,12 +29,13 @@ def standard(
     dim: int = 128,
     depth: int = 1,
     text_encoder: TextEncoder | Tensor | None = None,
+    task: str = "multiclass",
 ) -> AlignedFusionClassifier:
     """The model that `alignedfusion train` trains: a timm backbone, one round of fusion, reconstruction, unimodal heads.
 
     Args:
         schema: The attributes.
-        class_names: Names of the classes, in the order of the labels.
+        class_names: Names of the classes, labels or numbers, in the order of the labels.
         backbone: Backbone for all images of a case, by name or with settings; None for precomputed image tokens.
         images: Names of the images of a case. Without images, the model uses attributes only.
         num_features: Width F of precomputed tokens, with `backbone=None`.
@@ -42,6 +43,7 @@ def standard(
         depth: Number of rounds of fusion. With hundreds of cases one round generalises best, although the report tokens then do
             not depend on the image.
         text_encoder: Encoder of the values' prompts; None learns one vector per value.
+        task: "multiclass", "multilabel" or "regression"; see `AlignedFusionClassifier`.
     """
     check_class_names(class_names)
     visual: VisualTokenizer | None = None
@@ -58,6 +60,7 @@ def standard(
         MaskedTokenReconstructor(dim),
         num_classes=len(class_names),
         class_names=class_names,
+        task=task,
     )
 
 

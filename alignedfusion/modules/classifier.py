@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
-from alignedfusion.modules import card, checkpoint
+from alignedfusion.modules.branches import WeightedBranches
 from alignedfusion.modules.fusions import build_fusion, describe_fusion
 from alignedfusion.modules.fusions.base import Fusion, FusionOutput, check_fusion
-from alignedfusion.modules.heads import FUSED, IMAGE, UnimodalHeads, linear_head
+from alignedfusion.modules.heads import FUSED, IMAGE, UnimodalHeads, linear_head, unimodal_branches
 from alignedfusion.modules.images import (
     Images,
     blank_images,
@@ -23,25 +21,30 @@ from alignedfusion.modules.images import (
     images_by_modality,
     resolve_visual,
 )
-from alignedfusion.modules.inputs import check_class_names, check_labels
+from alignedfusion.modules.inputs import check_class_names
 from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.modules.modalities import Masks, as_masks, blank, check_mask, module_key, share_of_mean
 from alignedfusion.modules.outputs import ClassifierOutput
+from alignedfusion.modules.pretrained import PretrainedClassifier
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
 
 
-class AlignedFusionClassifier(nn.Module):
+class AlignedFusionClassifier(WeightedBranches, PretrainedClassifier):
     """Classifies a case from its images and the attributes that its report mentions.
 
     The logits are w_prior log p(class) + w_image c_image + w_report c_report + w_fused c_fused: the contributions of the images
     alone, of the report alone (see `UnimodalHeads`), and of the fused tokens (eq. 11). Each branch has its own term in
-    the loss. The prior p(class) is set by `set_class_counts`.
+    the loss. The prior p(class) is set by `set_prior`.
 
     The weights w depend on the share s of the attributes that are mentioned: w = exp(a + b (1/2 - s)), because a branch that
     is reliable for a complete report may not be for an empty one. They are not trained: w starts at 1/2, 1/2 and 1/4 for every
     s, and `training.calibration.calibrate` fits a, b and the weight of the prior, which starts at 1, to cases that were not
     used in training.
+
+    With `task="multilabel"`, each class is a label that a case has or lacks, and the logits are log odds. With
+    `task="regression"`, each class is a number, and the logits are in units of its standard deviation in training. `activate`
+    turns logits into probabilities or values.
 
     Args:
         visual: Turns images into tokens (B, N, D): a `VisualTokenizer` or any module of your own. One module serves all
@@ -50,30 +53,24 @@ class AlignedFusionClassifier(nn.Module):
         fusion: `IntermediateTokenFusion`, or another `alignedfusion.modules.fusions.Fusion`. The modality "report" stands for
             the attributes, every other name for an image.
         reconstructor: Reconstructs unmentioned attributes; None leaves them unmentioned.
-        num_classes: Number of classes C.
-        class_names: Names of the classes, in the order of the logits.
+        num_classes: Number of classes, labels or numbers C.
+        class_names: Their names, in the order of the logits.
         hiding: Hides attributes in training. None hides 30 % of the cells (eq. 9) and one report in ten.
         dropout: Dropout probability before the last layers.
         unimodal_heads: Whether each modality also has a branch of its own. False keeps only the branch of the fused tokens, as
             in the paper.
+        task: "multiclass", one of C classes; "multilabel", C labels that are present or absent; "regression", C numbers.
 
     Attributes:
         branches: Names of the branches, in the order of `ClassifierOutput.contributions`.
         branch_weights: (P,), the weight exp(a) of each branch when half of the attributes are mentioned.
         branch_slopes: (P,), the change b of the logarithm of each weight from a complete report to an empty one.
-        log_prior: (C,), the logarithm of the class prior.
+        log_prior: (C,), the logarithm of the class prior; the log odds of each label; zeros for numbers.
         prior_weight: (), its weight in the logits.
         prior_exponent: Exponent of the prior that `decide` divides the probabilities by. `training.decision` chooses it; 0, the
             default, decides for the most probable class.
         prediction_sets: Calibration of conformal prediction sets, the dict of `evaluation.PredictionSets`; None without.
     """
-
-    log_prior: Tensor
-    prior_weight: Tensor
-    branch_weights: Tensor
-    branch_slopes: Tensor
-    saved_in: Path | None = None
-    """Folder that the model was loaded from or saved to."""
 
     def __init__(
         self,
@@ -87,8 +84,8 @@ class AlignedFusionClassifier(nn.Module):
         hiding: HideAttributes | None = None,
         dropout: float = 0.1,
         unimodal_heads: bool = True,
+        task: str = "multiclass",
     ) -> None:
-        super().__init__()
         check_fusion(fusion)
         if class_names is not None:
             check_class_names(class_names)
@@ -101,25 +98,18 @@ class AlignedFusionClassifier(nn.Module):
                 raise ValueError(
                     f"{name} and fusion must have the same width, got dim={module.dim} and dim={fusion.dim}"
                 )
+        branches = (*(unimodal_branches(fusion.modalities) if unimodal_heads else ()), FUSED)
+        super().__init__(branches, tuple(map(str, range(num_classes) if class_names is None else class_names)), task)
         self.modalities = tuple(fusion.modalities)
         self.image_modalities = tuple(m for m in self.modalities if m != REPORT)
         self.visual = resolve_visual(visual, self.image_modalities)
         self.tokenizer = tokenizer
         self.fusion = fusion
         self.reconstructor = reconstructor if REPORT in self.modalities else None
-        self.num_classes = num_classes
-        self.class_names = tuple(map(str, range(num_classes) if class_names is None else class_names))
         self.hiding = HideAttributes(0.3, whole=0.1) if hiding is None else hiding
         self.dropout = dropout
         self.head = linear_head(fusion.pooled_dim, num_classes, dropout)
         self.unimodal_heads = self._build_heads(getattr(fusion, "has_first_round", False)) if unimodal_heads else None
-        self.branches = (*(() if self.unimodal_heads is None else self.unimodal_heads.branches), FUSED)
-        self.register_buffer("branch_weights", self.initial_branch_weights())
-        self.register_buffer("branch_slopes", torch.zeros(len(self.branches)))
-        self.register_buffer("log_prior", torch.zeros(num_classes))
-        self.register_buffer("prior_weight", torch.ones(()))
-        self.prior_exponent = 0.0
-        self.prediction_sets: dict[str, Any] | None = None
 
     @property
     def schema(self) -> AttributeSchema:
@@ -149,7 +139,8 @@ class AlignedFusionClassifier(nn.Module):
         Args:
             image: (B, channels, H, W) or precomputed tokens (B, N, F); a mapping of them for several image modalities.
             codes: int64 (B, A), `UNKNOWN` where unmentioned.
-            labels: int64 (B,).
+            labels: int64 (B,), the class; -100 is ignored. For "multilabel" int64 (B, C), 0, 1, or -1 where unknown. For
+                "regression" float (B, C), nan where unknown.
             is_present: (B,) per modality that some rows lack; the images or codes of those rows are ignored.
             is_valid: (B, N) per image modality whose tokens are padded; False where padded.
             is_hidden: (B, A), cells to hide and reconstruct; drawn at random in training, none otherwise.
@@ -160,7 +151,7 @@ class AlignedFusionClassifier(nn.Module):
         """
         self.schema.check_codes(codes)
         if labels is not None:
-            check_labels(labels, codes.shape[0], self.class_names)
+            self.targets.check(labels, codes.shape[0])
         is_valid, is_present = as_masks("is_valid", is_valid), as_masks("is_present", is_present)
         codes = self.present_codes(codes, is_present)
         visible, is_hidden = self.hiding(codes, is_hidden)
@@ -220,43 +211,6 @@ class AlignedFusionClassifier(nn.Module):
             check_mask(f"is_present[{m!r}]", mask, (codes.shape[0],))
         return codes.masked_fill(~is_present[REPORT][:, None], UNKNOWN) if REPORT in is_present else codes
 
-    def initial_branch_weights(self) -> Tensor:
-        """Weights of the branches (P,) before any calibration."""
-        if self.unimodal_heads is None:
-            return torch.ones(1)
-        return torch.tensor([1 / 2] * (len(self.branches) - 1) + [1 / 4])
-
-    @property
-    def weighted_prior(self) -> Tensor:
-        """The part (C,) of the logits that is the same for every case."""
-        return self.prior_weight.float() * self.log_prior.float()
-
-    def weigh_branches(self, codes: Tensor) -> Tensor:
-        """Weights (B, P) of the branches for codes (B, A), which depend on the share of attributes mentioned."""
-        if REPORT not in self.modalities:
-            return self.branch_weights.float().expand(len(codes), -1)
-        share = (codes != UNKNOWN).float().mean(1, keepdim=True)  # (B, 1)
-        return self.branch_weights.float() * (self.branch_slopes.float() * (0.5 - share)).exp()
-
-    def set_class_counts(self, counts: Tensor | Sequence[int]) -> None:
-        """Set the prior from the number of training cases of each class (C,), before training; `training.fit` calls this.
-
-        Without it the prior is uniform. Every branch then learns the class shares, and their sum counts them more than once.
-        """
-        counts = torch.as_tensor(counts, dtype=torch.float32)
-        if tuple(counts.shape) != (self.num_classes,):
-            raise ValueError(f"counts must hold one number per class ({self.num_classes}), got {tuple(counts.shape)}")
-        if not (counts >= 0).all():
-            raise ValueError(f"counts are numbers of cases and cannot be negative or nan, got {counts.tolist()}")
-        self.log_prior.copy_(((counts + 1.0) / (counts + 1.0).sum()).log())
-
-    def decide(self, logits: Tensor) -> Tensor:
-        """The predicted classes (...) for logits or log probabilities (..., C): the largest p(class) / prior ** prior_exponent.
-
-        This is logit adjustment (Menon et al. 2021): an exponent above 0 favours rare classes. Probabilities are unchanged.
-        """
-        return (logits - self.prior_exponent * self.log_prior.to(logits)).argmax(-1)
-
     def image_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that process images, alone or together with the report; none for a model without images.
 
@@ -282,6 +236,7 @@ class AlignedFusionClassifier(nn.Module):
             "tokenizer": self.tokenizer.to_dict(),
             "fusion": describe_fusion(self.fusion),
             "reconstructor": None if self.reconstructor is None else self.reconstructor.to_dict(),
+            "task": self.task,
             "class_names": list(self.class_names),
             "hiding": {"p": self.hiding.p, "whole": self.hiding.whole},
             "dropout": self.dropout,
@@ -317,64 +272,13 @@ class AlignedFusionClassifier(nn.Module):
             hiding=HideAttributes(**settings["hiding"]),
             dropout=settings["dropout"],
             unimodal_heads=settings["unimodal_heads"],
+            task=settings.get("task", "multiclass"),  # older checkpoints have no other task
         )
         if model.unimodal_heads is not None and not settings.get("first_round_heads", False):
             model.unimodal_heads = model._build_heads(first_round=False)  # release 0.1.0 had no other heads
         model.prior_exponent = float(settings.get("prior_exponent", 0.0))
         model.prediction_sets = settings.get("prediction_sets")
         return model
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the weights (safetensors), settings (JSON) and a card (README.md) into a folder; see `modules.checkpoint.save`.
-
-        A card that somebody edited is kept, and so is one with metrics as long as the model stays the same.
-        """
-        if checkpoint.save(self, self.to_dict(), folder):
-            card.write(card.render(self), folder)
-        self.saved_in = Path(folder).resolve()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        *,
-        schema: AttributeSchema | None = None,
-        visual: nn.Module | Mapping[str, nn.Module] | None = None,
-        fusion: Fusion | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | Path | None = None,
-    ) -> AlignedFusionClassifier:
-        """Load a model from a folder that `save_pretrained` wrote, or from a model hub; it is returned in evaluation mode.
-
-        Args:
-            folder: A folder, or the name of a repository, "owner/model". A folder of that name takes precedence.
-            schema: The schema of your codes; a checkpoint with another schema is refused.
-            visual: Your own visual module, if the model was built with one: the folder has only its weights.
-            fusion: Your own fusion, if the model was built with one.
-            revision: Branch, tag or commit of a repository; the newest by default.
-            token: Access token of a private repository; by default the one that `hf auth login` stored.
-            cache_dir: Folder for downloads; by default the cache that all Hugging Face libraries share.
-
-        Raises:
-            FileNotFoundError: If neither a folder nor a repository of that name holds a model.
-            ValueError: If it holds another library's model, or one that needs arguments that were not given.
-        """
-        folder = checkpoint.resolve_folder(folder, revision=revision, token=token, cache_dir=cache_dir)
-        settings = checkpoint.read_settings(folder)
-        saved = AttributeSchema.from_dict(settings["tokenizer"]["schema"])
-        if schema is not None and schema != saved:
-            raise ValueError(
-                f"the checkpoint in {str(folder)!r} has another schema: {saved.difference(schema)} given; encode your table "
-                f"with the checkpoint's own schema, model.schema, or train the model again"
-            )
-        try:
-            model = cls.from_dict(settings, visual=visual, fusion=fusion)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"cannot build the model in {str(folder)!r}: {error}") from error
-        checkpoint.load_weights(model, folder)
-        model.saved_in = folder.resolve()
-        return model.eval()
 
     def _tokenize(
         self, image: Images | None, visible: Tensor, values: Tensor, is_valid: Masks, is_present: Masks
@@ -440,15 +344,10 @@ class AlignedFusionClassifier(nn.Module):
     ) -> Tensor:
         # Each head has its own, unweighted term: in a joint loss, a head that is already right would leave the others no
         # gradient.
-        contributions = torch.cat([per_head[branch] for branch in self.branches], dim=1).float()  # (B, sum of H, C)
-        logits = (self.log_prior.float() + contributions).transpose(1, 2)  # (B, C, sum of H)
-        targets = labels[:, None].expand(-1, logits.shape[2])
-        losses = F.cross_entropy(logits, targets, reduction="none").sum(1)  # (B,)
-        if weights is not None:
-            losses = losses * weights
-        loss = losses.sum() / (labels >= 0).sum().clamp(min=1)
+        contributions = torch.cat([per_head[branch] for branch in self.branches], dim=1).float()  # (B, sum of H, L)
+        loss = self.targets.loss(self.log_prior.float() + contributions, labels, weights)
         return loss if rebuilt is None else loss + reconstruction_loss(rebuilt.logits, codes, is_hidden)
 
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
-        return f"classes={self.class_names}, branches={self.branches}"
+        return f"branches={self.branches}"

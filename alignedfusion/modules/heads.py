@@ -50,8 +50,7 @@ class UnimodalHeads(nn.Module):
         self.modalities = tuple(modalities)
         self.heads = _heads(dim, modalities, num_classes, dropout)
         self.first_round_heads = _heads(dim, modalities, num_classes, dropout) if first_round else None
-        images = [m for m in modalities if m != REPORT]
-        self.branches = ((IMAGE,) if images else ()) + ((REPORT,) if REPORT in modalities else ())
+        self.branches = unimodal_branches(modalities)
 
     def token_contributions(
         self, tokens: Mapping[str, Tensor], first_round: Mapping[str, Tensor] | None = None
@@ -123,6 +122,12 @@ class UnimodalHeads(nn.Module):
 
 def _heads(dim: int, modalities: Sequence[str], num_classes: int, dropout: float) -> nn.ModuleDict:
     return nn.ModuleDict({module_key(m): linear_head(dim, num_classes, dropout) for m in modalities})
+
+
+def unimodal_branches(modalities: Sequence[str]) -> tuple[str, ...]:
+    """The branches of single modalities: "image" for all images together, and "report"."""
+    has_images = any(m != REPORT for m in modalities)
+    return ((IMAGE,) if has_images else ()) + ((REPORT,) if REPORT in modalities else ())
 
 
 def linear_head(width: int, num_classes: int, dropout: float) -> nn.Sequential:

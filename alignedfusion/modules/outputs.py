@@ -17,7 +17,7 @@ class ClassifierOutput(OrderedDict[str, Tensor | None]):
 
     Attributes:
         loss: Classification plus reconstruction loss (l_all); None without labels.
-        logits: (B, C).
+        logits: (B, C); the model's `activate` turns them into probabilities or values.
         reconstruction: (B, A, V_max) logits over each attribute's values, -inf beyond the last; None if the model does not
             reconstruct.
         intermediate: (B, K, D).
