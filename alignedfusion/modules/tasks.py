@@ -215,7 +215,9 @@ class Regression(Task):
 
         It is the negative log-likelihood of a normal distribution with variance 1, up to a constant.
         """
-        targets = (torch.where(self.is_known(labels), labels, 0.0).float() - self.mean) / self.std
+        targets = (torch.where(self.is_known(labels), labels, 0.0).to(logits) - self.mean.to(logits)) / self.std.to(
+            logits
+        )
         losses = ((logits - targets[:, None]) ** 2 / 2).sum(1)
         return losses.masked_fill(~self.is_known(labels), 0.0)
 

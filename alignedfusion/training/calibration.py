@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from alignedfusion.attributes import UNKNOWN
@@ -13,6 +12,7 @@ from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.evaluation.inference import outputs
 from alignedfusion.evaluation.metrics import RATES
 from alignedfusion.modules.classifier import AlignedFusionClassifier
+from alignedfusion.modules.tasks import Multiclass, Task
 
 CALIBRATION_RATES = (*RATES, 0.75, 1.0)
 """Shares of missing attributes that the weights are fitted for."""
@@ -27,9 +27,9 @@ def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = Tr
 
     A branch that overfits its training cases is overconfident and dominates the others; calibration lowers its weight. The
     logarithm of a weight is a + b (1/2 - s), where s is the share of the attributes that are mentioned. These, and the weight
-    of the class prior, are the maximum a posteriori estimate. The likelihood is the cross-entropy over the cases, each with all
-    its attributes, with 10 to 75 % of them missing, and with none. The prior is normal: around the logarithm of the initial
-    weight, and around 0 for the slope.
+    of the class prior, are the maximum a posteriori estimate. The likelihood is that of the known labels of the cases (the
+    cross-entropy, or half of the squared error in standardised units), each case with all its attributes, with 10 to 75 % of
+    them missing, and with none. The prior is normal: around the logarithm of the initial weight, and around 0 for the slope.
 
     Args:
         model: A trained model; it is left in evaluation mode.
@@ -42,14 +42,14 @@ def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = Tr
     model.prior_weight.fill_(1.0)
     weighted = outputs(model, cases, variants, "contributions", progress=progress)  # (versions, n, P, C)
     shares = torch.stack([(codes != UNKNOWN).float().mean(1) for codes in variants])  # (versions, n)
-    shifts, slopes, prior_shift = fit_weights(weighted, shares, model.log_prior.cpu(), cases.labels)
+    shifts, slopes, prior_shift = fit_weights(weighted, shares, model.log_prior.cpu(), cases.labels, model.targets)
     model.branch_weights.mul_(shifts.exp().to(model.branch_weights))
     model.branch_slopes.copy_(slopes)
     model.prior_weight.copy_(prior_shift.exp())
 
 
 def fit_weights(
-    contributions: Tensor, shares: Tensor, log_prior: Tensor, labels: Tensor
+    contributions: Tensor, shares: Tensor, log_prior: Tensor, labels: Tensor, task: Task | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The maximum a posteriori estimate of the changes of the branches' log weights.
 
@@ -57,14 +57,15 @@ def fit_weights(
         contributions: (versions, n, P, C) for several versions of the same cases' attributes, with the initial weights.
         shares: (versions, n), the share of the attributes that each version mentions.
         log_prior: (C,), the logarithm of the class prior.
-        labels: (n,).
+        labels: (n,), or (n, C) for the tasks "multilabel" and "regression".
+        task: The model's `targets`; several classes by default.
 
     Returns:
         The shifts and the slopes, (P,) each: the log weight changes by shift + slope (1/2 - share). The shift () of the log
         weight of the prior.
     """
     empty = (0.5 - shares)[..., None]  # (versions, n, 1)
-    targets = labels.expand(len(contributions), -1)
+    task = Multiclass(()) if task is None else task
     with torch.enable_grad():
         parameters, prior_shift = (
             torch.zeros(2, contributions.shape[2], requires_grad=True),
@@ -76,7 +77,9 @@ def fit_weights(
             optimizer.zero_grad()
             factors = (parameters[0] + parameters[1] * empty).exp()  # (versions, n, P)
             logits = prior_shift.exp() * log_prior + torch.einsum("vnpc,vnp->vnc", contributions, factors)
-            fit = F.cross_entropy(logits.transpose(1, 2), targets, reduction="sum")
+            fit = task.losses(
+                logits.transpose(0, 1), labels
+            ).sum()  # the versions of a case, like heads, share its labels
             loss = fit / len(contributions) + ((parameters**2).sum() + prior_shift**2) / (2 * SPREAD**2)
             loss.backward()
             return loss

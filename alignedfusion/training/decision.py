@@ -1,16 +1,17 @@
-"""The decision: which class is predicted from calibrated probabilities, so that rare classes are predicted too."""
+"""The decision: what is predicted from calibrated probabilities, so that rare classes and labels are predicted too."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.evaluation.inference import outputs
 from alignedfusion.evaluation.metrics import RATES
 from alignedfusion.modules.classifier import AlignedFusionClassifier
+from alignedfusion.modules.tasks import Multiclass, Task
 
 EXPONENTS = tuple(step / 20 for step in range(21))
 
@@ -28,25 +29,28 @@ def choose_decision(model: AlignedFusionClassifier, cases: Any, *, progress: boo
     """
     variants = [drop_attributes(cases.codes, rate, model.schema) for rate in RATES]
     logits = outputs(model, cases, variants, "logits", progress=progress)  # (versions, n, C)
-    model.prior_exponent = choose_exponent(logits.log_softmax(-1), model.log_prior.cpu())
+    model.prior_exponent = choose_exponent(logits, model.log_prior.cpu(), model.targets)
 
 
-def choose_exponent(log_probabilities: Tensor, log_prior: Tensor) -> float:
+def choose_exponent(logits: Tensor, log_prior: Tensor, task: Task | None = None) -> float:
     """The exponent of the prior, 0 to 1, with the highest expected macro F1.
 
     The expectation is over the labels, drawn from the probabilities. It varies less than the macro F1 of the labels themselves,
     of which rare classes have only a few.
 
     Args:
-        log_probabilities: (..., C), calibrated.
-        log_prior: (C,), the logarithm of the class shares in training.
+        logits: (..., C), calibrated.
+        log_prior: (C,), the logarithm of the class shares in training, or the log odds of each label.
+        task: The model's `targets`; several classes by default.
     """
-    log_probabilities = log_probabilities.flatten(0, -2).double()  # (n, C)
-    return max(EXPONENTS, key=lambda exponent: _expected_f1(log_probabilities, exponent * log_prior.double()))
+    task = Multiclass(()) if task is None else task
+    logits, log_prior = logits.flatten(0, -2).double(), log_prior.double()  # (n, C)
+    probabilities = task.activate(logits)
 
+    def expected_f1(exponent: float) -> float:
+        predicted = task.decide(logits - exponent * log_prior)
+        is_predicted = one_hot(predicted, len(log_prior)) if predicted.ndim == 1 else predicted  # (n, C)
+        hits = (probabilities * is_predicted).sum(0)
+        return float((2 * hits / (probabilities.sum(0) + is_predicted.sum(0))).mean())
 
-def _expected_f1(log_probabilities: Tensor, offsets: Tensor) -> float:
-    probabilities = log_probabilities.exp()
-    is_predicted = torch.nn.functional.one_hot((log_probabilities - offsets).argmax(-1), len(offsets)).double()
-    hits = (probabilities * is_predicted).sum(0)
-    return float((2 * hits / (probabilities.sum(0) + is_predicted.sum(0))).mean())
+    return max(EXPONENTS, key=expected_f1)

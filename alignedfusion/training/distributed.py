@@ -56,8 +56,8 @@ def loss_over_processes(accelerator: Any, model: nn.Module, batch: Mapping[str, 
     """Run a training step's forward pass; the mean of its loss over processes is the loss of all their cases as one batch.
 
     Each process computes means over its own cases, and the mean of these means is a different number if the processes have
-    different counts. Two counts differ: rows, because accelerate fills the last batch of an epoch with repeated cases, and
-    hidden cells, because reports are incomplete. All processes must call this function together.
+    different counts. Two counts differ: known labels, because accelerate fills the last batch of an epoch with repeated cases
+    and labels may be unknown, and hidden cells, because reports are incomplete. All processes must call this function together.
 
     Args:
         accelerator: The `accelerate.Accelerator` that prepared model and loader.
@@ -81,16 +81,17 @@ def loss_over_processes(accelerator: Any, model: nn.Module, batch: Mapping[str, 
     if is_hidden is not None:
         batch, cells = {**batch, "is_hidden": is_hidden}, is_hidden.sum() * (rows > 0)
 
-    counts = torch.stack([cells.new_tensor(rows), cells])
-    all_rows, all_cells = accelerator.reduce(counts, "sum").clamp(min=1)
-    row_weight = accelerator.num_processes * rows / all_rows
+    known = _count_known(plain, batch["labels"]) * (rows > 0)
+    counts = torch.stack([known, cells])
+    all_known, all_cells = accelerator.reduce(counts, "sum").clamp(min=1)
+    label_weight = accelerator.num_processes * known / all_known
     cell_weight = accelerator.num_processes * cells / all_cells
 
     output = model(**batch)
-    loss = row_weight * output["loss"]
+    loss = label_weight * output["loss"]
     if is_hidden is not None:
-        # The loss above already has the mean over hidden cells, but with the weight of the rows.
-        loss = loss + (cell_weight - row_weight) * reconstruction_loss(output["reconstruction"], codes, is_hidden)
+        # The loss above already has the mean over hidden cells, but with the weight of the labels.
+        loss = loss + (cell_weight - label_weight) * reconstruction_loss(output["reconstruction"], codes, is_hidden)
     return loss, output
 
 
@@ -110,6 +111,11 @@ def _draw_hidden(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Te
     codes = model.present_codes(codes, batch.get("is_present") or {})
     # Drawn here and not in the model: all processes need the number of hidden cells before the loss.
     return codes, model.hiding(codes, batch.get("is_hidden"))[1]
+
+
+def _count_known(model: nn.Module, labels: Tensor) -> Tensor:
+    """Number of the known labels of a batch, ()."""
+    return (model.targets.is_known(labels) if isinstance(model, AlignedFusionClassifier) else labels >= 0).sum()
 
 
 def _first(value: Any, rows: int) -> Any:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -18,12 +17,13 @@ from alignedfusion.attributes import REPORT
 from alignedfusion.datasets.cases import collate
 from alignedfusion.evaluation.conformal import import_crepes
 from alignedfusion.modules.classifier import AlignedFusionClassifier
+from alignedfusion.modules.tasks import Multiclass, Task
 from alignedfusion.modules.tokenizers import VisualTokenizer
-from alignedfusion.training.balance import count_classes, restore_prior, set_prior
+from alignedfusion.training.balance import check_balance, count_classes, restore_prior, set_prior
 from alignedfusion.training.calibration import calibrate
 from alignedfusion.training.decision import choose_decision
 from alignedfusion.training.distributed import check_sharding, is_main_process, must_use_cpu, num_processes
-from alignedfusion.training.sets import calibrate_sets
+from alignedfusion.training.sets import calibrate_sets, check_sets_fit
 from alignedfusion.training.settings import TrainingSettings
 
 _LOG = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ def fit(
         valid: Validation cases, or None.
         folder: Folder of the checkpoints, which are deleted after training.
         settings: Epochs, learning rates and so on.
-        class_counts: Training cases per class (C,), for the prior of a model with `set_class_counts`; counted by default.
+        class_counts: Training cases per class (C,), for the prior of a model for one of several classes; counted by
+            default.
         workers: Number of processes that read images.
         progress: Whether to show a progress bar, and a line with losses, accuracy and the time left after each epoch.
         report_to: Names of loggers as in `transformers.Trainer`: "tensorboard" (event files in `folder`, or in
@@ -74,7 +75,10 @@ def fit(
     from alignedfusion.training.trainer import CaseTrainer
 
     check_sharding()
+    task = model.targets if isinstance(model, AlignedFusionClassifier) else Multiclass(())
+    check_balance(model, settings.balance)
     if settings.sets != "none":
+        check_sets_fit(task.name)
         import_crepes()  # an error before training, not after it
         if valid is None:
             raise ValueError(f"sets={settings.sets!r} needs validation cases to calibrate on")
@@ -114,7 +118,7 @@ def fit(
         train_dataset=train,
         eval_dataset=valid,
         data_collator=collate,
-        compute_metrics=None if valid is None else _metrics,
+        compute_metrics=None if valid is None else partial(_metrics, task=task),
         preprocess_logits_for_metrics=_logits_only,
         callbacks=[EpochLines()] if progress else None,
     )
@@ -192,11 +196,15 @@ def _may_skip_weights(model: nn.Module) -> bool:
     )
 
 
-def _metrics(prediction: Any) -> dict[str, float]:
+def _metrics(prediction: Any, task: Task) -> dict[str, float]:
     logits, labels = torch.from_numpy(prediction.predictions).float(), torch.from_numpy(prediction.label_ids)
+    is_known = task.is_known(labels)
+    count = is_known.sum().clamp(min=1)
+    if task.name == "regression":
+        return {"mean_absolute_error": float((task.activate(logits) - labels)[is_known].abs().sum() / count)}
     return {
-        "accuracy": float((logits.argmax(-1) == labels).float().mean()),
-        "cross_entropy": float(F.cross_entropy(logits, labels)),
+        "accuracy": float(((task.decide(logits) == labels) & is_known).sum() / count),
+        "cross_entropy": float(task.losses(logits[:, None], labels).sum() / count),
     }
 
 

@@ -29,6 +29,7 @@ def calibrate_sets(
         coverage: Share of the sets that shall contain the true class.
         progress: Whether to show a progress bar.
     """
+    check_sets_fit(model.task)
     variants = [drop_attributes(cases.codes, rate, model.schema) for rate in CALIBRATION_RATES]
     mentioned = torch.stack([(codes != UNKNOWN).double().mean(1) for codes in variants])  # (versions, n)
     model.prediction_sets = PredictionSets.calibrate(
@@ -39,3 +40,11 @@ def calibrate_sets(
         coverage=coverage,
         offsets=(-model.prior_exponent * model.log_prior).tolist(),
     ).to_dict()
+
+
+def check_sets_fit(task: str) -> None:
+    """Raise a ValueError for a task without prediction sets."""
+    if task != "multiclass":
+        raise ValueError(
+            f"prediction sets are sets of classes, and a model for {task!r} has none: train it with sets='none'"
+        )
