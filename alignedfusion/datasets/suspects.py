@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignedfusion.attributes import AttributeSchema
+    from alignedfusion.datasets.labels import Labels
 
 FEW = 8
 """A column with at most this many distinct values is none of identifiers, whatever its name."""
@@ -62,49 +63,64 @@ def identifier_reason(name: str, cells: Iterable[Any]) -> str:
     return f"it looks like an identifier or free text: {len(distinct)} of its {len(texts)} recorded cells are distinct"
 
 
-def find_leaks(codes: Tensor, labels: Sequence[Any], names: Sequence[str]) -> dict[str, float]:
-    """The columns that alone nearly give the label away, with the accuracy of a decision tree on that column alone.
+def find_leaks(codes: Tensor, labels: Sequence[Any], names: Sequence[str], *, numeric: bool = False) -> dict[str, float]:
+    """The columns that alone nearly give the label away, with the score of a decision tree on that column alone.
 
     The tree reads the codes of one column, in which an unmentioned cell is a code of its own; cross-validation tests it.
-    A column counts if the tree avoids 80 % of the errors of always predicting the most frequent class.
+    A column counts if the tree avoids 80 % of the errors of always predicting the most frequent class, or explains 80 % of the
+    variance of a number.
 
     Args:
         codes: int64 (n, A), codes of the training rows.
         labels: Their n labels.
         names: Names of the A columns.
+        numeric: Whether the labels are numbers, and the score is R2. Otherwise they are classes, and it is the accuracy.
     """
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-    from sklearn.tree import DecisionTreeClassifier
+    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-    _, target, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
-    is_kept = (counts >= 3)[target]  # a class needs cases to learn from and cases to test on
-    target, counts = target[is_kept], counts[counts >= 3]
-    if len(counts) < 2:
-        return {}
-    majority = counts.max() / counts.sum()
-    folds = StratifiedKFold(min(5, int(counts.min())), shuffle=True, random_state=0)
+    if numeric:
+        target, is_kept, chance = np.asarray(labels, dtype=float), np.ones(len(labels), dtype=bool), 0.0
+        if len(target) < 2 * FEWEST_TEXTS:
+            return {}
+        tree, folds = DecisionTreeRegressor(random_state=0), KFold(5, shuffle=True, random_state=0)
+    else:
+        _, target, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
+        is_kept = (counts >= 3)[target]  # a class needs cases to learn from and cases to test on
+        target, counts = target[is_kept], counts[counts >= 3]
+        if len(counts) < 2:
+            return {}
+        chance = counts.max() / counts.sum()
+        tree, folds = (
+            DecisionTreeClassifier(random_state=0),
+            StratifiedKFold(min(5, int(counts.min())), shuffle=True, random_state=0),
+        )
     leaks = {}
     for name, column in zip(names, codes.numpy()[is_kept].T, strict=True):
         # One column per code: the order of categories has no meaning.
         is_code = column[:, None] == np.unique(column)
-        accuracy = cross_val_score(DecisionTreeClassifier(random_state=0), is_code, target, cv=folds).mean()
-        if accuracy - majority >= LEAK * (1 - majority):
-            leaks[name] = float(accuracy)
+        score = cross_val_score(tree, is_code, target, cv=folds).mean()
+        if score - chance >= LEAK * (1 - chance):
+            leaks[name] = float(score)
     return leaks
 
 
-def warn_of_leaks(rows: pd.DataFrame, schema: AttributeSchema, label: str) -> None:
-    """Log the attributes of training rows that alone nearly give the label column away, see `find_leaks`."""
-    leaks = find_leaks(schema.encode(rows, unseen="unknown"), list(rows[label]), schema.names)
-    for name, accuracy in leaks.items():
-        _log.warning(
-            "the column %r alone predicts %r in %.0f %% of the training cases: if it follows from the label, it is not known "
-            "for a new case; leave it out (--exclude %s)",
-            name,
-            label,
-            100 * accuracy,
-            name,
-        )
+def warn_of_leaks(rows: pd.DataFrame, schema: AttributeSchema, labels: Labels) -> None:
+    """Log the attributes of training rows that alone nearly give a label column away, see `find_leaks`."""
+    codes, values = schema.encode(rows, unseen="unknown"), labels.read(rows)
+    is_numeric = labels.task == "regression"
+    for column, label in zip(values.reshape(len(rows), -1).T, labels.columns, strict=True):
+        is_known = ~column.isnan() if is_numeric else column >= 0
+        leaks = find_leaks(codes[is_known], column[is_known].tolist(), schema.names, numeric=is_numeric)
+        for name, score in leaks.items():
+            _log.warning(
+                "the column %r alone predicts %r %s: if it follows from the label, it is not known for a new case; leave it "
+                "out (--exclude %s)",
+                name,
+                label,
+                f"with R2 {score:.2f}" if is_numeric else f"in {100 * score:.0f} % of the training cases",
+                name,
+            )
 
 
 def _words(name: str) -> list[str]:

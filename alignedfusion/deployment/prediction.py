@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from alignedfusion.attributes import UNKNOWN
 from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.images import check_images, image_paths, read_ahead
 from alignedfusion.datasets.reading import MAX_UNREAD, name_unread, read_cells
-from alignedfusion.evaluation.inference import answer, decide, prediction_sets, prepare_images
+from alignedfusion.deployment.naming import name_output, prediction_cells, prediction_columns
+from alignedfusion.evaluation.inference import answer, prepare_images
 from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.download import is_repository
@@ -41,7 +40,7 @@ def predict_case(folder: str | Path, images: Sequence[str | Path], attributes: M
         attributes: Values of the mentioned attributes by name; all others are unmentioned.
 
     Returns:
-        A mapping as `name_output` returns it.
+        A mapping as `naming.name_output` returns it.
     """
     model = AlignedFusionClassifier.from_pretrained(folder)
     if len(images) != len(model.image_modalities):
@@ -52,37 +51,6 @@ def predict_case(folder: str | Path, images: Sequence[str | Path], attributes: M
         raise FileNotFoundError(f"there is no image at {absent}")
     output = answer(model, [make_cases(paths, codes, None, **prepare_images(model))[0]])
     return name_output(model, codes, output)
-
-
-def name_output(model: AlignedFusionClassifier, codes: Tensor, output: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The output of a model for one case, with names instead of positions, as plain JSON.
-
-    Args:
-        model: The model.
-        codes: int64 (1, A).
-        output: Output of the model.
-
-    Returns:
-        A mapping with `predicted`, the class that `AlignedFusionClassifier.decide` chooses; `classes`, the probability of each
-        class; `attributes`, the probability of each value of each unmentioned attribute; and, for a model with conformal
-        prediction sets, `set`, the names of the classes in the set, most probable first, and `coverage`, the share of sets that
-        contain the true class. Probabilities have four digits.
-    """
-    chances = output["logits"].float().softmax(-1)
-    logits = output.get("reconstruction")
-    filled = {}
-    if logits is not None:
-        filled = {
-            attribute.name: _name_shares(attribute.values, row.float().softmax(-1).tolist())
-            for attribute, code, row in zip(model.schema, codes[0].tolist(), logits[0], strict=True)
-            if code == UNKNOWN
-        }
-    return {
-        "predicted": model.class_names[int(model.decide(output["logits"][0]))],
-        "classes": _name_shares(model.class_names, chances[0].tolist()),
-        "attributes": filled,
-        **_named_set(model, chances, codes),
-    }
 
 
 class PredictBatch:
@@ -98,10 +66,11 @@ class PredictBatch:
         root: Folder that relative image paths start from.
 
     Attributes:
-        columns: Names of the added columns: `predicted`, the class that `AlignedFusionClassifier.decide` chooses;
-            `most_probable`, if that decision helps rare classes; `set`, the names of the classes in the conformal prediction
-            set, separated by semicolons, if the model has such sets; `p(CLASS)` for each class; and, if the model reconstructs,
-            for each attribute `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of an unmentioned cell,
+        columns: Names of the added columns: `predicted`, the class that `AlignedFusionClassifier.decide` chooses, or the labels
+            separated by semicolons; `most_probable`, if that decision helps rare classes; `set`, the names of the classes in
+            the conformal prediction set, separated by semicolons, if the model has such sets; `p(CLASS)` for each class or
+            label; for a model of numbers instead of all these `predicted(NAME)` for each; and, if the model reconstructs, for
+            each attribute `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))`: the most probable value of an unmentioned cell,
             and its probability; both are empty where the cell is mentioned. Last `unreadable`, the attributes whose cells could
             not be read and count as unmentioned, separated by semicolons.
     """
@@ -116,10 +85,7 @@ class PredictBatch:
             )
         filled = self.model.schema.names if self.model.reconstructor is not None else ()
         names = (
-            "predicted",
-            *(("most_probable",) if self.model.prior_exponent else ()),
-            *(("set",) if self.model.prediction_sets is not None else ()),
-            *(f"p({name})" for name in self.model.class_names),
+            *prediction_columns(self.model),
             *(column for name in filled for column in (f"filled({name})", f"p(filled({name}))")),
             "unreadable",
         )
@@ -143,29 +109,17 @@ class PredictBatch:
     def _step(self, cases: list[dict[str, Any]]) -> list[list[Any]]:
         """The cells of the new columns, row by row."""
         output = answer(self.model, cases)
-        chances, codes = output["logits"].softmax(-1), torch.stack([case["codes"] for case in cases])
-        rows = [
-            [*choice, *map(_rounded, row)]
-            for choice, row in zip(self._choices(chances, codes), chances.tolist(), strict=True)
-        ]
+        codes = torch.stack([case["codes"] for case in cases])
+        outputs = self.model.activate(output["logits"])
+        rows = prediction_cells(self.model, outputs.numpy(), codes.numpy())
         if "reconstruction" in output:
             share, best_value = output["reconstruction"].softmax(-1).max(-1)  # (n, A) each
             for row, case, p, code in zip(rows, cases, share.tolist(), best_value.tolist(), strict=True):
                 for attribute, mentioned, probability, value in zip(
                     self.model.schema, case["codes"].tolist(), p, code, strict=True
                 ):
-                    row += [attribute.values[value], _rounded(probability)] if mentioned == UNKNOWN else [None, None]
+                    row += [attribute.values[value], round(probability, 6)] if mentioned == UNKNOWN else [None, None]
         return rows
-
-    def _choices(self, chances: Tensor, codes: Tensor) -> list[list[str]]:
-        """The cells before the probabilities, row by row."""
-        model = self.model
-        columns = [[model.class_names[i] for i in decide(model, chances.numpy())]]
-        if model.prior_exponent:
-            columns.append([model.class_names[i] for i in chances.argmax(1)])
-        if (sets := prediction_sets(model, chances.numpy(), codes.numpy())) is not None:
-            columns.append(["; ".join(name_set(model, row, chosen)) for row, chosen in zip(chances, sets, strict=True)])
-        return [list(row) for row in zip(*columns, strict=True)]
 
 
 def predict_table(
@@ -256,27 +210,6 @@ def _lines(batch: pd.DataFrame, columns: Sequence[str], number: str) -> list[dic
         {"row": position, "cells": row}
         for position, row in zip(batch[number].tolist(), cells.to_numpy().tolist(), strict=True)
     ]
-
-
-def name_set(model: AlignedFusionClassifier, chances: Tensor, is_in_set: np.ndarray) -> list[str]:
-    """The names of the classes in a set, most probable first."""
-    return [model.class_names[i] for i in chances.argsort(descending=True).tolist() if is_in_set[i]]
-
-
-def _named_set(model: AlignedFusionClassifier, chances: Tensor, codes: Tensor) -> dict[str, Any]:
-    sets = prediction_sets(model, chances.numpy(), codes.numpy())
-    if sets is None or model.prediction_sets is None:
-        return {}
-    return {"set": name_set(model, chances[0], sets[0]), "coverage": model.prediction_sets["coverage"]}
-
-
-def _name_shares(names: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
-    """Rounded probabilities by name; the reconstruction has further, empty places after the last value."""
-    return {name: round(share, 4) for name, share in zip(names, shares, strict=False)}
-
-
-def _rounded(share: float) -> float:
-    return round(share, 6)
 
 
 def _sha256(folder: Path | None) -> str:

@@ -87,7 +87,7 @@ def test_leaks_of_a_table_are_logged_before_training(tmp_path, caplog):
     )
     manifest = Manifest.from_frame(frame, CaseColumns(images="file", label="label"), root=tmp_path)
     with caplog.at_level(logging.WARNING):
-        warn_of_leaks(manifest.rows("train"), manifest.schema(), "label")
+        warn_of_leaks(manifest.rows("train"), manifest.schema(), manifest.labels)
     (line,) = caplog.messages
     assert line.startswith("the column 'treatment' alone predicts 'label' in 100 % of the training cases")
     assert "(--exclude treatment)" in line
