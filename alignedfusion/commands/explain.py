@@ -52,9 +52,11 @@ def _explain(options: argparse.Namespace) -> None:
 
     from alignedfusion.modules.classifier import AlignedFusionClassifier
     from alignedfusion.pages import write_case, write_cases
+    from alignedfusion.pages.facts import check_classes
 
     _check(options)
     model = AlignedFusionClassifier.from_pretrained(options.model)
+    check_classes(model.task)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     settings = _settings(options.model)
     record = _record(Path(options.model), settings, model)

@@ -16,6 +16,7 @@ from alignedfusion.commands.table_options import (
     print_results,
     read_cases,
 )
+from alignedfusion.datasets.labels import TASKS
 from alignedfusion.evaluation.conformal import KINDS
 from alignedfusion.training.settings import BALANCES
 
@@ -23,8 +24,10 @@ _TRAIN = """\
 Train a classifier on your own images and a table that may have empty cells, and test it.
 
 The table has one row per case: one or more columns with image files (PNG, JPEG or TIFF, or .npy files with precomputed tokens
-(N, F)), a column with the label, and attribute columns. An empty attribute cell means that the report does not mention the
-attribute. If the report denies it, write a value such as "absent". Cells that cannot be read, such as a word among numbers, are
+(N, F)), a column with the label, and attribute columns. Several label columns hold yes and no (1/0, yes/no, true/false,
+positive/negative, present/absent), or numbers with --task regression; an empty label cell is unknown.
+
+An empty attribute cell means that the report does not mention the attribute. If the report denies it, write a value such as "absent". Cells that cannot be read, such as a word among numbers, are
 reported and count as unmentioned. Exclude columns that follow from the label (--exclude): they leak it to the model. A column
 that alone nearly gives the label away is named before training. Identifiers, such as record numbers, are left out unless
 --attributes names them.
@@ -50,7 +53,19 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     data = parser.add_argument_group("columns of the table")
     data.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
     add_table_options(data)
-    data.add_argument("--label", required=True, metavar="COL", help="column with the label to predict")
+    data.add_argument(
+        "--label",
+        nargs="+",
+        required=True,
+        metavar="COL",
+        help="column with the class, or columns of yes and no or of numbers",
+    )
+    data.add_argument(
+        "--task",
+        choices=TASKS,
+        help="what the labels are: classes, several labels of yes and no, or numbers (default: multiclass for one column, "
+        "multilabel for several)",
+    )
     data.add_argument(
         "--attributes", nargs="+", metavar="COL", help="attribute columns (default: all suitable columns)"
     )
@@ -158,6 +173,7 @@ def _train(options: argparse.Namespace) -> None:
             split=options.split,
             key=options.key,
             subgroups=options.subgroup,
+            task=options.task or "",
         ),
         missing_values=options.missing_values,
         root=options.image_root,
@@ -194,7 +210,8 @@ def _train(options: argparse.Namespace) -> None:
     )
     if not is_main_process():
         return
-    print(f"\n{report['cases']['test']} test cases; most frequent class {report['most_frequent_class']:.1%}")
+    chance = f"; most frequent class {report['most_frequent_class']:.1%}" if "most_frequent_class" in report else ""
+    print(f"\n{report['cases']['test']} test cases{chance}")
     print_results(report)
     page = "report.html, " if (Path(options.output) / "report.html").is_file() else ""
     print(f"\nThe model, {page}metrics.json, predictions.csv and missing.png are in {options.output}")
@@ -215,7 +232,7 @@ def _check_weights(options: argparse.Namespace) -> None:
 
 def _describe(manifest: Any) -> None:
     counts = ", ".join(f"{len(manifest.rows(split))} {split}" for split in ("train", "valid", "test"))
-    print(f"cases: {counts}; classes: {', '.join(manifest.class_names)}")
+    print(f"cases: {counts}; {_describe_labels(manifest)}")
     schema = manifest.schema()
     shares = (schema.encode(manifest.rows("train"), unseen="unknown") >= 0).double().mean(0).tolist()
     named = ", ".join(f"{a.name} ({a.kind}) {share:.0%}" for a, share in zip(schema, shares, strict=True))
@@ -223,6 +240,17 @@ def _describe(manifest: Any) -> None:
     for name, reason in (manifest.left_out or {}).items():
         print(f"left out: column {name!r}: {reason}")
     print("No attribute may follow from the label; use --exclude to leave columns out.")
+
+
+def _describe_labels(manifest: Any) -> str:
+    labels, counts = manifest.labels, manifest.labels.count(manifest.rows("train"))
+    if labels.task == "multiclass":
+        return f"classes: {', '.join(labels.names)}"
+    kind, names = ("labels", ("positive", "negative")) if labels.task == "multilabel" else ("numbers", ("known",))
+    described = (
+        f"{name} ({', '.join(f'{count[n]} {n}' for n in (*names, 'unknown'))})" for name, count in counts.items()
+    )
+    return f"{kind} of the training cases: {', '.join(described)}"
 
 
 def _changes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:

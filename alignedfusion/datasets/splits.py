@@ -59,8 +59,8 @@ def draw_splits(labels: np.ndarray, groups: pd.Series | None, seed: int) -> np.n
         if size < FEWEST:
             raise ValueError(
                 f"class {quote(name)} has {size} {'cases' if groups is None else 'patients'}, too few to draw training, "
-                f"validation and test rows ({FEWEST} at least); leave it out, join it with another, give a split column, or, if "
-                f"the labels are numbers, set the task to regression"
+                f"validation and test rows ({FEWEST} at least); leave it out, join it with another, give a split column, or "
+                f"set the task to regression if the labels are numbers"
             )
     splits = np.full(len(labels), "train", dtype=object)
     for split in ("test", "valid"):

@@ -63,7 +63,9 @@ def identifier_reason(name: str, cells: Iterable[Any]) -> str:
     return f"it looks like an identifier or free text: {len(distinct)} of its {len(texts)} recorded cells are distinct"
 
 
-def find_leaks(codes: Tensor, labels: Sequence[Any], names: Sequence[str], *, numeric: bool = False) -> dict[str, float]:
+def find_leaks(
+    codes: Tensor, labels: Sequence[Any], names: Sequence[str], *, numeric: bool = False
+) -> dict[str, float]:
     """The columns that alone nearly give the label away, with the score of a decision tree on that column alone.
 
     The tree reads the codes of one column, in which an unmentioned cell is a code of its own; cross-validation tests it.

@@ -42,7 +42,7 @@ class Answer(nn.Module):
         is_present: dict[str, Tensor],
         is_valid: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """All fields of the classifier's output except the loss, and the probabilities (B, C).
+        """All fields of the classifier's output except the loss, and the probabilities (B, C), or the values of numbers.
 
         Args:
             image: Images (B, channels, H, W) or tokens (B, N, F) for each image modality.
@@ -56,8 +56,13 @@ class Answer(nn.Module):
         codes = codes.masked_fill(~is_right, 2**40)
 
         out = self.model(image, codes, is_present=is_present, is_valid=is_valid)
-        answer = {"logits": out.logits, "probabilities": out.logits.float().softmax(-1)}
+        answer = {"logits": out.logits, output_name(self.model): self.model.activate(out.logits.float())}
         return {**answer, **{name: value for name, value in out.items() if name not in answer}}
+
+
+def output_name(model: AlignedFusionClassifier) -> str:
+    """Name of the output that holds what `model.activate` returns: "probabilities", or "values" for numbers."""
+    return "values" if model.task == "regression" else "probabilities"
 
 
 def export(
@@ -93,8 +98,8 @@ def to_onnx(
     """Write a model as one ONNX file, with a dynamic batch size.
 
     Inputs, for each image modality m: `m`, images (B, channels, H, W) or tokens (B, N, F); `is_present_m`, bool (B,); with
-    padding `is_valid_m`, bool (B, N). And `codes`, int64 (B, A). Outputs: `logits` and `probabilities` (B, C), and the other
-    fields of the classifier's output: `reconstruction`, `intermediate`, `contributions`. A code out of range is an error on
+    padding `is_valid_m`, bool (B, N). And `codes`, int64 (B, A). Outputs: `logits` and `probabilities` (B, C) (`values` for
+    numbers, in their own units), and the other fields of the classifier's output: `reconstruction`, `intermediate`, `contributions`. A code out of range is an error on
     the CPU; other execution providers may not check it.
 
     The metadata of the file describe the inputs and outputs in JSON, see `metadata`.
@@ -169,8 +174,10 @@ def metadata(model: AlignedFusionClassifier) -> dict[str, Any]:
     - `attributes`: the name, kind and values of each attribute, in the order of the columns of `codes`. The code of a cell is
       the index of its value; the code of a number (kind "numeric") is the number of `edges` at or below it.
     - `unknown`: the code of an unmentioned attribute.
-    - `class_names`: the names of the classes, in the order of the logits.
-    - `decision_offsets`: the predicted class is the largest logit after adding these, see `AlignedFusionClassifier.decide`.
+    - `task`: "multiclass", "multilabel" or "regression".
+    - `class_names`: the names of the classes, labels or numbers, in the order of the logits.
+    - `decision_offsets`: the predicted class is the largest logit after adding these, and the predicted labels are those whose
+      sum is above 0, see `AlignedFusionClassifier.decide`. Numbers are the output `values`.
     - `branches`: the names of the branches, in the order of the contributions.
     - `preprocessing`: the preprocessing of the images of each modality; None for tokens.
     """
@@ -181,6 +188,7 @@ def metadata(model: AlignedFusionClassifier) -> dict[str, Any]:
             for row, attribute in zip(model.schema.to_dict()["attributes"], model.schema, strict=True)
         ],
         "unknown": UNKNOWN,
+        "task": model.task,
         "class_names": list(model.class_names),
         "decision_offsets": (-model.prior_exponent * model.log_prior).tolist(),
         "branches": list(model.branches),

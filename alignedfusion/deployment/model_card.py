@@ -89,16 +89,14 @@ def training_data(manifest: Manifest, schema: AttributeSchema) -> dict[str, Any]
 
     Returns:
         A mapping with `source`, the name of the table's file if there is one; `classes`, the number of cases per split and
-        class; `mentioned`, the share of training cases that mention each attribute.
+        class, or `labels`, the counts of `datasets.labels.Labels.count` per split; `mentioned`, the share of training cases
+        that mention each attribute.
     """
     is_mentioned = schema.encode(manifest.rows("train"), unseen="unknown") != UNKNOWN  # (n, A)
-    counts = {}
-    for split in SPLITS:
-        labels = manifest.rows(split)[manifest.label].astype(str)
-        counts[split] = {name: int((labels == name).sum()) for name in manifest.class_names}
+    counts = {split: manifest.labels.count(manifest.rows(split)) for split in SPLITS}
     return {
         "source": manifest.source,
-        "classes": counts,
+        "classes" if manifest.columns.task == "multiclass" else "labels": counts,
         "mentioned": dict(zip(schema.names, is_mentioned.double().mean(0).tolist(), strict=True)),
     }
 

@@ -79,13 +79,26 @@ class Facts:
         return float(terms[self.ranking[0]] - terms[self.ranking[1]])
 
 
+def check_classes(task: str) -> None:
+    """Raise a ValueError unless the task of a model is multiclass, which pages of cases are for."""
+    if task != "multiclass":
+        raise ValueError(
+            f"pages of cases show classes, and this model has the task {task!r}; explanation.contributions returns what each "
+            f"image and attribute adds to each of its outputs"
+        )
+
+
 def read_facts(model: AlignedFusionClassifier, cases: Sequence[Mapping[str, Any]]) -> Iterator[Facts]:
     """Compute what the pages of some cases show.
 
     Args:
         model: The model, in evaluation mode.
         cases: Cases as `datasets.cases.make_cases` gives them.
+
+    Raises:
+        ValueError: If the task of the model is not multiclass.
     """
+    check_classes(model.task)
     for start in range(0, len(cases), BATCH):
         yield from _read_batch(model, cases[start : start + BATCH])
 

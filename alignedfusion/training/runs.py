@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +13,13 @@ import numpy as np
 import torch
 
 from alignedfusion.datasets.columns import CaseColumns
-from alignedfusion.datasets.identity import find_trained_cases, write_trained_cases
+from alignedfusion.datasets.identity import find_trained_cases
 from alignedfusion.datasets.images import token_width
 from alignedfusion.datasets.manifest import Manifest
-from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, name_unread, read_cells
-from alignedfusion.datasets.splits import SPLITS
+from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, read_cells
 from alignedfusion.datasets.suspects import warn_of_leaks
 from alignedfusion.datasets.token_cache import TokenCache
-from alignedfusion.deployment import model_card
-from alignedfusion.deployment.prediction import name_set
-from alignedfusion.evaluation import plots
-from alignedfusion.evaluation.inference import decide, prediction_sets, prepare_images
+from alignedfusion.evaluation.inference import prepare_images
 from alignedfusion.evaluation.subgroups import subgroup_columns
 from alignedfusion.evaluation.testing import evaluate_model
 from alignedfusion.modules.backbones import ANY_BACKBONE, Backbone
@@ -31,22 +27,18 @@ from alignedfusion.modules.checkpoint import WEIGHTS
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.pages.facts import check_classes
 from alignedfusion.presets import check_tokens_of, choose_backbone, match_tokens, standard
-from alignedfusion.tables.files import free_name, lock_output, read_json, write_json, write_table
-from alignedfusion.training.distributed import is_main_process, num_processes
-from alignedfusion.training.fitting import DEFAULTS, find_checkpoints, fit
+from alignedfusion.tables.files import lock_output
+from alignedfusion.training.distributed import is_main_process
+from alignedfusion.training.fitting import DEFAULTS, fit
 from alignedfusion.training.run_pages import write_run_page
+from alignedfusion.training.run_results import TRAINED_ON, to_device, write_report
+from alignedfusion.training.run_settings import METRICS_FILE, describe_run, open_run, read_settings
 from alignedfusion.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SETTINGS = "settings.json"
-METRICS_FILE = "metrics.json"
-PREDICTIONS = "predictions.csv"
-PICTURE = "missing.png"
-_FIX = "copy the run again, or train it again"
-TRAINED_ON = "trained_on.json"
 
 
 def train(
@@ -89,13 +81,15 @@ def train(
     backbone = choose_backbone(manifest.tokens, backbone)
     if not backbone.pretrained:  # random weights have to learn from these images at the full learning rate
         settings = replace(settings, image_rate=1.0, backbone_rate=1.0)
-    described = _describe(manifest, backbone, text_encoder, dim, settings)
+    if case_pages:
+        check_classes(manifest.columns.task)
+    described = describe_run(manifest, backbone, text_encoder, dim, settings)
     # Several processes that train one model together share the folder, and the main one holds its lock.
     with lock_output(folder) if is_main_process() else nullcontext():
-        if (finished := _open(folder, described)) is not None:
+        if (finished := open_run(folder, described)) is not None:
             return finished
         if is_main_process():
-            warn_of_leaks(manifest.rows("train"), manifest.schema(), manifest.label)
+            warn_of_leaks(manifest.rows("train"), manifest.schema(), manifest.labels)
 
         if (folder / WEIGHTS).is_file():  # trained before, and interrupted while it was tested
             if not is_main_process():
@@ -108,34 +102,7 @@ def train(
             if not is_main_process():
                 return {}
         seconds = time.time() - start
-        return _report(model, manifest, folder, seconds=seconds, case_pages=case_pages, progress=progress)
-
-
-def _describe(
-    manifest: Manifest, backbone: Backbone, text_encoder: str | None, dim: int, settings: TrainingSettings
-) -> dict[str, Any]:
-    """The content of `settings.json`: everything that determines the result of a run."""
-    described: dict[str, Any] = {
-        "images": list(manifest.images),
-        "label": manifest.label,
-        "attributes": list(manifest.attributes),
-        "key": manifest.columns.key,
-        "group": manifest.columns.group,
-        "subgroups": list(manifest.columns.subgroups),
-        "options": {name: option.to_dict() for name, option in manifest.options.items()},
-        "cases": manifest.fingerprint(),
-        "model": {
-            "backbone": asdict(replace(backbone, pretrained=str(backbone.pretrained))),
-            "text_encoder": text_encoder,
-            "dim": dim,
-        },
-        "training": asdict(settings),
-    }
-    if manifest.tokens is not None:
-        described["tokens"] = {name: manifest.tokens.settings[name] for name in ("weights_sha256", "dtype")}
-    if num_processes() > 1:  # the effective batch size is that of all processes together
-        described["training"]["processes"] = num_processes()
-    return described
+        return write_report(model, manifest, folder, seconds=seconds, case_pages=case_pages, progress=progress)
 
 
 def _build(manifest: Manifest, backbone: Backbone, text_encoder: str | None, dim: int) -> AlignedFusionClassifier:
@@ -148,6 +115,7 @@ def _build(manifest: Manifest, backbone: Backbone, text_encoder: str | None, dim
         num_features=num_features,
         dim=dim,
         text_encoder=None if text_encoder is None else TextEncoder(text_encoder),
+        task=manifest.columns.task,
     )
     if manifest.tokens is not None:
         assert isinstance(model.visual, VisualTokenizer)
@@ -215,13 +183,17 @@ def evaluate(
     folder = Path(folder)
     if not (folder / METRICS_FILE).is_file():
         raise FileNotFoundError(f"no finished run in {str(folder)!r}: create one with `alignedfusion train`")
-    settings = _read_settings(folder)
-    model = _to_device(AlignedFusionClassifier.from_pretrained(folder))
+    settings = read_settings(folder)
+    model = to_device(AlignedFusionClassifier.from_pretrained(folder))
+    if case_pages:
+        check_classes(model.task)
     if most_probable:
         model.prior_exponent = 0.0
     if tokens is not None:
         check_tokens_of(model, tokens)
-    columns = CaseColumns(images=settings["images"], label=settings["label"], attributes=tuple(settings["attributes"]))
+    columns = CaseColumns(
+        images=settings["images"], label=settings["label"], attributes=tuple(settings["attributes"]), task=model.task
+    )
     columns.check(frame)
     frame = frame.reset_index(drop=True)
     is_trained = np.array(find_trained_cases(folder / TRAINED_ON, frame, columns, root), dtype=bool)
@@ -233,116 +205,13 @@ def evaluate(
     reading = read_cells(manifest.frame, model.schema, max_unread=max_unread)
     cases = manifest.cases(manifest.frame, model.schema, **prepare_images(model))
     group = settings.get("group")
-    result, probabilities = evaluate_model(
+    result, outputs = evaluate_model(
         model,
         cases,
         groups=manifest.frame.get(group),
         subgroups=subgroup_columns(manifest.frame, subgroups, model.schema),
     )
     if output is not None:
-        write_run_page(Path(output), model, manifest, cases, result, probabilities, case_pages=case_pages)
+        write_run_page(Path(output), model, manifest, cases, result, outputs, case_pages=case_pages)
     unread = count_unread(reading.is_unread, model.schema)
     return {"tested": len(cases), "left_out": int(is_trained.sum()), "unreadable": unread, **result}
-
-
-def _report(
-    model: AlignedFusionClassifier,
-    manifest: Manifest,
-    folder: Path,
-    *,
-    seconds: float,
-    case_pages: bool,
-    progress: bool,
-) -> dict[str, Any]:
-    """Test the model, and write predictions, plot, page, card and metrics."""
-    import pandas as pd
-
-    _to_device(model)
-    table, group = manifest.rows("test"), manifest.columns.group
-    cases = manifest.cases(table, model.schema, **prepare_images(model))
-    result, probabilities = evaluate_model(
-        model,
-        cases,
-        groups=None if group is None else table[group],
-        subgroups=subgroup_columns(table, manifest.columns.subgroups, model.schema),
-        progress=progress,
-    )
-    counts = np.bincount(cases.labels.numpy(), minlength=len(model.class_names))
-    report: dict[str, Any] = {
-        **result,
-        "most_frequent_class": float(counts.max() / counts.sum()),
-        "cases": {split: len(manifest.rows(split)) for split in SPLITS},
-        "classes": list(model.class_names),
-        "training_data": model_card.training_data(manifest, model.schema),
-        "unreadable": {
-            split: count_unread(model.schema.read(manifest.rows(split)).is_unread, model.schema) for split in SPLITS
-        },
-        "seconds": round(seconds, 1),
-    }
-
-    columns = (*manifest.images, manifest.label)
-    predictions = pd.DataFrame({column: table[column].to_numpy() for column in columns})
-    predictions[free_name("predicted", predictions)] = [model.class_names[i] for i in decide(model, probabilities)]
-    if (sets := prediction_sets(model, probabilities, cases.codes.numpy())) is not None:
-        named = [
-            name_set(model, row, chosen) for row, chosen in zip(torch.from_numpy(probabilities), sets, strict=True)
-        ]
-        predictions[free_name("set", predictions)] = ["; ".join(names) for names in named]
-    for i, name in enumerate(model.class_names):
-        predictions[free_name(f"p({name})", predictions)] = probabilities[:, i].round(6)
-    unread = name_unread(model.schema.read(table).is_unread, model.schema)
-    predictions[free_name("unreadable", predictions)] = unread
-    write_table(predictions, folder / PREDICTIONS)
-
-    plots.accuracy_against_missing(
-        {"this model": [(row["missing"], row["accuracy"], 0.0) for row in result["missing"]]},
-        folder / PICTURE,
-        title=f"{manifest.label}: {len(cases)} test cases",
-        chance=report["most_frequent_class"],
-    )
-    write_run_page(folder, model, manifest, cases, result, probabilities, case_pages=case_pages)
-    used = pd.concat([manifest.rows("train"), manifest.rows("valid")])
-    write_trained_cases(folder / TRAINED_ON, used, manifest.columns, manifest.root)
-    # The metrics are written last: their file marks the run as finished.
-    model_card.write(model, folder, report=report, settings=_read_settings(folder))
-    write_json(folder / METRICS_FILE, report)
-    return report
-
-
-def _open(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Start a run or continue one. Returns its metrics if it is finished, otherwise None."""
-    file = folder / SETTINGS
-    has_begun = bool(find_checkpoints(folder / "checkpoints")) or (folder / WEIGHTS).is_file()
-    if not file.is_file() or not has_begun:  # a run that failed in its first epoch starts again
-        if is_main_process():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(file, settings)
-        return None
-    before = _read_settings(folder)
-    if before != settings:
-        changed = "; ".join(_changes(before, settings))
-        raise ValueError(
-            f"{str(folder)!r} holds a run with other settings ({changed}); choose another folder, or delete it"
-        )
-    metrics_file = folder / METRICS_FILE
-    return read_json(metrics_file, _FIX) if metrics_file.is_file() else None
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = read_json(folder / SETTINGS, _FIX, keys=("images", "label", "attributes"))
-    return settings
-
-
-def _changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    lines = []
-    for key in [*before, *(key for key in now if key not in before)]:
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += _changes(old, new, f"{prefix}{key}.")
-        elif old != new:
-            lines.append("other cases" if key == "cases" else f"{prefix}{key} {old} before, {new} now")
-    return lines
-
-
-def _to_device(model: AlignedFusionClassifier) -> AlignedFusionClassifier:
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")

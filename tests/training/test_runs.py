@@ -106,11 +106,11 @@ def test_the_same_command_continues_an_interrupted_run(run, folder, tmp_path, mo
         "--units",
         "age=years",
     ]
-    report = runs._report
-    monkeypatch.setattr(runs, "_report", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    report = runs.write_report
+    monkeypatch.setattr(runs, "write_report", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert cli.main(arguments) == 130
     assert "the same command continues" in capsys.readouterr().err
-    monkeypatch.setattr(runs, "_report", report)
+    monkeypatch.setattr(runs, "write_report", report)
     monkeypatch.setattr(runs, "fit", lambda *a, **k: pytest.fail("it was trained already"))
     assert cli.main(arguments) == 0
     first, second = (json.loads((path / "metrics.json").read_text()) for path in (run, tmp_path / "run"))
