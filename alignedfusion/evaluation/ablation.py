@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.evaluation.bootstrap import draw_weights
+from alignedfusion.evaluation.columns import Columns
 from alignedfusion.evaluation.inference import predict
 from alignedfusion.evaluation.predictions import Predictions
 from alignedfusion.modules.classifier import AlignedFusionClassifier
@@ -51,7 +52,7 @@ class WithoutImages(Dataset[dict[str, Any]]):
 
 
 def predict_attributes_only(model: AlignedFusionClassifier, variants: Sequence[Tensor]) -> np.ndarray | None:
-    """Class probabilities (variants, n, C) without any image; None if the model has no images, no report, or own modules.
+    """Outputs as those of `predict`, without any image; None if the model has no images, no report, or own modules.
 
     Args:
         model: The model.
@@ -84,13 +85,21 @@ def permuted_variants(codes: Tensor, *, seed: int = 0) -> tuple[list[Tensor], np
 
 
 def attribute_worth(
-    predictions: Predictions, permuted: np.ndarray, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    predictions: Predictions | Columns,
+    permuted: np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> np.ndarray:
-    """The accuracy that a model loses if an attribute is permuted, with bootstrap intervals.
+    """What a model loses if an attribute is permuted, with bootstrap intervals.
+
+    One of several classes: accuracy. Several labels and numbers: the share of the variance of the labels that the outputs
+    explain (R2; for probabilities it is the Brier skill score), the mean over the columns.
 
     Args:
         predictions: n cases.
-        permuted: (A, n), the predicted classes with each attribute permuted.
+        permuted: With each attribute permuted, the predicted classes (A, n), or the outputs (A, n, L).
         level: Coverage of the intervals.
         resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
@@ -98,13 +107,32 @@ def attribute_worth(
     Returns:
         (A, 3): the loss, and the lower and upper end of its interval.
     """
-    is_right = predictions.predicted == predictions.labels
-    loss = is_right[:, None] - (permuted == predictions.labels).T.astype(float)  # (n, A)
+    if isinstance(predictions, Columns):
+        loss = _variance_lost(predictions, permuted)
+    else:
+        is_right = predictions.predicted == predictions.labels
+        loss = is_right[:, None] - (permuted == predictions.labels).T.astype(float)  # (n, A)
     draws = np.concatenate(
         [weights @ loss / weights.sum(1)[:, None] for weights in draw_weights(predictions.groups, resamples, seed)]
     )
     low, high = np.quantile(draws, ((1 - level) / 2, (1 + level) / 2), axis=0)
     return np.stack([loss.mean(0), low, high], axis=1)
+
+
+def worth_metric(task: str) -> str:
+    """Name of what `attribute_worth` measures: "accuracy" or "explained_variance"."""
+    return "accuracy" if task == "multiclass" else "explained_variance"
+
+
+def _variance_lost(columns: Columns, permuted: np.ndarray) -> np.ndarray:
+    """What each case adds to the loss of explained variance (n, A); its mean over the cases is the loss."""
+    labels, is_known = columns.labels, columns.is_known
+    centred = is_known * (labels - labels.sum(0) / np.maximum(is_known.sum(0), 1))
+    spread = (centred**2).sum(0)  # (L,)
+    has_spread = spread > 0
+    before, after = (is_known * (outputs - labels) ** 2 for outputs in (columns.outputs, permuted))
+    per_label = (after - before)[..., has_spread] / spread[has_spread]  # (A, n, L)
+    return per_label.sum(-1).T * len(labels) / max(1, has_spread.sum())
 
 
 def describe_attributes(schema: AttributeSchema, codes: Tensor, worth: np.ndarray, cases: int) -> Mapping[str, Any]:

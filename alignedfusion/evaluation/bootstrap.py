@@ -57,16 +57,16 @@ def weighted_metrics(predictions: Predictions, weights: np.ndarray) -> dict[str,
     is_label, is_predicted = labels[:, None] == classes, predictions.predicted[:, None] == classes  # (n, C) each
     total, support = weights.sum(1), weights @ is_label
     hits, claims = weights @ (is_label & is_predicted), weights @ is_predicted  # (R, C) each
-    result = {"precision": _ratio(hits, claims), "recall": _ratio(hits, support)}
-    result["f1"] = np.where(support > 0, _ratio(2 * hits, support + claims), np.nan)
-    ranking = [_ranking(probabilities[:, c], is_label[:, c], weights) for c in classes]
-    result["auc"], result["ap"] = np.stack(ranking, axis=-1)
+    result = {"precision": ratio(hits, claims), "recall": ratio(hits, support)}
+    result["f1"] = np.where(support > 0, ratio(2 * hits, support + claims), np.nan)
+    ranked = [ranking(probabilities[:, c], is_label[:, c], weights) for c in classes]
+    result["auc"], result["ap"] = np.stack(ranked, axis=-1)
     return result | {
         "accuracy": hits.sum(1) / total,
-        "balanced_accuracy": _mean(result["recall"], support),
-        "macro_f1": _mean(result["f1"], support),
-        "macro_auc": _mean(result["auc"], support),
-        "average_precision": _mean(result["ap"], support),
+        "balanced_accuracy": mean(result["recall"], support),
+        "macro_f1": mean(result["f1"], support),
+        "macro_auc": mean(result["auc"], support),
+        "average_precision": mean(result["ap"], support),
         "cross_entropy": weights @ cross_entropies(probabilities, labels) / total,
         "brier": weights @ brier_scores(probabilities, labels) / total,
         "calibration_error": _calibration_errors(probabilities, labels, weights),
@@ -106,7 +106,7 @@ def draw_weights(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.n
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)[:, groups].astype(float)
 
 
-def _ranking(scores: np.ndarray, is_label: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def ranking(scores: np.ndarray, is_label: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve and average precision of one class against the rest (2, R)."""
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0)  # the last case of each distinct score
@@ -118,7 +118,7 @@ def _ranking(scores: np.ndarray, is_label: np.ndarray, weights: np.ndarray) -> n
     area = ((new_claims - new_hits) * (hits - new_hits / 2)).sum(1)
     precision = np.divide(hits, claims, out=np.zeros_like(hits), where=claims > 0)
     return np.stack(
-        [_ratio(area, positives * negatives), _ratio((new_hits * precision).sum(1), positives)],
+        [ratio(area, positives * negatives), ratio((new_hits * precision).sum(1), positives)],
     )
 
 
@@ -129,12 +129,12 @@ def _calibration_errors(probabilities: np.ndarray, labels: np.ndarray, weights: 
     return np.abs(gaps).sum(1) / weights.sum(1)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """The quotient, nan where the divisor is zero."""
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
 
 
-def _mean(values: np.ndarray, support: np.ndarray) -> np.ndarray:
+def mean(values: np.ndarray, support: np.ndarray) -> np.ndarray:
     """Mean over the classes (R, C) that have a case and a value; nan if there are none."""
     is_counted = (support > 0) & ~np.isnan(values)
-    return _ratio(np.where(is_counted, values, 0.0).sum(1), is_counted.sum(1).astype(float))
+    return ratio(np.where(is_counted, values, 0.0).sum(1), is_counted.sum(1).astype(float))

@@ -20,7 +20,7 @@ from alignedfusion.modules.tokenizers import VisualTokenizer
 def predict(
     model: nn.Module, cases: Dataset[Any], variants: Sequence[Tensor], *, batch_size: int = 64, progress: bool = True
 ) -> np.ndarray:
-    """Class probabilities for several versions of the same cases' attributes; each image is encoded once.
+    """What a model predicts for several versions of the same cases' attributes; each image is encoded once.
 
     Args:
         model: An `AlignedFusionClassifier`; it is left in evaluation mode.
@@ -30,17 +30,27 @@ def predict(
         progress: Whether to show a progress bar.
 
     Returns:
-        (versions, n, C).
+        (versions, n, C): probabilities of the classes, the probability of each label, or values; see the model's `activate`.
     """
     logits = outputs(model, cases, variants, "logits", batch_size=batch_size, progress=progress)
-    return logits.softmax(-1).numpy()
+    return (model.activate(logits) if isinstance(model, AlignedFusionClassifier) else logits.softmax(-1)).numpy()
 
 
-def decide(model: nn.Module, probabilities: np.ndarray) -> np.ndarray:
-    """The predicted classes (...) for probabilities (..., C): by the model's own `decide`, or the most probable ones."""
+def find_task(model: nn.Module) -> str:
+    """The task of a model; "multiclass" for all but an `AlignedFusionClassifier`."""
+    return model.task if isinstance(model, AlignedFusionClassifier) else "multiclass"
+
+
+def decide(model: nn.Module, outputs: np.ndarray) -> np.ndarray:
+    """The decisions for outputs (..., C) of `predict`: by the model's own `decide`, or the most probable classes.
+
+    Classes have the shape (...), labels 0 and 1 the shape (..., C). Values are returned as they are.
+    """
     if not isinstance(model, AlignedFusionClassifier):
-        return probabilities.argmax(-1)
-    return model.decide(torch.from_numpy(probabilities).log().to(model.log_prior.device)).cpu().numpy()
+        return outputs.argmax(-1)
+    if model.task == "regression":
+        return outputs
+    return model.decide(model.targets.deactivate(torch.from_numpy(outputs))).numpy()
 
 
 def prediction_sets(model: nn.Module, probabilities: np.ndarray, codes: np.ndarray) -> np.ndarray | None:

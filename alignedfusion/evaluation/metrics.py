@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from alignedfusion.attributes import UNKNOWN, AttributeSchema
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.evaluation import bootstrap
-from alignedfusion.evaluation.inference import decide, predict, prediction_sets
+from alignedfusion.evaluation.columns import OVERALL, check_columns, weighted_columns
+from alignedfusion.evaluation.inference import decide, find_task, predict, prediction_sets
 from alignedfusion.evaluation.predictions import check_predictions
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -25,28 +26,50 @@ METRICS = (
     "brier",
     "calibration_error",
 )
-_WITH_DIGITS = ("macro_auc", "auc", "macro_f1", "f1", "average_precision", "cross_entropy", "brier", "set_size")
+_WITH_DIGITS = (
+    "macro_auc",
+    "auc",
+    "macro_f1",
+    "micro_f1",
+    "f1",
+    "average_precision",
+    "ap",
+    "cross_entropy",
+    "brier",
+    "set_size",
+    "r2",
+)
+_IN_UNITS = ("mae", "rmse")
 
 
 def compute_metrics(
-    probabilities: np.ndarray, labels: np.ndarray, *, predicted: np.ndarray | None = None
+    outputs: np.ndarray, labels: np.ndarray, *, predicted: np.ndarray | None = None, task: str = "multiclass"
 ) -> dict[str, float]:
-    """Metrics of all classes together, without intervals.
+    """Metrics of all classes, labels or targets together, without intervals.
 
     Args:
-        probabilities: (n, C), rows that sum to one.
-        labels: (n,) class indices. Cases with a negative label are unknown and take no part.
-        predicted: (n,) predicted classes, if they are not the most probable ones.
+        outputs: (n, C): probabilities, or values in "regression".
+        labels: (n,) class indices, or (n, C). Unknown labels take no part: negative ones, or nan in "regression".
+        predicted: Predicted classes (n,) or labels (n, C), if they are not the most probable ones.
+        task: "multiclass", "multilabel" or "regression".
 
     Returns:
         By name: `accuracy`; `balanced_accuracy` and `macro_f1`; `macro_auc` and `average_precision` of one class against the
         rest; `cross_entropy`; `brier`, the squared error summed over the classes (0 to 2); `calibration_error` of the most
         probable class. Balanced accuracy and the three after it are means over the classes in `labels`. With a single class
         in `labels`, the AUC is nan.
+
+        For "multilabel": `macro_auc`, `average_precision` and `macro_f1`, means over the labels; `micro_f1`, `cross_entropy`
+        (binary), `brier` (0 to 1) and `calibration_error` over all known labels. For "regression": `mae`, `rmse` and `r2`,
+        means over the targets; the first two are in the targets' units, so they mean something only if these are alike.
     """
+    if task != "multiclass":
+        columns = check_columns(outputs, labels, task, predicted)
+        overall, _ = weighted_columns(columns, np.ones((1, len(columns.labels))))
+        return {name: float(overall[name][0]) for name in OVERALL[task]}
     from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score
 
-    checked = check_predictions(probabilities, labels, predicted, None)
+    checked = check_predictions(outputs, labels, predicted, None)
     probabilities, labels, predicted = checked.probabilities, checked.labels, checked.predicted
     present = np.unique(labels)
     macro: dict[str, Any] = {"labels": present, "average": "macro", "zero_division": 0}
@@ -115,9 +138,10 @@ class Sweep(NamedTuple):
 
     rates: Sequence[float]
     codes: np.ndarray  # (rates, draws, n, A)
-    probabilities: np.ndarray  # (rates, draws, n, C)
-    predicted: np.ndarray  # (rates, draws, n)
+    outputs: np.ndarray  # (rates, draws, n, C)
+    predicted: np.ndarray  # (rates, draws, n), or (rates, draws, n, C)
     sets: np.ndarray | None  # (rates, draws, n, C)
+    task: str
 
 
 def sweep_variants(
@@ -128,24 +152,27 @@ def sweep_variants(
 
 
 def as_sweep(
-    model: nn.Module, variants: Sequence[Tensor], probabilities: np.ndarray, rates: Sequence[float] = RATES
+    model: nn.Module, variants: Sequence[Tensor], outputs: np.ndarray, rates: Sequence[float] = RATES
 ) -> Sweep:
     """The sweep of variants that `sweep_variants` returned, and a model's predictions (variants, n, C) for them."""
     shape = (len(rates), len(variants) // len(rates))
     codes = np.stack([variant.numpy() for variant in variants])
-    codes, probabilities = (array.reshape(*shape, *array.shape[1:]) for array in (codes, probabilities))
-    decided, sets = decide(model, probabilities), prediction_sets(model, probabilities, codes)
-    return Sweep(rates, codes, probabilities, decided, sets)
+    codes, outputs = (array.reshape(*shape, *array.shape[1:]) for array in (codes, outputs))
+    return Sweep(
+        rates, codes, outputs, decide(model, outputs), prediction_sets(model, outputs, codes), find_task(model)
+    )
 
 
 def summarise_sweep(sweep: Sweep, labels: np.ndarray) -> list[dict[str, float]]:
     """The rows of `missing_sweep`."""
     rows = []
     for i, rate in enumerate(sweep.rates):
-        codes, probabilities, predicted = sweep.codes[i], sweep.probabilities[i], sweep.predicted[i]
-        draws = [compute_metrics(p, labels, predicted=c) for p, c in zip(probabilities, predicted, strict=True)]
+        codes, outputs, predicted = sweep.codes[i], sweep.outputs[i], sweep.predicted[i]
+        draws = [
+            compute_metrics(p, labels, predicted=c, task=sweep.task) for p, c in zip(outputs, predicted, strict=True)
+        ]
         row = {"missing": float(rate), "unmentioned": float((codes == UNKNOWN).mean())}
-        row |= {name: float(np.mean([draw[name] for draw in draws])) for name in METRICS}
+        row |= {name: float(np.mean([draw[name] for draw in draws])) for name in draws[0]}
         if sweep.sets is not None:
             is_known = labels >= 0
             is_covered = sweep.sets[i][:, np.arange(len(labels)), labels][:, is_known]
@@ -183,4 +210,6 @@ def format_cell(name: str, value: Any) -> str:
         return str(value)
     if value != value:
         return "-"
+    if name in _IN_UNITS:
+        return f"{value:.4g}"
     return f"{value:.3f}" if name in _WITH_DIGITS else f"{value * 100:.1f} %"

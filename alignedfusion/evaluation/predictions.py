@@ -17,6 +17,17 @@ class Predictions(NamedTuple):
     groups: np.ndarray
 
 
+def known_labels(labels: np.ndarray, task: str) -> np.ndarray:
+    """Which labels are known, with the shape of the labels: those that are not negative, or not nan in "regression"."""
+    return np.asarray(~np.isnan(labels) if task == "regression" else labels >= 0)
+
+
+def known_cases(labels: np.ndarray, task: str) -> np.ndarray:
+    """Which cases have a known label (n,)."""
+    is_known = known_labels(labels, task)
+    return is_known if is_known.ndim == 1 else np.asarray(is_known.any(1))
+
+
 def check_predictions(
     probabilities: np.ndarray, labels: np.ndarray, predicted: np.ndarray | None, groups: Sequence[Any] | None
 ) -> Predictions:
@@ -40,11 +51,11 @@ def check_predictions(
         raise ValueError(f"{np.isnan(probabilities[is_known]).any(1).sum()} cases have probabilities that are nan")
     best = probabilities.argmax(1) if predicted is None else np.asarray(predicted)
     kept = None if groups is None else np.asarray(groups, dtype=object)[is_known]
-    numbers = _number_groups(kept, int(is_known.sum()))
+    numbers = number_groups(kept, int(is_known.sum()))
     return Predictions(probabilities[is_known], labels[is_known], best[is_known], numbers)
 
 
-def _number_groups(groups: Any, count: int) -> np.ndarray:
+def number_groups(groups: Any, count: int) -> np.ndarray:
     """A number per case (count,), equal within a group; a case without a group is a group of its own."""
     import pandas as pd
 

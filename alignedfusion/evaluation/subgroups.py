@@ -11,6 +11,7 @@ import numpy as np
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.evaluation.intervals import Metrics, measure
 from alignedfusion.evaluation.metrics import format_cell, table
+from alignedfusion.evaluation.predictions import known_cases
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 FEW = 50
 """Subgroups with fewer cases are marked: their intervals are wide, and the bootstrap is unreliable."""
 NOT_RECORDED = "(not recorded)"
-SHOWN = ("accuracy", "macro_auc", "calibration_error", "coverage")
+SHOWN = {
+    "multiclass": ("accuracy", "macro_auc", "calibration_error", "coverage"),
+    "multilabel": ("macro_auc", "macro_f1", "calibration_error"),
+    "regression": ("mae", "rmse", "r2"),
+}
 Subgroups = Mapping[str, Mapping[str, Metrics]]
 
 _LOG = logging.getLogger(__name__)
@@ -52,11 +57,12 @@ def subgroup_columns(frame: pd.DataFrame, names: Sequence[str], schema: Attribut
 
 
 def subgroup_metrics(
-    probabilities: np.ndarray,
+    outputs: np.ndarray,
     labels: np.ndarray,
     columns: Mapping[str, Any],
     class_names: Sequence[str] | None = None,
     *,
+    task: str = "multiclass",
     predicted: np.ndarray | None = None,
     groups: Sequence[Any] | None = None,
     sets: np.ndarray | None = None,
@@ -65,11 +71,12 @@ def subgroup_metrics(
     """Metrics of the cases with each value of each column. Subgroups with fewer than 50 cases are logged as a warning.
 
     Args:
-        probabilities: (n, C), rows that sum to one.
-        labels: (n,) class indices. Cases with a negative label are unknown and take no part.
+        outputs: (n, C): probabilities, or values in "regression".
+        labels: (n,) class indices, or (n, C), as in `measure`. Unknown labels take no part.
         columns: The value of each case (n,), by column; `subgroup_columns` divides numbers. Empty cells are a subgroup.
-        class_names: Names of the classes; their indices by default.
-        predicted: (n,) predicted classes, if they are not the most probable ones.
+        class_names: Names of the classes, labels or targets; their indices by default.
+        task: "multiclass", "multilabel" or "regression".
+        predicted: What is predicted, as in `measure`.
         groups: The patient of each case, as in `measure`.
         sets: Bool (n, C), the classes in prediction sets, as in `measure`.
         resamples: Number of bootstrap resamples.
@@ -79,7 +86,7 @@ def subgroup_metrics(
     """
     import pandas as pd
 
-    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
+    outputs, labels = np.asarray(outputs), np.asarray(labels)
     patients = None if groups is None else np.asarray(groups, dtype=object)
     found: dict[str, dict[str, Metrics]] = {}
     for column, cells in columns.items():
@@ -89,11 +96,12 @@ def subgroup_metrics(
         found[column] = {}
         for code, name in [*enumerate(values.categories), (-1, NOT_RECORDED)]:
             own = values.codes == code
-            if (labels[own] >= 0).any():
+            if known_cases(labels[own], task).any():
                 found[column][str(name)] = measure(
-                    probabilities[own],
+                    outputs[own],
                     labels[own],
                     class_names,
+                    task=task,
                     predicted=None if predicted is None else np.asarray(predicted)[own],
                     groups=None if patients is None else patients[own],
                     sets=None if sets is None else sets[own],
@@ -127,7 +135,7 @@ def subgroup_rows(found: Subgroups) -> list[dict[str, str]]:
     """Rows for a table: column, value, cases (marked with ! where there are few), and metrics with their intervals."""
     return [
         {"subgroup": column, "value": value, "cases": f"{metrics.cases}{' !' * (metrics.cases < FEW)}"}
-        | {name: _text(name, metrics) for name in SHOWN if name in metrics.overall}
+        | {name: _text(name, metrics) for name in SHOWN[metrics.task] if name in metrics.overall}
         for column, values in found.items()
         for value, metrics in values.items()
     ]

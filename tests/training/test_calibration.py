@@ -8,6 +8,7 @@ from torch import nn
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.modules.outputs import ClassifierOutput
+from alignedfusion.modules.tasks import Multiclass
 from alignedfusion.training import TrainingSettings, fit
 from alignedfusion.training.calibration import SPREAD, calibrate
 
@@ -20,7 +21,7 @@ class ContributingModel(nn.Module):
 
     def __init__(self, schema, initial):
         super().__init__()
-        self.schema = schema
+        self.schema, self.targets = schema, Multiclass(("a", "b", "c"))
         self.initial = torch.tensor(initial)
         self.register_buffer("branch_weights", self.initial.clone())
         self.register_buffer("branch_slopes", torch.zeros(len(initial)))
