@@ -98,9 +98,9 @@ def to_onnx(
     """Write a model as one ONNX file, with a dynamic batch size.
 
     Inputs, for each image modality m: `m`, images (B, channels, H, W) or tokens (B, N, F); `is_present_m`, bool (B,); with
-    padding `is_valid_m`, bool (B, N). And `codes`, int64 (B, A). Outputs: `logits` and `probabilities` (B, C) (`values` for
-    numbers, in their own units), and the other fields of the classifier's output: `reconstruction`, `intermediate`, `contributions`. A code out of range is an error on
-    the CPU; other execution providers may not check it.
+    padding `is_valid_m`, bool (B, N). And `codes`, int64 (B, A). Outputs: `logits` and `probabilities` (B, C), or `values` for
+    numbers in their own units; and the other fields of the classifier's output: `reconstruction`, `intermediate`,
+    `contributions`. A code out of range is an error on the CPU; other execution providers may not check it.
 
     The metadata of the file describe the inputs and outputs in JSON, see `metadata`.
 

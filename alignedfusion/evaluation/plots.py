@@ -1,10 +1,17 @@
-"""Plots of accuracy against the share of missing attributes."""
+"""Plots of accuracy, or another metric, against the share of missing attributes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+MAIN_METRIC = {
+    "multiclass": ("accuracy", "accuracy"),
+    "multilabel": ("macro_auc", "macro AUC"),
+    "regression": ("r2", "explained variance"),
+}
+"""By task, the metric of the plots and its name on the axis."""
 
 
 def accuracy_against_missing(
@@ -15,8 +22,9 @@ def accuracy_against_missing(
     axis: str = "attributes missing (%)",
     chance: float | None = None,
     highlight: str | None = None,
+    measure: str = "accuracy",
 ) -> None:
-    """Plot accuracy against the share of missing attributes.
+    """Plot accuracy, or another metric, against the share of missing attributes.
 
     Args:
         curves: Points (share missing, accuracy, standard deviation) by the name of the curve, all 0 to 1.
@@ -25,6 +33,7 @@ def accuracy_against_missing(
         axis: Label of the horizontal axis.
         chance: Accuracy of predicting the most frequent class, drawn as a dotted line.
         highlight: Name of a curve to draw in bold; the others become thin, and every curve is named at its right end.
+        measure: Name of the metric.
     """
     from matplotlib.figure import Figure
 
@@ -49,7 +58,7 @@ def accuracy_against_missing(
     if chance is not None:
         axes.axhline(100 * chance, color="grey", linestyle=":", label="most frequent class")
     axes.set_xlabel(axis)
-    axes.set_ylabel("accuracy (%)")
+    axes.set_ylabel(f"{measure} (%)")
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)

@@ -73,15 +73,9 @@ def next_questions(
 
     Raises:
         TypeError: If the model is not an `AlignedFusionClassifier`.
-        ValueError: For a model without a reconstructor or of another task than multiclass, or images, codes or masks that the
-            model refuses.
+        ValueError: For a model without a reconstructor, or images, codes or masks that the model refuses.
     """
     variants = CaseVariants(model, image, codes, is_present, is_valid, batch_size)
-    if model.task != "multiclass":
-        raise ValueError(
-            f"next_questions measures information about the class, and this model has the task {model.task!r}; "
-            f"explanation.contributions works for every task"
-        )
     if model.reconstructor is None:
         raise ValueError(
             "next_questions needs the probabilities of unmentioned values, and this model has no reconstructor; build it with "

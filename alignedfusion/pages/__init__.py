@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from alignedfusion.pages.case import Case
     from alignedfusion.pages.cases import write_case, write_cases
     from alignedfusion.pages.record import TrackRecord
-    from alignedfusion.pages.run import RunCases, run_page
+    from alignedfusion.pages.run import run_page
+    from alignedfusion.pages.run_errors import RunCases
     from alignedfusion.pages.sources import single_case, table_cases
 
 __all__ = ["Case", "RunCases", "TrackRecord", "run_page", "single_case", "table_cases", "write_case", "write_cases"]
@@ -19,7 +20,8 @@ __getattr__, __dir__ = lazy_names(
         "case": ("Case",),
         "cases": ("write_case", "write_cases"),
         "record": ("TrackRecord",),
-        "run": ("RunCases", "run_page"),
+        "run": ("run_page",),
+        "run_errors": ("RunCases",),
         "sources": ("single_case", "table_cases"),
     },
 )

@@ -30,7 +30,7 @@ def write_run_page(
     manifest: Manifest,
     cases: Cases,
     result: Mapping[str, Any],
-    probabilities: np.ndarray,
+    outputs: np.ndarray,
     *,
     case_pages: bool = False,
 ) -> Path | None:
@@ -42,15 +42,15 @@ def write_run_page(
         manifest: The table; its test rows are the cases.
         cases: The test cases.
         result: What `evaluation.testing.evaluate_model` returned.
-        probabilities: (n, C), the predictions of the test cases.
+        outputs: (n, L), the predictions of the test cases.
         case_pages: Whether to write the pages of the most confident errors too, into the folder `cases`.
 
     Returns:
         The page; None if it could not be written.
     """
     table = manifest.rows("test")
-    predicted = decide(model, probabilities)
-    tested = RunCases(table.index.to_numpy(), cases.codes.numpy(), cases.labels.numpy(), probabilities, predicted)
+    predicted = decide(model, outputs)
+    tested = RunCases(table.index.to_numpy(), cases.codes.numpy(), cases.labels.numpy(), outputs, predicted, model.task)
 
     def write() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def write_run_page(
 
 
 def _write_errors(folder: Path, model: AlignedFusionClassifier, manifest: Manifest, tested: RunCases) -> None:
-    rows = [int(tested.rows[i]) for i in tested.errors()]
+    rows = [int(tested.rows[i]) for i, _ in tested.errors()]
     cases = table_cases(model, manifest.frame, rows, images=manifest.images, root=manifest.root, label=manifest.label)
     record = TrackRecord(tested.confidence, tested.predicted == tested.labels)
     write_cases(model, cases, folder, record=record, back=f"../{PAGE}")

@@ -123,11 +123,13 @@ def write_picture(folder: Path, report: Mapping[str, Any], *, title: str) -> Non
         report: Content of the run's `metrics.json`.
         title: Title of the plot.
     """
+    key, name = plots.MAIN_METRIC[report["task"]]
     plots.accuracy_against_missing(
-        {"this model": [(row["missing"], row["accuracy"], 0.0) for row in report["missing"]]},
+        {"this model": [(row["missing"], row[key], 0.0) for row in report["missing"]]},
         folder / PICTURE,
         title=title,
         chance=report.get("most_frequent_class"),
+        measure=name,
     )
 
 
