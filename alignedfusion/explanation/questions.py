@@ -73,9 +73,15 @@ def next_questions(
 
     Raises:
         TypeError: If the model is not an `AlignedFusionClassifier`.
-        ValueError: For a model without a reconstructor, or images, codes or masks that the model refuses.
+        ValueError: For a model of another task than "multiclass" or without a reconstructor, or for images, codes or masks
+            that the model refuses.
     """
     variants = CaseVariants(model, image, codes, is_present, is_valid, batch_size)
+    if model.task != "multiclass":
+        raise ValueError(
+            f"next_questions measures information about one of several classes, and the model's task is {model.task!r}: use "
+            f"explanation.contributions, or train a model for one label"
+        )
     if model.reconstructor is None:
         raise ValueError(
             "next_questions needs the probabilities of unmentioned values, and this model has no reconstructor; build it with "
