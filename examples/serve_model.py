@@ -24,7 +24,7 @@ from PIL import Image
 from alignedfusion import AlignedFusionClassifier
 from alignedfusion.datasets import phantom
 from alignedfusion.datasets.images import read_image
-from alignedfusion.deployment.prediction import name_output
+from alignedfusion.deployment.naming import name_output
 from alignedfusion.presets import Backbone, standard
 
 HOST = "127.0.0.1"

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignedfusion.commands.table_options import (
     add_case,
@@ -15,14 +16,19 @@ from alignedfusion.commands.table_options import (
     read_cases,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _PREDICT = """\
-Predict one case, and print JSON with the probability of each class and of each value of the unmentioned attributes.
+Predict one case, and print JSON with the probability of each class or label, or the value of each number, and the probability
+of each value of the unmentioned attributes.
 
 With --table, predict every row of a table with the columns of the run, and write the table with additional columns:
-`predicted`, `most_probable` (if the run was trained with --balance), `set` (if it was trained with --sets), `p(CLASS)` for
-each class, `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))` for each attribute (the most probable
-value of an unmentioned cell, and its probability), and `unreadable`, the attributes whose cells the model cannot read. Those
-cells count as unmentioned. If the command is interrupted, run it again to continue.
+`predicted` (a class, or the labels separated by semicolons), `most_probable` (if the run was trained with --balance), `set` (if
+it was trained with --sets), and `p(CLASS)` for each class or label; of numbers only `predicted(NAME)` for each;
+`filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))` for each attribute (the most probable value of an unmentioned cell, and its
+probability); and `unreadable`, the attributes whose cells the model cannot read. Those cells count as unmentioned. If the command
+is interrupted, run it again to continue.
 """
 
 
@@ -77,6 +83,13 @@ def _predict_table(options: argparse.Namespace) -> None:
         on_ray=options.ray,
         max_unread=options.max_unreadable,
     )
-    shares = table["predicted"].value_counts(normalize=True)
-    classes = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-    print(f"{options.output}: {len(table)} cases; predicted {classes}")
+    print(f"{options.output}: {len(table)} cases; predicted {_summarise(table)}")
+
+
+def _summarise(table: pd.DataFrame) -> str:
+    """The share of each predicted class or label, or the mean of each predicted number."""
+    if "predicted" not in table:
+        numbers = table[[name for name in table if str(name).startswith("predicted(")]]
+        return ", ".join(f"{name[10:-1]} {mean:.4g} on average" for name, mean in numbers.mean().items())
+    shares = table["predicted"].str.split("; ").explode().value_counts() / len(table)
+    return ", ".join(f"{name or 'none'} {share:.1%}" for name, share in shares.items())

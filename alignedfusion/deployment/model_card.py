@@ -28,9 +28,15 @@ _METRICS = {
     "accuracy": ("accuracy", "Accuracy"),
     "balanced_accuracy": ("balanced_accuracy", "Balanced accuracy"),
     "macro_f1": ("f1", "Macro F1"),
+    "micro_f1": ("f1", "Micro F1"),
     "macro_auc": ("roc_auc", "Macro AUC"),
+    "average_precision": ("average_precision", "Mean average precision"),
     "calibration_error": ("expected_calibration_error", "Expected calibration error"),
+    "mae": ("mae", "Mean absolute error"),
+    "rmse": ("rmse", "Root mean squared error"),
+    "r2": ("r_squared", "R2"),
 }
+_TASKS = {"multiclass": "Classification", "multilabel": "Multi-label classification", "regression": "Regression"}
 
 
 def write(
@@ -62,7 +68,9 @@ def render(
 ) -> str:
     """The text of a card: YAML for model hubs, then Markdown. Arguments as in `write`."""
     report, settings = report or {}, settings or {}
-    head = ModelCardData(**card.head(model, settings), eval_results=_eval_results(report) or None)
+    columns = card_results.label_columns(settings)
+    titled = {**settings, "label": ", ".join(columns) if len(columns) < 4 else f"{len(columns)} labels"}
+    head = ModelCardData(**card.head(model, titled), eval_results=_eval_results(report) or None)
     measured = [
         card_results.training_data(report, settings),
         card_results.metrics(report),
@@ -72,7 +80,7 @@ def render(
         card_results.calibration(model, report),
     ]
     front = head.to_yaml(line_break="\n") + "\n"
-    return card.render(model, report=report, settings=settings, front=front, measured=measured)
+    return card.render(model, report=report, settings=titled, front=front, measured=measured)
 
 
 def with_name(text: str, name: str) -> str:
@@ -104,11 +112,12 @@ def training_data(manifest: Manifest, schema: AttributeSchema) -> dict[str, Any]
 def _eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
     """The metrics at each missing rate, in the format of model hubs."""
     source = report.get("training_data", {}).get("source") or "a table of cases"
+    task = report.get("task", "multiclass")
     dataset = re.sub(r"[^\w.-]+", "-", source, flags=re.ASCII).strip("-.") or "table"  # hubs allow no other characters
     return [
         EvalResult(
-            task_type="image-classification",
-            task_name="Classification of images with incomplete reports",
+            task_type="other" if task == "regression" else "image-classification",
+            task_name=f"{_TASKS[task]} of images with incomplete reports",
             dataset_type=dataset,
             dataset_name=f"Test cases of {source}",
             dataset_config=f"{100 * row['missing']:.0f} % of the attributes missing",
