@@ -27,8 +27,8 @@ With --table, predict every row of a table with the columns of the run, and writ
 `predicted` (a class, or the labels separated by semicolons), `most_probable` (if the run was trained with --balance), `set` (if
 it was trained with --sets), and `p(CLASS)` for each class or label; of numbers only `predicted(NAME)` for each;
 `filled(ATTRIBUTE)` and `p(filled(ATTRIBUTE))` for each attribute (the most probable value of an unmentioned cell, and its
-probability); and `unreadable`, the attributes whose cells the model cannot read. Those cells count as unmentioned. If the command
-is interrupted, run it again to continue.
+probability); and `unreadable`, the attributes whose cells the model cannot read. Those cells count as unmentioned. If the
+command is interrupted, run it again to continue.
 """
 
 

@@ -163,9 +163,9 @@ def calibration(model: AlignedFusionClassifier, report: Mapping[str, Any]) -> st
         first, last = rows[0], rows[-1]
         lines.append(
             f"On the test cases above, the probability of {_PROBABLE[model.task]} differs from the share of "
-            f"{_RIGHT[model.task]} by {_share(first['calibration_error'])} (expected calibration error) with {_whole(first['missing'])} of the "
-            f"attributes missing, and by {_share(last['calibration_error'])} with {_whole(last['missing'])}. Measure it again "
-            f"on your own cases."
+            f"{_RIGHT[model.task]} by {_share(first['calibration_error'])} (expected calibration error) with "
+            f"{_whole(first['missing'])} of the attributes missing, and by {_share(last['calibration_error'])} with "
+            f"{_whole(last['missing'])}. Measure it again on your own cases."
         )
     if len(model.branches) > 1:
         weights = ", ".join(
