@@ -39,8 +39,8 @@ class AlignedFusionClassifier(WeightedBranches, PretrainedClassifier):
 
     The weights w depend on the share s of the attributes that are mentioned: w = exp(a + b (1/2 - s)), because a branch that
     is reliable for a complete report may not be for an empty one. They are not trained: w starts at 1/2, 1/2 and 1/4 for every
-    s, and `training.calibration.calibrate` fits a, b and the weight of the prior, which starts at 1, to cases that were not
-    used in training.
+    s (for "regression" divided by their sum), and `training.calibration.calibrate` fits a, b and the weight of the prior,
+    which starts at 1, to cases that were not used in training.
 
     With `task="multilabel"`, each class is a label that a case has or lacks, and the logits are log odds. With
     `task="regression"`, each class is a number, and the logits are in units of its standard deviation in training. `activate`
