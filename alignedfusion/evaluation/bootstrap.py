@@ -108,6 +108,8 @@ def draw_weights(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.n
 
 def ranking(scores: np.ndarray, is_label: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve and average precision of one class against the rest (2, R)."""
+    if not len(scores):
+        return np.full((2, len(weights)), np.nan)
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0)  # the last case of each distinct score
     ordered = weights[:, order]

@@ -49,7 +49,7 @@ class WeightedBranches(nn.Module):
         """Weights of the branches (P,) before any calibration."""
         if len(self.branches) == 1:
             return torch.ones(1)
-        return torch.tensor([1 / 2] * (len(self.branches) - 1) + [1 / 4])
+        return self.targets.initial_weights(torch.tensor([1 / 2] * (len(self.branches) - 1) + [1 / 4]))
 
     @property
     def weighted_prior(self) -> Tensor:

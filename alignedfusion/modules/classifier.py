@@ -21,12 +21,17 @@ from alignedfusion.modules.images import (
     images_by_modality,
     resolve_visual,
 )
-from alignedfusion.modules.inputs import check_class_names
+from alignedfusion.modules.inputs import check_class_names, check_widths
 from alignedfusion.modules.masking import HideAttributes
 from alignedfusion.modules.modalities import Masks, as_masks, blank, check_mask, module_key, share_of_mean
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.pretrained import PretrainedClassifier
-from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
+from alignedfusion.modules.reconstruction import (
+    MaskedTokenReconstructor,
+    Reconstruction,
+    fill_unknown,
+    reconstruction_loss,
+)
 from alignedfusion.modules.tokenizers import AttributeTokenizer
 
 
@@ -39,8 +44,8 @@ class AlignedFusionClassifier(WeightedBranches, PretrainedClassifier):
 
     The weights w depend on the share s of the attributes that are mentioned: w = exp(a + b (1/2 - s)), because a branch that
     is reliable for a complete report may not be for an empty one. They are not trained: w starts at 1/2, 1/2 and 1/4 for every
-    s, and `training.calibration.calibrate` fits a, b and the weight of the prior, which starts at 1, to cases that were not
-    used in training.
+    s (for "regression" divided by their sum), and `training.calibration.calibrate` fits a, b and the weight of the prior,
+    which starts at 1, to cases that were not used in training.
 
     With `task="multilabel"`, each class is a label that a case has or lacks, and the logits are log odds. With
     `task="regression"`, each class is a number, and the logits are in units of its standard deviation in training. `activate`
@@ -55,7 +60,7 @@ class AlignedFusionClassifier(WeightedBranches, PretrainedClassifier):
         reconstructor: Reconstructs unmentioned attributes; None leaves them unmentioned.
         num_classes: Number of classes, labels or numbers C.
         class_names: Their names, in the order of the logits.
-        hiding: Hides attributes in training. None hides 30 % of the cells (eq. 9) and one report in ten.
+        hiding: Hides attributes in training. None hides 30 % of the cells (eq. 9), and more of two reports in ten.
         dropout: Dropout probability before the last layers.
         unimodal_heads: Whether each modality also has a branch of its own. False keeps only the branch of the fused tokens, as
             in the paper.
@@ -88,16 +93,8 @@ class AlignedFusionClassifier(WeightedBranches, PretrainedClassifier):
     ) -> None:
         check_fusion(fusion)
         if class_names is not None:
-            check_class_names(class_names)
-        if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(
-                f"class_names must name {num_classes} classes, got {len(class_names)}: {list(class_names)}"
-            )
-        for name, module in (("tokenizer", tokenizer), ("reconstructor", reconstructor)):
-            if module is not None and module.dim != fusion.dim:
-                raise ValueError(
-                    f"{name} and fusion must have the same width, got dim={module.dim} and dim={fusion.dim}"
-                )
+            check_class_names(class_names, num_classes)
+        check_widths(fusion.dim, {"tokenizer": tokenizer, "reconstructor": reconstructor})
         branches = (*(unimodal_branches(fusion.modalities) if unimodal_heads else ()), FUSED)
         super().__init__(branches, tuple(map(str, range(num_classes) if class_names is None else class_names)), task)
         self.modalities = tuple(fusion.modalities)
@@ -106,7 +103,7 @@ class AlignedFusionClassifier(WeightedBranches, PretrainedClassifier):
         self.tokenizer = tokenizer
         self.fusion = fusion
         self.reconstructor = reconstructor if REPORT in self.modalities else None
-        self.hiding = HideAttributes(0.3, whole=0.1) if hiding is None else hiding
+        self.hiding = HideAttributes(0.3, whole=0.1, sparse=0.1) if hiding is None else hiding
         self.dropout = dropout
         self.head = linear_head(fusion.pooled_dim, num_classes, dropout)
         self.unimodal_heads = self._build_heads(getattr(fusion, "has_first_round", False)) if unimodal_heads else None
@@ -165,7 +162,10 @@ class AlignedFusionClassifier(WeightedBranches, PretrainedClassifier):
         rebuilt = None
         if self.reconstructor is not None:
             rebuilt = self.reconstructor(fused.tokens[REPORT], values, self.schema)
-            fused = self._fill(tokens, fused, rebuilt, (visible == UNKNOWN)[..., None], is_valid, is_present)
+            is_unknown = visible == UNKNOWN
+            fused = fill_unknown(
+                self.reconstructor.fill, self.fusion, tokens, fused, rebuilt, is_unknown, is_valid, is_present
+            )
 
         fused_logits = self.head(self.fusion.pool(fused, is_valid, is_present))  # (B, C)
         per_head = self._heads(tokens, first_round, fused_logits, visible, is_valid, is_present)  # (B, H, C) per branch
@@ -238,7 +238,7 @@ class AlignedFusionClassifier(WeightedBranches, PretrainedClassifier):
             "reconstructor": None if self.reconstructor is None else self.reconstructor.to_dict(),
             "task": self.task,
             "class_names": list(self.class_names),
-            "hiding": {"p": self.hiding.p, "whole": self.hiding.whole},
+            "hiding": {"p": self.hiding.p, "whole": self.hiding.whole, "sparse": self.hiding.sparse},
             "dropout": self.dropout,
             "unimodal_heads": self.unimodal_heads is not None,
             "first_round_heads": self.unimodal_heads is not None and self.unimodal_heads.first_round_heads is not None,
@@ -296,25 +296,6 @@ class AlignedFusionClassifier(WeightedBranches, PretrainedClassifier):
         return UnimodalHeads(
             self.fusion.dim, self.modalities, self.num_classes, dropout=self.dropout, first_round=first_round
         )
-
-    def _fill(
-        self,
-        tokens: dict[str, Tensor],
-        fused: FusionOutput,
-        rebuilt: Reconstruction,
-        is_unknown: Tensor,
-        is_valid: Masks,
-        is_present: Masks,
-    ) -> FusionOutput:
-        """Replace the tokens of unknown attributes by the reconstructed ones, following the reconstructor's `fill`."""
-        assert self.reconstructor is not None
-        if self.reconstructor.fill == "none":
-            return fused
-        if self.reconstructor.fill == "two_pass":
-            filled = torch.where(is_unknown, rebuilt.tokens, tokens[REPORT])
-            return self.fusion({**tokens, REPORT: filled}, is_valid=is_valid, is_present=is_present)
-        filled = torch.where(is_unknown, rebuilt.tokens, fused.tokens[REPORT])
-        return fused._replace(tokens={**fused.tokens, REPORT: filled})
 
     def _heads(
         self,

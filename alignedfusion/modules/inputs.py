@@ -26,14 +26,23 @@ def can_read(values: Tensor) -> bool:
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def check_class_names(class_names: Sequence[str]) -> None:
-    """Raise a ValueError for class names that are not several distinct names."""
+def check_class_names(class_names: Sequence[str], count: int | None = None) -> None:
+    """Raise a ValueError for class names that are not distinct names, or not `count` of them."""
     if isinstance(class_names, (str, int)) or len(set(class_names)) != len(class_names):
         fix = f"; for {class_names} unnamed classes, range({class_names})" if isinstance(class_names, int) else ""
         raise ValueError(
             f"class_names must be distinct names in the order of the labels, such as ['nevus', 'melanoma'], got "
             f"{class_names!r}{fix}"
         )
+    if count is not None and len(class_names) != count:
+        raise ValueError(f"class_names must name {count} classes, got {len(class_names)}: {list(class_names)}")
+
+
+def check_widths(dim: int, modules: Mapping[str, Any]) -> None:
+    """Raise a ValueError for modules by name (or None) of another width than that of the fusion."""
+    for name, module in modules.items():
+        if module is not None and module.dim != dim:
+            raise ValueError(f"{name} and fusion must have the same width, got dim={module.dim} and dim={dim}")
 
 
 def check_labels(labels: Tensor, batch: int, class_names: Sequence[str]) -> None:

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from alignedfusion.attributes import AttributeSchema
+from alignedfusion.attributes import REPORT, AttributeSchema
+from alignedfusion.modules.fusions.base import Fusion, FusionOutput
+from alignedfusion.modules.modalities import Masks
 
 
 class Reconstruction(NamedTuple):
@@ -75,6 +77,37 @@ class MaskedTokenReconstructor(nn.Module):
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
         return f"dim={self.dim}, fill={self.fill!r}"
+
+
+def fill_unknown(
+    fill: str,
+    fusion: Fusion,
+    tokens: dict[str, Tensor],
+    fused: FusionOutput,
+    rebuilt: Reconstruction,
+    is_unknown: Tensor,
+    is_valid: Masks,
+    is_present: Masks,
+) -> FusionOutput:
+    """Replace the tokens of unknown attributes by the reconstructed ones.
+
+    Args:
+        fill: See `MaskedTokenReconstructor`.
+        fusion: The fusion, which "two_pass" runs again.
+        tokens: (B, N_m, D) for each modality m before fusion.
+        fused: The same after fusion.
+        rebuilt: The reconstruction.
+        is_unknown: (B, A).
+        is_valid: As in the fusion.
+        is_present: As in the fusion.
+    """
+    if fill == "none":
+        return fused
+    if fill == "two_pass":
+        filled = torch.where(is_unknown[..., None], rebuilt.tokens, tokens[REPORT])
+        return fusion({**tokens, REPORT: filled}, is_valid=is_valid, is_present=is_present)
+    filled = torch.where(is_unknown[..., None], rebuilt.tokens, fused.tokens[REPORT])
+    return fused._replace(tokens={**fused.tokens, REPORT: filled})
 
 
 def reconstruction_loss(logits: Tensor, codes: Tensor, is_hidden: Tensor) -> Tensor:

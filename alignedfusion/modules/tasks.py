@@ -66,6 +66,10 @@ class Task(nn.Module):
         """
         raise NotImplementedError
 
+    def initial_weights(self, weights: Tensor) -> Tensor:
+        """Weights (P,) of the branches before calibration, from those of independent evidence, which adds up."""
+        return weights
+
     def activate(self, logits: Tensor) -> Tensor:
         """What logits (..., L) mean to a user, (..., L): probabilities, or values in the unit of the target."""
         raise NotImplementedError
@@ -235,6 +239,10 @@ class Regression(Task):
         self.mean.copy_(mean)
         self.std.copy_(std)
         return torch.zeros(len(self.names))
+
+    def initial_weights(self, weights: Tensor) -> Tensor:
+        """Weights that sum to one: each branch alone predicts the whole value."""
+        return weights / weights.sum()
 
     def activate(self, logits: Tensor) -> Tensor:
         """Values in the unit of each target."""
