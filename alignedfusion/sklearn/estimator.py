@@ -1,14 +1,12 @@
-"""A scikit-learn classifier of the rows of a DataFrame, with image paths and incomplete attributes."""
+"""The estimator: `fit`, `predict` and what belongs to them."""
 
 # ruff: noqa: N803, N806 (scikit-learn's name for a table is X)
 
 from __future__ import annotations
 
-import random
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +14,21 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import RegressorTags, check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.cases import WeightedCases, make_cases
-from alignedfusion.datasets.images import check_images, image_paths, token_width
+from alignedfusion.datasets.images import image_paths
 from alignedfusion.datasets.imputation import examples_of, fill_gaps
+from alignedfusion.datasets.labels import TASKS
 from alignedfusion.datasets.reading import read_cells
 from alignedfusion.datasets.splits import hold_back
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.evaluation.inference import outputs, prepare_images
-from alignedfusion.modules.backbones import Backbone
-from alignedfusion.modules.classifier import AlignedFusionClassifier
-from alignedfusion.modules.tokenizers import VisualTokenizer
-from alignedfusion.presets import choose_backbone, match_tokens, standard
+from alignedfusion.sklearn.building import build_model, own_randomness
+from alignedfusion.sklearn.labels import score_labels, used_rows
 from alignedfusion.training.calibration import calibrate
 from alignedfusion.training.decision import choose_decision
 from alignedfusion.training.fitting import fit
@@ -41,8 +38,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def _has_probabilities(estimator: AlignedFusionEstimator) -> bool:
+    return estimator.task != "regression"
+
+
 class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Classifies the rows of a DataFrame with columns of image paths and columns of attributes, which may have empty cells.
+    """Predicts labels of the rows of a DataFrame with columns of image paths and of attributes, which may have empty cells.
 
     A cell that is None, NaN, an empty string or "UN" is unmentioned. So is a value that no row of `fit` had. The model is that
     of `alignedfusion train` (see `presets.standard`); without image columns it uses attributes only. The columns of a numeric
@@ -67,6 +68,8 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         calibration: Share of the rows of each class that is held back to calibrate the probabilities; 0 does not calibrate.
         balance: Help for rare classes in `predict`: "none", "class_weights" or "logit_adjustment" (see `TrainingSettings`). The
             probabilities stay calibrated. How far `predict` favours rare classes is chosen on the rows that are held back.
+        task: "multiclass" for classes; "multilabel" for y (n, L) of 0 and 1, -1 where unknown; "regression" for y (n,) or
+            (n, L) of numbers, nan where unknown. The columns of a DataFrame y name the labels.
         workers: Number of processes that read images.
         random_state: Seed of weights, order, hiding and the rows held back.
         verbose: Whether to show a progress bar.
@@ -74,7 +77,8 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     Attributes:
         model_: The trained `AlignedFusionClassifier`; `model_.save_pretrained(folder)` saves it without pickle.
         schema_: The `AttributeSchema` of the model, learned from the training rows.
-        classes_: The distinct labels.
+        classes_: The distinct labels; for several labels 0 and 1 for each; absent for numbers.
+        label_names_: Names of the classes, labels or numbers.
         log_: The log that `training.fit` returned.
         n_features_in_: Number of columns of X.
         feature_names_in_: Names of the columns of X.
@@ -98,6 +102,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         learning_rate: float = 1e-3,
         calibration: float = 0.2,
         balance: str = "none",
+        task: str = "multiclass",
         workers: int = 0,
         random_state: Any = None,
         verbose: bool = False,
@@ -117,6 +122,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self.learning_rate = learning_rate
         self.calibration = calibration
         self.balance = balance
+        self.task = task
         self.workers = workers
         self.random_state = random_state
         self.verbose = verbose
@@ -126,22 +132,30 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
         Args:
             X: A DataFrame, or an array (n, features) without images.
-            y: n labels of any type.
+            y: n labels of any type, or (n, L) as the task asks, see `labels.read_labels`.
             sample_weight: n weights of the rows in the loss of the class and in the class shares; 1 by default. A row with the
                 weight 0 is left out. Calibration does not use them.
 
         Raises:
-            ValueError: For a column that is missing or cannot be an attribute, an unreadable image, or a single class.
+            ValueError: For a column that is missing or cannot be an attribute, an unreadable image, a single class, or labels
+                that do not fit the task.
         """
-        whole, labels, weights = self._weighted(self._frame(X, reset=True), y, sample_weight)
+        if self.task not in TASKS:
+            raise ValueError(f"task must be one of {list(TASKS)}, got {self.task!r}")
+        whole, found, weights = used_rows(self._frame(X, reset=True), y, sample_weight, self.task)
+        self.label_names_, self._is_flat = found.names, found.is_flat
+        self.__dict__.pop("classes_", None)  # of an earlier fit with another task
+        if found.classes is not None:
+            self.classes_ = found.classes
+        labels, groups = found.values, whole[self.group] if self.group else None
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        is_held = hold_back(labels, whole[self.group] if self.group else None, self.calibration, seed)
+        is_held = hold_back(found.strata(groups), groups, self.calibration, seed)
         frame = whole[~is_held]
         self.schema_ = AttributeSchema.from_table(frame, self._attribute_names(frame))
         self._examples = examples_of(frame, self.schema_)
 
-        with _own_randomness(seed), tempfile.TemporaryDirectory() as folder:
-            self.model_ = self._build(whole)
+        with own_randomness(seed), tempfile.TemporaryDirectory() as folder:
+            self.model_ = build_model(self, whole)
             # A backbone with random weights is trained with the full learning rate.
             starts_random = getattr(self.model_.visual, "backbone", None) is not None and not self.pretrained
             train = self._cases(frame, labels[~is_held], is_training=True)
@@ -173,14 +187,29 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self.model_.cpu().eval()  # so that a pickle can be loaded on a machine without a GPU
         return self
 
+    @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities (n, C), in the order of `classes_`."""
-        return self._outputs(self._fitted_frame(X), "logits").softmax(-1).numpy()
+        """Probabilities (n, C), in the order of `classes_`, or of each label (n, L); no method of a model for numbers."""
+        logits = self._outputs(self._fitted_frame(X), "logits")
+        return self.model_.activate(logits).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
-        """The label of each row: the most probable one, unless `balance` helps rare classes."""
-        logits = self._outputs(self._fitted_frame(X), "logits")
-        return self.classes_[self.model_.decide(logits).numpy()]
+        """What is predicted for each row.
+
+        Classes (n,): the most probable one, unless `balance` helps rare classes. Labels (n, L) of 0 and 1. Numbers with the
+        shape of y.
+        """
+        decided = self.model_.decide(self._outputs(self._fitted_frame(X), "logits")).numpy()
+        if self.model_.task == "multiclass":
+            return self.classes_[decided]
+        return decided[:, 0] if self._is_flat else decided
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy of classes, share of the known labels that are predicted right, or R2 of the known numbers."""
+        if self.task == "multiclass":
+            return float(super().score(X, y, sample_weight))
+        predicted = self.predict(X)
+        return score_labels(predicted.reshape(len(predicted), -1), y, self.task, sample_weight)
 
     def impute(self, X: Any) -> pd.DataFrame:
         """The table with the most probable value in each unmentioned cell; for a number, the median of the interval."""
@@ -192,6 +221,11 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         """Tags that allow missing values, text and categories in X."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
+        if self.task == "regression":
+            tags.estimator_type, tags.classifier_tags, tags.regressor_tags = "regressor", None, RegressorTags()
+        elif self.task == "multilabel":
+            tags.classifier_tags.multi_label = True
+        tags.target_tags.multi_output = self.task == "regression"
         return tags
 
     def _frame(self, X: Any, *, reset: bool) -> pd.DataFrame:
@@ -203,7 +237,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             X = pd.DataFrame(validate_data(self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan"))
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])
         frame = X.set_axis(names, axis=1)
-        wanted = [*self._image_columns(), *(self.attributes or ()), *([self.group] if self.group else ())]
+        wanted = [*self.image_columns(), *(self.attributes or ()), *([self.group] if self.group else ())]
         if absent := [name for name in wanted if name not in frame]:
             raise ValueError(f"X has no columns {absent}; it has {list(frame)}")
         return frame
@@ -212,41 +246,12 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         check_is_fitted(self)
         return self._frame(X, reset=False)
 
-    def _weighted(
-        self, frame: pd.DataFrame, y: Any, sample_weight: Any
-    ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray | None]:
-        """The rows with a weight above 0, their labels as indices, and their weights."""
-        if sample_weight is None:
-            labels = self._labels(y)
-            check_consistent_length(frame, labels)
-            return frame, labels, None
-        weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
-        if weights.ndim != 1 or len(weights) != len(frame) or (weights < 0).any():
-            raise ValueError(
-                f"sample_weight must hold one number of at least 0 per row ({len(frame)}), got the shape {weights.shape} with "
-                f"{int((weights < 0).sum())} negative numbers"
-            )
-        y = column_or_1d(y, warn=True)
-        check_consistent_length(frame, y)
-        if not (is_used := weights > 0).any():
-            raise ValueError(f"all {len(weights)} rows have a sample_weight of zero: there is nothing to learn")
-        return frame[is_used], self._labels(y[is_used]), weights[is_used]
-
-    def _labels(self, y: Any) -> np.ndarray:
-        y = column_or_1d(y, warn=True)
-        if pd.isna(y).any():
-            raise ValueError(f"y contains NaN: {int(pd.isna(y).sum())} rows have no label; leave them out")
-        check_classification_targets(check_array(y, ensure_2d=False, dtype=None))
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"y has only one class, {list(self.classes_)}: there is nothing to learn")
-        return labels
-
-    def _image_columns(self) -> tuple[str, ...]:
+    def image_columns(self) -> tuple[str, ...]:
+        """The image columns."""
         return (self.images,) if isinstance(self.images, str) else tuple(self.images or ())
 
     def _attribute_names(self, frame: pd.DataFrame) -> list[str]:
-        reserved = {*self._image_columns(), *([self.group] if self.group else ())}
+        reserved = {*self.image_columns(), *([self.group] if self.group else ())}
         names = (
             [str(name) for name in frame if name not in reserved] if self.attributes is None else list(self.attributes)
         )
@@ -259,46 +264,9 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             raise ValueError(f"X has no column that can be an attribute among {list(frame)}; at least one is needed")
         return kept
 
-    def _build(self, frame: pd.DataFrame) -> AlignedFusionClassifier:
-        class_names = [str(name) for name in self.classes_]
-        columns = self._image_columns()
-        if not columns:
-            return standard(self.schema_, class_names, images=(), dim=self.dim)
-        paths = image_paths(frame, columns, self.image_root)
-        if empty := [m for m, column in paths.items() if not any(column)]:
-            raise ValueError(f"no row has an image of {empty}; leave the column out")
-        files = sorted({path for column in paths.values() for path in column if path is not None})
-        cache = None if self.tokens is None else TokenCache(self.tokens)
-        if cache is None:
-            check_images(files)
-        elif faults := cache.faults(files):
-            command = cache.command(columns, Path(self.image_root))
-            raise ValueError(f"{len(faults)} images have no tokens: {'; '.join(faults[:5])}; `{command}` adds them")
-        num_features = token_width(paths)
-        backbone = choose_backbone(cache, Backbone(self.backbone, self.pretrained, self.frozen, self.image_size))
-        if num_features is None and not backbone.pretrained:
-            warnings.warn(
-                f"pretrained=False: the backbone {backbone.name!r} starts from random weights"
-                + (", and frozen=True keeps them; its tokens are of little use" if self.frozen else ""),
-                stacklevel=3,
-            )
-        model = standard(
-            self.schema_,
-            class_names,
-            backbone=None if num_features else backbone,
-            images=tuple(paths),
-            num_features=num_features,
-            dim=self.dim,
-        )
-        if cache is not None:
-            visual = model.visual
-            assert isinstance(visual, VisualTokenizer)
-            match_tokens(visual, cache, backbone.pretrained)
-        return model
-
     def _cases(self, frame: pd.DataFrame, labels: np.ndarray | None = None, *, is_training: bool = False) -> Any:
         codes = read_cells(frame, self.schema_, max_unread=1.0).codes
-        paths = image_paths(frame, self._image_columns(), self.image_root)
+        paths = image_paths(frame, self.image_columns(), self.image_root)
         tokens = None
         if paths and self.tokens is not None and Path(self.tokens).is_dir():
             cache = TokenCache(self.tokens)
@@ -315,20 +283,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     def _outputs(self, frame: pd.DataFrame, field: str) -> Tensor:
         cases = self._cases(frame)
         self.model_.to("cuda" if torch.cuda.is_available() else "cpu")
-        with _own_randomness(0):  # inference is deterministic, but a loader draws a seed for its workers
+        with own_randomness(0):  # inference is deterministic, but a loader draws a seed for its workers
             result = outputs(self.model_, cases, [cases.codes], field, progress=False)[0]
         self.model_.cpu()
         return result
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Seeds all generators, and restores the caller's random states on exit."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
