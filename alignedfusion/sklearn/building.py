@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.images import check_images, image_paths, token_width
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.modules.backbones import Backbone
@@ -21,50 +22,63 @@ from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.presets import choose_backbone, match_tokens, standard
 
 if TYPE_CHECKING:
-    from alignedfusion.sklearn.estimator import AlignedFusionEstimator
+    from alignedfusion.sklearn.labels import FitLabels
 
 
-def build_model(estimator: AlignedFusionEstimator, frame: pd.DataFrame) -> AlignedFusionClassifier:
+def build_model(
+    frame: pd.DataFrame,
+    schema: AttributeSchema,
+    labels: FitLabels,
+    *,
+    images: Sequence[str],
+    root: str | Path,
+    tokens: str | Path | None,
+    backbone: Backbone,
+    dim: int,
+) -> AlignedFusionClassifier:
     """The model of an estimator, untrained.
 
     Args:
-        estimator: The estimator, with its schema and the names of its labels.
         frame: All rows of `fit`.
+        schema: The attributes.
+        labels: The labels.
+        images: Image columns.
+        root: Folder that relative image paths start from.
+        tokens: Folder of a token cache, or None.
+        backbone: The backbone that was asked for.
+        dim: Token width D.
 
     Raises:
         ValueError: For images that cannot be read or have no tokens, or an image column without any.
     """
-    columns = estimator.image_columns()
-    if not columns:
-        return standard(estimator.schema_, estimator.label_names_, images=(), dim=estimator.dim, task=estimator.task)
-    paths = image_paths(frame, columns, estimator.image_root)
+    if not images:
+        return standard(schema, labels.names, images=(), dim=dim, task=labels.task)
+    paths = image_paths(frame, tuple(images), root)
     if empty := [m for m, column in paths.items() if not any(column)]:
         raise ValueError(f"no row has an image of {empty}; leave the column out")
     files = sorted({path for column in paths.values() for path in column if path is not None})
-    cache = None if estimator.tokens is None else TokenCache(estimator.tokens)
+    cache = None if tokens is None else TokenCache(tokens)
     if cache is None:
         check_images(files)
     elif faults := cache.faults(files):
-        command = cache.command(columns, Path(estimator.image_root))
+        command = cache.command(tuple(images), Path(root))
         raise ValueError(f"{len(faults)} images have no tokens: {'; '.join(faults[:5])}; `{command}` adds them")
     num_features = token_width(paths)
-    backbone = choose_backbone(
-        cache, Backbone(estimator.backbone, estimator.pretrained, estimator.frozen, estimator.image_size)
-    )
+    is_frozen, backbone = backbone.frozen, choose_backbone(cache, backbone)
     if num_features is None and not backbone.pretrained:
         warnings.warn(
             f"pretrained=False: the backbone {backbone.name!r} starts from random weights"
-            + (", and frozen=True keeps them; its tokens are of little use" if estimator.frozen else ""),
+            + (", and frozen=True keeps them; its tokens are of little use" if is_frozen else ""),
             stacklevel=3,
         )
     model = standard(
-        estimator.schema_,
-        estimator.label_names_,
+        schema,
+        labels.names,
         backbone=None if num_features else backbone,
         images=tuple(paths),
         num_features=num_features,
-        dim=estimator.dim,
-        task=estimator.task,
+        dim=dim,
+        task=labels.task,
     )
     if cache is not None:
         visual = model.visual

@@ -27,6 +27,7 @@ from alignedfusion.datasets.reading import read_cells
 from alignedfusion.datasets.splits import hold_back
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.evaluation.inference import outputs, prepare_images
+from alignedfusion.modules.backbones import Backbone
 from alignedfusion.sklearn.building import build_model, own_randomness
 from alignedfusion.sklearn.labels import score_labels, used_rows
 from alignedfusion.training.calibration import calibrate
@@ -155,7 +156,16 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self._examples = examples_of(frame, self.schema_)
 
         with own_randomness(seed), tempfile.TemporaryDirectory() as folder:
-            self.model_ = build_model(self, whole)
+            self.model_ = build_model(
+                whole,
+                self.schema_,
+                found,
+                images=self._image_columns(),
+                root=self.image_root,
+                tokens=self.tokens,
+                backbone=Backbone(self.backbone, self.pretrained, self.frozen, self.image_size),
+                dim=self.dim,
+            )
             # A backbone with random weights is trained with the full learning rate.
             starts_random = getattr(self.model_.visual, "backbone", None) is not None and not self.pretrained
             train = self._cases(frame, labels[~is_held], is_training=True)
@@ -199,7 +209,8 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         Classes (n,): the most probable one, unless `balance` helps rare classes. Labels (n, L) of 0 and 1. Numbers with the
         shape of y.
         """
-        decided = self.model_.decide(self._outputs(self._fitted_frame(X), "logits")).numpy()
+        logits = self._outputs(self._fitted_frame(X), "logits")
+        decided = self.model_.decide(logits).numpy()
         if self.model_.task == "multiclass":
             return self.classes_[decided]
         return decided[:, 0] if self._is_flat else decided
@@ -237,7 +248,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             X = pd.DataFrame(validate_data(self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan"))
         names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])
         frame = X.set_axis(names, axis=1)
-        wanted = [*self.image_columns(), *(self.attributes or ()), *([self.group] if self.group else ())]
+        wanted = [*self._image_columns(), *(self.attributes or ()), *([self.group] if self.group else ())]
         if absent := [name for name in wanted if name not in frame]:
             raise ValueError(f"X has no columns {absent}; it has {list(frame)}")
         return frame
@@ -246,12 +257,11 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         check_is_fitted(self)
         return self._frame(X, reset=False)
 
-    def image_columns(self) -> tuple[str, ...]:
-        """The image columns."""
+    def _image_columns(self) -> tuple[str, ...]:
         return (self.images,) if isinstance(self.images, str) else tuple(self.images or ())
 
     def _attribute_names(self, frame: pd.DataFrame) -> list[str]:
-        reserved = {*self.image_columns(), *([self.group] if self.group else ())}
+        reserved = {*self._image_columns(), *([self.group] if self.group else ())}
         names = (
             [str(name) for name in frame if name not in reserved] if self.attributes is None else list(self.attributes)
         )
@@ -266,7 +276,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def _cases(self, frame: pd.DataFrame, labels: np.ndarray | None = None, *, is_training: bool = False) -> Any:
         codes = read_cells(frame, self.schema_, max_unread=1.0).codes
-        paths = image_paths(frame, self.image_columns(), self.image_root)
+        paths = image_paths(frame, self._image_columns(), self.image_root)
         tokens = None
         if paths and self.tokens is not None and Path(self.tokens).is_dir():
             cache = TokenCache(self.tokens)

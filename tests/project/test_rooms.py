@@ -108,7 +108,7 @@ def test_every_package_stands_above_what_it_imports_and_the_picture_is_current()
 
 def test_the_root_holds_the_ground_and_the_rooms():
     files = {path.name for path in PACKAGE.iterdir() if path.is_file()} - {"py.typed"}
-    ground = {"__init__.py", "__main__.py", "_lazy.py", "presets.py", "sklearn.py"}
+    ground = {"__init__.py", "__main__.py", "_lazy.py", "presets.py"}
     assert files - {"attributes.py"} == ground
     assert (PACKAGE / "attributes.py").is_file() or (PACKAGE / "attributes" / "__init__.py").is_file()
 
