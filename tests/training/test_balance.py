@@ -7,6 +7,7 @@ from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.cases import TensorCases, WeightedCases
 from alignedfusion.evaluation import compute_metrics
 from alignedfusion.evaluation.inference import decide, predict
+from alignedfusion.modules.tasks import Multilabel
 from alignedfusion.training import TrainingSettings, fit
 from alignedfusion.training.balance import count_classes, restore_prior, set_prior
 from alignedfusion.training.decision import EXPONENTS, choose_decision, choose_exponent
@@ -153,3 +154,29 @@ def test_mistakes_are_refused(schema, build, cases, tmp_path):
     model = build(schema, fusion=JointSelfAttention(38, num_heads=2), unimodal_heads=False)
     with pytest.raises(ValueError, match="class_counts set the prior of a model with unimodal heads"):
         fit(model, cases, None, tmp_path, class_counts=torch.ones(17), progress=False)
+
+
+def test_the_exponent_of_several_labels_is_the_best_threshold_of_a_rare_one():
+    rare = torch.rand(400, generator=torch.Generator().manual_seed(1)) ** 6
+    log_odds = torch.tensor([0.14 / 0.86]).log()
+    exponent = choose_exponent(rare[:, None].logit(), log_odds, Multilabel(("mass",)))
+
+    def expected(exponent):
+        chosen = rare > 1 / (1 + (0.86 / 0.14) ** exponent)
+        return float(2 * rare[chosen].sum() / (rare.sum() + chosen.sum()))
+
+    assert expected(exponent) == pytest.approx(max(map(expected, EXPONENTS)))
+    assert 0 < exponent < 1
+
+
+def test_logit_adjustment_chooses_the_decision_of_several_labels(schema, build, cases, tmp_path):
+    labels = torch.nn.functional.one_hot(cases.labels, 17)
+    labels[::5] = -1
+    several = TensorCases(cases.image, cases.codes, labels)
+    model = build(schema, task="multilabel")
+    settings = TrainingSettings(epochs=4, batch_size=16, learning_rate=3e-3, balance="logit_adjustment")
+    fit(model, several, several, tmp_path, settings, progress=False)
+    assert model.prior_exponent in EXPONENTS[1:]
+    probabilities = predict(model, several, [several.codes], progress=False)[0]
+    odds = np.exp(np.log(probabilities / (1 - probabilities)) - model.prior_exponent * model.log_prior.numpy())
+    assert np.array_equal(decide(model, probabilities), odds > 1)

@@ -8,9 +8,9 @@ from torch import nn
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.modules.outputs import ClassifierOutput
-from alignedfusion.modules.tasks import Multiclass
+from alignedfusion.modules.tasks import Multiclass, Multilabel, Regression
 from alignedfusion.training import TrainingSettings, fit
-from alignedfusion.training.calibration import SLOPE_SPREAD, SPREAD, calibrate
+from alignedfusion.training.calibration import SLOPE_SPREAD, SPREAD, calibrate, fit_weights
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 """Shares of missing attributes that a model is calibrated for."""
@@ -173,3 +173,63 @@ def test_training_calibrates_on_validation_cases_if_there_are_any(unimodal_heads
         found = model.branch_weights.clone()
         calibrate(model, cases, progress=False)
         assert torch.allclose(found, model.branch_weights, rtol=1e-4) == (valid is not None)
+
+
+# Several labels, numbers
+
+
+def draw_contributions(rows=97, labels=3):
+    """Contributions (versions, n, P, L), the share of attributes of each version, and multilabel labels (n, L)."""
+    generator = torch.Generator().manual_seed(0)
+    known = torch.randint(2, (rows, labels), generator=generator)
+    contributions = 2.0 * known[:, None] - 1 + 2 * torch.randn(2, rows, 2, labels, generator=generator)
+    return contributions, torch.rand(2, rows, generator=generator), known
+
+
+def assert_same_weights(first, second):
+    for weights, expected in zip(first, second, strict=True):
+        torch.testing.assert_close(weights, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_one_label_is_calibrated_like_two_classes():
+    contributions, shares, labels = draw_contributions(labels=1)
+    log_odds = torch.tensor([-0.7])
+    one = fit_weights(contributions, shares, log_odds, labels, Multilabel(("a",)))
+    both = torch.cat([torch.zeros_like(contributions), contributions], dim=-1)
+    two = fit_weights(both, shares, torch.tensor([0.0, -0.7]).log_softmax(0), labels[:, 0])
+    assert_same_weights(one, two)
+    assert one[0].abs().max() > 0.1
+
+
+def test_only_known_labels_are_calibrated_on():
+    contributions, shares, labels = draw_contributions()
+    partly = labels.clone()
+    partly[:, [0, 2]] = -1
+    partly[:30, 1] = -1
+    prior = torch.zeros(3)
+    found = fit_weights(contributions, shares, prior, partly, Multilabel(("a", "b", "c")))
+    alone = contributions[:, 30:, :, [1]], shares[:, 30:], prior[:1], labels[30:, [1]], Multilabel(("b",))
+    assert_same_weights(found, fit_weights(*alone))
+
+
+def test_an_unknown_class_takes_no_part():
+    cases = draw_cases([2.0, 0.5], rows=60)
+    contributions, shares = cases.image[None], torch.rand(1, 60)
+    prior = torch.tensor([0.5, 0.3, 0.2]).log()
+    unknown = cases.labels.clone()
+    unknown[:20] = -1
+    found = fit_weights(contributions, shares, prior, unknown)
+    assert_same_weights(found, fit_weights(contributions[:, 20:], shares[:, 20:], prior, cases.labels[20:]))
+
+
+def test_the_branch_of_a_number_gets_the_weight_of_a_least_squares_fit():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4000, 1, generator=generator) * 20 + 50
+    task = Regression(("age",))
+    task.learn_prior(values, torch.ones(4000))
+    standardised = task.deactivate(values)
+    noisy = torch.stack([standardised / 2, torch.randn(4000, 1, generator=generator)], dim=1)[None]
+    shifts, slopes, _ = fit_weights(noisy, torch.full((1, 4000), 0.5), torch.zeros(1), values, task)
+    weights = (shifts + slopes * 0.0).exp()
+    assert weights[0].item() == pytest.approx(2.0, rel=0.05)
+    assert weights[1].item() < 0.3

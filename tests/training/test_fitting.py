@@ -8,6 +8,7 @@ from alignedfusion import VisualTokenizer
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.modules.masking import HideAttributes
+from alignedfusion.presets import standard
 from alignedfusion.training import TrainingSettings
 from alignedfusion.training.fitting import find_checkpoints, fit, parameter_groups
 
@@ -161,3 +162,65 @@ def test_a_frozen_backbone_is_in_no_group(schema, build):
     groups = parameter_groups(build(schema, visual=visual))
     trained = {id(p) for group in groups for p in group["params"]}
     assert not trained & {id(p) for p in visual.backbone.parameters()}
+
+
+# Several labels, numbers
+
+
+def labelled(cases, task):
+    """The same cases with labels that follow from the first attribute, a third of them unknown."""
+    is_unknown = torch.rand(53, 17, generator=torch.Generator().manual_seed(0)) < 0.3
+    is_value = F.one_hot(cases.codes[:, 0], 17)
+    if task == "multilabel":
+        return TensorCases(cases.image, cases.codes, is_value.masked_fill(is_unknown, -1))
+    values = (30.0 + 5 * is_value).masked_fill(is_unknown, torch.nan)
+    return TensorCases(cases.image, cases.codes, values[:, :3])  # the other numbers never change
+
+
+@pytest.mark.parametrize(("task", "metric"), [("multilabel", "cross_entropy"), ("regression", "mean_absolute_error")])
+def test_other_tasks_train_and_are_calibrated(task, metric, schema, build, cases, tmp_path):
+    torch.manual_seed(0)
+    names = range(17) if task == "multilabel" else ("a", "b", "c")
+    model = standard(schema, list(map(str, names)), backbone=None, num_features=13, dim=64, task=task)
+    cases = labelled(cases, task)
+    log = fit(model, cases, cases, tmp_path, settings(epochs=8), progress=False)
+    found = [entry[f"eval_{metric}"] for entry in log if "eval_loss" in entry]
+    assert found[-1] < 0.8 * found[0]
+    assert not torch.equal(model.branch_weights, model.initial_branch_weights())
+    if task == "regression":
+        assert model.targets.mean.tolist() == pytest.approx(cases.labels.nanmean(0).tolist())
+    else:
+        positives, known = (cases.labels == 1).sum(0), (cases.labels >= 0).sum(0)
+        assert model.log_prior.tolist() == pytest.approx(((positives + 1) / (known - positives + 1)).log().tolist())
+
+
+def test_labels_are_read_case_by_case_where_a_dataset_has_no_column_of_them(schema, build, cases, tmp_path):
+    class Plain(torch.utils.data.Dataset):
+        def __len__(self):
+            return 53
+
+        def __getitem__(self, index):
+            return labelled(cases, "multilabel")[index]
+
+    models = [build(schema, task="multilabel") for _ in range(2)]
+    for number, (model, data) in enumerate(zip(models, (Plain(), labelled(cases, "multilabel")), strict=True)):
+        fit(model, data, None, tmp_path / str(number), settings(epochs=1), progress=False)
+    assert torch.equal(models[0].log_prior, models[1].log_prior)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("multilabel", {"balance": "class_weights"}, r"'class_weights' does not fit the task 'multilabel'; it takes"),
+        ("regression", {"balance": "logit_adjustment"}, r"does not fit the task 'regression'; it takes \['none'\]"),
+        ("multilabel", {"sets": "lac"}, "prediction sets are sets of classes, and a model for 'multilabel' has none"),
+    ],
+)  # fmt: skip
+def test_settings_for_classes_are_refused(task, changes, message, schema, build, cases, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fit(build(schema, task=task), cases, cases, tmp_path, settings(epochs=1, **changes), progress=False)
+
+
+def test_counts_of_classes_are_refused(schema, build, cases, tmp_path):
+    with pytest.raises(ValueError, match="class_counts belong to the task 'multiclass', this model has 'multilabel'"):
+        fit(build(schema, task="multilabel"), cases, None, tmp_path, class_counts=torch.ones(17), progress=False)
