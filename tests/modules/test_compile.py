@@ -66,3 +66,55 @@ def test_batch_sizes_may_change_in_generated_code(schema, build, batch):
     torch._dynamo.reset()
     model = build(schema, fill="two_pass", hiding=HideAttributes(0.5, whole=0.1, sparse=0.1))
     assert_every_batch_size_works(model, torch.compile(model, fullgraph=True, dynamic=True), schema, batch)
+
+
+LABELS = {
+    "multilabel": torch.arange(7 * 17).reshape(7, 17) % 3 - 1,
+    "regression": torch.arange(7 * 17)
+    .reshape(7, 17)
+    .float()
+    .fmod(5)
+    .sub(1)
+    .masked_fill(torch.eye(7, 17).bool(), torch.nan),
+}
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_other_tasks_compile(task, schema, build, batch):
+    torch._dynamo.reset()
+    image, codes, _ = batch(schema)
+    model, labels = build(schema, task=task, depth=1, fill=None, hiding=HideAttributes(0.0)), LABELS[task]
+    model.set_prior(labels)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")  # capture of the graph
+    expected, out = (m(image, codes, labels) for m in (model, compiled))
+    torch.testing.assert_close(out.loss, expected.loss)
+    torch.testing.assert_close(out.logits, expected.logits, atol=1e-5, rtol=1e-4)
+    out.loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+class Activated(torch.nn.Module):
+    """The outputs of a model, as users see them."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image, codes):
+        return self.model.activate(self.model(image, codes).logits)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Attempted to insert a get_attr Node", "ignore:Node .* does not reference an nn.Module"
+)
+@pytest.mark.parametrize("task", LABELS)
+def test_other_tasks_are_exported(task, schema, build, batch):
+    image, codes, _ = batch(schema)
+    model = build(schema, task=task, depth=1).eval()
+    model.set_prior(LABELS[task])
+    rows = torch.export.Dim("rows", min=1)
+    shapes = {"image": {0: rows}, "codes": {0: rows}}
+    program = torch.export.export(Activated(model), (image, codes), dynamic_shapes=shapes).module()
+    for count in (7, 3):
+        expected = model.activate(model(image[:count], codes[:count]).logits)
+        torch.testing.assert_close(program(image[:count], codes[:count]), expected, atol=1e-5, rtol=1e-4)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from torch.utils.data import default_collate
 from alignedfusion import AlignedFusionClassifier, VisualTokenizer
 from alignedfusion.baselines import JointSelfAttention
 from alignedfusion.training import TrainingSettings
-from alignedfusion.training.distributed import default_workers
+from alignedfusion.training.distributed import default_workers, loss_over_processes
 from alignedfusion.training.fitting import _may_skip_weights, find_checkpoints, fit
 
 ROOT = Path(__file__).parents[2]
@@ -250,3 +251,40 @@ def test_images_are_read_by_as_many_processes_as_there_are_cpus(cpus, processes,
     assert default_workers() == workers
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     assert default_workers() == 0
+
+
+class TwoProcesses:
+    """One of two processes: `reduce` returns the sum of the counts of both, which were collected before."""
+
+    num_processes = 2
+    gradient_state = SimpleNamespace(end_of_dataloader=False, remainder=-1)
+
+    def __init__(self, total=None):
+        self.total = total
+
+    def unwrap_model(self, model):
+        return model
+
+    def reduce(self, counts, reduction):
+        self.own = counts
+        return counts if self.total is None else self.total
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression", "multiclass"])
+def test_processes_with_different_numbers_of_known_labels_have_the_loss_of_all(task, schema, build, batch):
+    image, codes, labels = batch(schema, rows=8)
+    unknown = {"multilabel": -1, "regression": torch.nan, "multiclass": -100}[task]
+    if task != "multiclass":
+        labels = torch.nn.functional.one_hot(labels, 17).to(torch.int64 if task == "multilabel" else torch.float32)
+    labels[:3] = unknown  # the first process knows the labels of one case, the second those of four
+    model = build(schema, task=task).eval()
+    is_hidden = (torch.arange(24).reshape(8, 3) % 4 == 0) & (codes >= 0)
+    whole = {"image": image, "codes": codes, "labels": labels, "is_hidden": is_hidden}
+    halves = [{name: value[rows] for name, value in whole.items()} for rows in (slice(0, 4), slice(4, 8))]
+    counts = []
+    for half in halves:
+        process = TwoProcesses()
+        loss_over_processes(process, model, half)
+        counts.append(process.own)
+    losses = [loss_over_processes(TwoProcesses(sum(counts)), model, half)[0] for half in halves]
+    torch.testing.assert_close(sum(losses) / 2, model(**whole).loss)
