@@ -138,8 +138,8 @@ def what_it_is(model: Any, settings: Mapping[str, Any]) -> str:
         "regression": f"Predicts {model.num_classes} number{'s' * (model.num_classes != 1)} of a case",
     }[model.task]
     return (
-        f"{does} ({names(model.class_names)}) from {' and '.join(reads)}{guesses}. Made with alignedfusion, which fuses medical "
-        f"images with the attributes that a report mentions.\n\n" + "\n".join(lines)
+        f"{does} ({names(model.class_names)}) from {' and '.join(reads)}{guesses}. Made with alignedfusion, which fuses "
+        f"medical images with the attributes that a report mentions.\n\n" + "\n".join(lines)
     )
 
 
