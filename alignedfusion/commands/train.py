@@ -13,6 +13,7 @@ from alignedfusion.commands.table_options import (
     add_max_unreadable,
     add_subgroups,
     add_table_options,
+    add_timm_args,
     print_results,
     read_cases,
 )
@@ -102,6 +103,7 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     model.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="side of the input (default: that of the backbone)"
     )
+    add_timm_args(model)
     model.add_argument(
         "--text-encoder", metavar="NAME", help="Hugging Face encoder of the values' prompts (default: learned vectors)"
     )
@@ -177,6 +179,7 @@ def _train(options: argparse.Namespace) -> None:
             pretrained=options.weights or not options.no_pretrained,
             frozen=not (options.train_backbone or options.no_pretrained),
             image_size=options.image_size,
+            timm_args=options.timm_args,
         ),
         text_encoder=options.text_encoder,
         dim=options.dim,
