@@ -171,6 +171,7 @@ def _train(options: argparse.Namespace) -> None:
     _check_weights(options)
     if is_main_process():
         _describe(manifest)
+        _advise_tokens(options, manifest)
     report = runs.train(
         manifest,
         options.output,
@@ -226,6 +227,17 @@ def _describe(manifest: Any) -> None:
     for name, reason in (manifest.left_out or {}).items():
         print(f"left out: column {name!r}: {reason}")
     print("No attribute may follow from the label; use --exclude to leave columns out.")
+
+
+def _advise_tokens(options: argparse.Namespace, manifest: Any) -> None:
+    import torch
+
+    is_trained = options.train_backbone or options.no_pretrained
+    is_token_file = manifest.frame[manifest.images[0]].astype(str).str.endswith(".npy").any()
+    if not (options.tokens or is_trained or is_token_file or torch.cuda.is_available()):
+        print(
+            "There is no GPU, and the backbone runs on each image in each epoch: `alignedfusion tokens` runs it only once."
+        )
 
 
 def _changes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:

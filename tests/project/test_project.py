@@ -69,7 +69,10 @@ def test_the_workflow_runs_the_scripts_on_the_lowest_and_the_newest_python():
     (versions,) = re.findall(r"^\| Python \| (\S+) \| (\S+) \|", CONTRIBUTING, flags=re.MULTILINE)
     assert [jobs[name]["container"] for name in ("lowest", "newest")] == [f"python:{version}" for version in versions]
     commands = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
-    assert {name: lines[-1] for name, lines in commands.items()} == {"newest": "bash .ci/run", "lowest": "bash .ci/lowest"}
+    assert {name: lines[-1] for name, lines in commands.items()} == {
+        "newest": "bash .ci/run",
+        "lowest": "bash .ci/lowest",
+    }
     for line in commands["newest"] + commands["lowest"]:
         subprocess.run(["bash", "-n", "-c", line], check=True)
 
