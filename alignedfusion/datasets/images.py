@@ -175,8 +175,8 @@ def check_images(paths: Iterable[Path]) -> None:
     if faults:
         more = f" ... and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise ValueError(
-            f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{more}; correct the paths or --image-root, leave "
-            f"out these rows, or empty the cells of images that do not exist"
+            f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{more}; correct the paths or --image-root, "
+            f"leave out these rows, or empty the cells of images that do not exist"
         )
 
 
