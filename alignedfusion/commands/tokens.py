@@ -28,7 +28,7 @@ def add_tokens(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--backbone",
         default="vit_small_patch16_224",
         metavar="NAME",
-        help="any timm model (default: vit_small_patch16_224)",
+        help="any timm model, also hf-hub:OWNER/MODEL (default: vit_small_patch16_224)",
     )
     parser.add_argument(
         "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"

@@ -93,7 +93,9 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="read tokens that `alignedfusion tokens` computed instead of images (no augmentation)",
     )
     model.add_argument(
-        "--backbone", metavar="NAME", help="any timm model (default: that of --tokens, or vit_small_patch16_224)"
+        "--backbone",
+        metavar="NAME",
+        help="any timm model, also hf-hub:OWNER/MODEL (default: that of --tokens, or vit_small_patch16_224)",
     )
     model.add_argument(
         "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"

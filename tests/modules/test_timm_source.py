@@ -4,10 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from sklearn.base import clone
 
 from alignedfusion import VisualTokenizer
 from alignedfusion.commands import main as cli
@@ -15,6 +18,7 @@ from alignedfusion.modules import timm_source
 from alignedfusion.modules.backbones import Backbone, locate_weights
 from alignedfusion.modules.timm_source import find_timm_model
 from alignedfusion.presets import build_visual
+from alignedfusion.sklearn import AlignedFusionEstimator
 
 SMALL = {"embed_dim": 46, "depth": 2, "num_heads": 2}
 
@@ -170,32 +174,32 @@ def test_a_saved_model_cannot_name_files_or_huge_sizes(args, message, schema, bu
         type(model).from_pretrained(tmp_path)
 
 
-def test_tokens_of_a_repository_need_its_name_again(repository, tmp_path, monkeypatch):
-    from PIL import Image
-
+@pytest.fixture
+def cases(tmp_path, monkeypatch):
+    """`cases.csv` with 30 pictures, in the current folder."""
     monkeypatch.chdir(tmp_path)
     table = "file,kind,sign\n" + "".join(f"{i}.png,{'ab'[i % 2]},{'+-'[i % 4 // 2]}\n" for i in range(30))
     Path("cases.csv").write_text(table)
     for i in range(30):
         Image.new("RGB", (32, 32), (80 * (i % 2) + i, 9 * (i % 7), 5)).save(f"{i}.png")
+    return pd.read_csv("cases.csv")
+
+
+def test_tokens_of_a_repository_need_its_name_again(repository, cases):
     options = ["--backbone", f"local-dir:{repository}", "--timm-args", '{"act_layer": "silu"}']
     assert cli.main(["tokens", "cases.csv", "--image", "file", "-o", "tokens", *options]) == 0
-    train = [
-        "train",
-        "cases.csv",
-        "--tokens",
-        "tokens",
-        "--image",
-        "file",
-        "--label",
-        "kind",
-        "--epochs",
-        "1",
-        "-o",
-        "run",
-    ]
+    train = ["train", "cases.csv", "--tokens", "tokens", "--image", "file", "--label", "kind", "--epochs", "1"]
+    train += ["-o", "run"]
     assert cli.main(train) != 0  # the folder of tokens may come from someone else
     assert cli.main([*train, *options]) == 0
     assert cli.main(["predict", "run", "--image", "0.png"]) == 0
     with pytest.raises(SystemExit):
         cli.main([*train, "--timm-args", "depth=2"])
+
+
+def test_the_estimator_takes_a_repository(repository, cases):
+    settings = {"backbone": f"local-dir:{repository}", "timm_args": {"act_layer": "silu"}, "epochs": 1}
+    estimator = clone(AlignedFusionEstimator(images="file", **settings))
+    estimator.fit(cases.drop(columns="kind"), cases["kind"])
+    assert estimator.model_.visual.timm_args == {**SMALL, "act_layer": "silu"}
+    assert estimator.predict(cases.drop(columns="kind")).shape == (30,)
