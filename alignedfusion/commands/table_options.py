@@ -119,3 +119,29 @@ def read_attributes(text: str | None) -> dict[str, Any]:
     if not isinstance(attributes, dict):
         raise ValueError(f"--attributes must be a JSON object of names and values, got {text}")
     return attributes
+
+
+def read_column_changes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The options for columns, as arguments of `ColumnOptions` by column."""
+    changes: dict[str, dict[str, Any]] = {}
+    for option, field, form, convert in (
+        ("units", "units", "UNIT", str),
+        ("kind", "kind", "KIND", str),
+        ("edges", "edges", "NUMBER,NUMBER", _numbers),
+        ("decimal", "decimal", "SIGN", str),
+        ("missing_codes", "missing", "CODE,CODE", lambda text: tuple(text.split(","))),
+    ):
+        flag = "--" + option.replace("_", "-")
+        for pair in getattr(options, option):
+            name, sign, value = pair.rpartition("=")
+            if not sign or not name:
+                raise ValueError(f"{flag} takes COL={form}, got {pair!r}")
+            changes.setdefault(name, {})[field] = convert(value)
+    return changes
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--edges takes COL=NUMBER,NUMBER, got {text!r}") from error

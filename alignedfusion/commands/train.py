@@ -16,6 +16,7 @@ from alignedfusion.commands.table_options import (
     add_timm_args,
     print_results,
     read_cases,
+    read_column_changes,
 )
 from alignedfusion.datasets.labels import TASKS
 from alignedfusion.evaluation.conformal import KINDS
@@ -181,7 +182,7 @@ def _train(options: argparse.Namespace) -> None:
         ),
         missing_values=options.missing_values,
         root=options.image_root,
-        changes=_changes(options),
+        changes=read_column_changes(options),
         max_unread=options.max_unreadable,
         seed=options.seed,
         tokens=TokenCache(options.tokens) if options.tokens else None,
@@ -268,29 +269,3 @@ def _advise_tokens(options: argparse.Namespace, manifest: Any) -> None:
         print(
             "There is no GPU, and the backbone runs on each image in each epoch: `alignedfusion tokens` runs it only once."
         )
-
-
-def _changes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The options for columns, as arguments of `ColumnOptions` by column."""
-    changes: dict[str, dict[str, Any]] = {}
-    for option, field, form, convert in (
-        ("units", "units", "UNIT", str),
-        ("kind", "kind", "KIND", str),
-        ("edges", "edges", "NUMBER,NUMBER", _numbers),
-        ("decimal", "decimal", "SIGN", str),
-        ("missing_codes", "missing", "CODE,CODE", lambda text: tuple(text.split(","))),
-    ):
-        flag = "--" + option.replace("_", "-")
-        for pair in getattr(options, option):
-            name, sign, value = pair.rpartition("=")
-            if not sign or not name:
-                raise ValueError(f"{flag} takes COL={form}, got {pair!r}")
-            changes.setdefault(name, {})[field] = convert(value)
-    return changes
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"--edges takes COL=NUMBER,NUMBER, got {text!r}") from error
