@@ -18,6 +18,7 @@ from alignedfusion import UNKNOWN, AttributeSchema, VisualTokenizer
 from alignedfusion.datasets.arrow import ArrowCases
 from alignedfusion.datasets.cases import FileCases, TensorCases, collate
 from alignedfusion.datasets.from_table import cases_from
+from alignedfusion.datasets.labels import Labels
 from alignedfusion.training import TrainingSettings, fit
 
 CLASSES = ("naevus", "wart", "melanoma")
@@ -309,3 +310,21 @@ def test_mlflow_gets_the_log(columns, plain, build, tmp_path, monkeypatch):
     assert float(run.data.params["learning_rate"]) == 2e-3
     losses = [metric.value for metric in client.get_metric_history(run.info.run_id, "loss")]
     assert losses == pytest.approx([entry["loss"] for entry in log if "loss" in entry])
+
+
+def test_several_labels_and_numbers_of_a_table(schema):
+    frame = pd.DataFrame(
+        {"elevation": ["flat", None], "ulceration": None, "age": [54, 61], "file": ["a.npy", "b.npy"]}, index=[7, 7]
+    )
+    frame = frame.assign(edema=["yes", None], weight=["63.5", "70"])
+    several = Labels(("edema", "weight"), "regression", ("edema", "weight"))
+    with pytest.raises(ValueError, match="1 cells of the label column 'edema' are no numbers"):
+        cases_from(frame, schema, None, image="file", label=several)
+    labels = Labels(("edema",), "multilabel", ("edema",))
+    assert cases_from(frame, schema, None, image="file", label=labels).labels.tolist() == [[1], [-1]]
+    rows = datasets.Dataset.from_pandas(frame, preserve_index=False)
+    assert cases_from(rows, schema, None, image="file", label=labels).labels.tolist() == [[1], [-1]]
+    numbers = Labels(("weight",), "regression", ("weight",))
+    assert cases_from(rows, schema, None, image="file", label=numbers).labels.tolist() == [[63.5], [70.0]]
+    with pytest.raises(ValueError, match=r"the table has no columns \['edema'\]"):
+        cases_from(frame.drop(columns="edema"), schema, None, image="file", label=labels)
