@@ -121,7 +121,7 @@ def choose_backbone(tokens: TokenCache | None, backbone: Backbone) -> Backbone:
         return dataclasses.replace(backbone, name=backbone.name or DEFAULT_BACKBONE)
     if backbone.tune != "none" or backbone.pretrained is False:
         raise ValueError(
-            "the backbone of stored tokens must be pretrained, with tune='none': `alignedfusion tune` trains one before its tokens "
+            "the backbone of stored tokens must be pretrained, with tune='none': `alignedfusion tune` trains one before tokens "
             "are stored"
         )
     settings = tokens.settings
