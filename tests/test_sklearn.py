@@ -285,7 +285,7 @@ def test_stored_tokens_replace_images(pictures, tmp_path, weights):
     estimator = AlignedFusionEstimator(**settings)
     with pytest.raises(ValueError, match="computed with backbone test_vit, not resnet18; leave it out"):
         clone(estimator).set_params(backbone="resnet18").fit(X, y)
-    with pytest.raises(ValueError, match="the backbone of stored tokens must be frozen and pretrained"):
+    with pytest.raises(ValueError, match="the backbone of stored tokens must be pretrained, with tune='none'"):
         clone(estimator).set_params(tune="whole").fit(X, y)
     strange = X.assign(file=X["file"].where(X.index != 3, "other.png"))
     with pytest.raises(

@@ -18,7 +18,7 @@ from alignedfusion.datasets.cases import Cases, make_cases
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.modules.backbones import Backbone
 from alignedfusion.modules.heads import linear_head
-from alignedfusion.modules.images import Images, images_by_modality
+from alignedfusion.modules.images import Images, blank_images, images_by_modality
 from alignedfusion.modules.modalities import Masks, module_key
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.tokenizers import VisualTokenizer
@@ -60,7 +60,7 @@ class ImageClassifier(nn.Module):
             of the cross-entropies of these images.
         """
         present = is_present or {}
-        images = images_by_modality(image, self.images, len(codes))
+        images = blank_images(images_by_modality(image, self.images, len(codes)), {}, present)
         scores = [
             head(self.visual(images[m]).mean(1)).float().log_softmax(-1)  # (B, C)
             for m, head in zip(self.images, self.heads.values(), strict=True)
