@@ -175,8 +175,7 @@ class VisualTokenizer(nn.Module):
                 "set its tune to 'none' to train the rest of the model"
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune != "none"):
-            # Convolutions of a CPU take half the time in this layout.
-            features = self.backbone.forward_features(image.contiguous(memory_format=torch.channels_last))
+            features = self.backbone.forward_features(image)
         if not isinstance(features, Tensor):
             raise ValueError(
                 f"{self.backbone_name!r} returns {type(features).__name__}, not one map of tokens; choose another model"

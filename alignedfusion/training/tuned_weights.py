@@ -60,7 +60,7 @@ def check_unseen(manifest: Manifest, weights: bool | str | Path) -> Path | None:
     record = Path(weights).with_name(RECORD)
     if not record.is_file() or _digest(record) != tuning["record"]:
         raise ValueError(
-            f"{str(weights)!r} was written by `alignedfusion tune`, and {RECORD} beside it is missing or another one; copy "
+            f"{str(weights)!r} was written by alignedfusion tune, and {RECORD} beside it is missing or another one; copy "
             f"both files, because images that the backbone was trained on must not be in validation or test cases"
         )
     for split, name in (("valid", "validation"), ("test", "test")):

@@ -61,10 +61,11 @@ class ImageClassifier(nn.Module):
         """
         present = is_present or {}
         images = blank_images(images_by_modality(image, self.images, len(codes)), {}, present)
+        # Convolutions take half the time on a CPU if the channels come last in memory.
         scores = [
-            head(self.visual(images[m]).mean(1)).float().log_softmax(-1)  # (B, C)
+            head(self.visual(images[m].contiguous(memory_format=torch.channels_last)).mean(1)).float().log_softmax(-1)
             for m, head in zip(self.images, self.heads.values(), strict=True)
-        ]
+        ]  # (B, C) each
         shares = torch.stack([present.get(m, torch.ones_like(scores[0][:, 0], dtype=torch.bool)) for m in self.images])
         weights = shares / shares.sum(0).clamp(min=1)  # (images, B)
         logits = (weights[..., None] * torch.stack(scores)).sum(0)  # (B, C)

@@ -208,9 +208,9 @@ def test_tokens_cannot_be_tuned(tmp_path):
 
 
 def test_each_image_has_its_own_term_and_an_absent_one_has_none():
-    visual = VisualTokenizer(None, 7, num_features=5)
+    visual = VisualTokenizer("test_efficientnet", 7, pretrained=False, image_size=32)
     model = ImageClassifier(visual, ("first", "second"), 3).eval()
-    image = {m: torch.randn(4, 2, 5) for m in ("first", "second")}
+    image = {m: torch.randn(4, 3, 32, 32) for m in ("first", "second")}
     codes, labels = torch.zeros(4, 0, dtype=torch.int64), torch.tensor([0, 2, 1, 1])
     present = {"first": torch.tensor([True, True, False, False]), "second": torch.tensor([True, False, True, False])}
     logs = [model.heads[m](visual(image[m]).mean(1)).log_softmax(-1) for m in image]
