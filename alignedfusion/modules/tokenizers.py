@@ -142,6 +142,7 @@ class VisualTokenizer(nn.Module):
         in_chans: int = 3,
     ) -> None:
         super().__init__()
+        parse_tune(tune)
         self.backbone_name = backbone
         self.dim = dim
         self.tune = tune

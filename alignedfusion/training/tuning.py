@@ -61,7 +61,7 @@ class ImageClassifier(nn.Module):
         """
         present = is_present or {}
         images = blank_images(images_by_modality(image, self.images, len(codes)), {}, present)
-        # Convolutions take half the time on a CPU if the channels come last in memory.
+        # Convolutions are faster on a CPU if the channels come last in memory.
         scores = [
             head(self.visual(images[m].contiguous(memory_format=torch.channels_last)).mean(1)).float().log_softmax(-1)
             for m, head in zip(self.images, self.heads.values(), strict=True)
