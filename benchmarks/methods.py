@@ -98,6 +98,7 @@ def neural(
     depth: int = 1,
     hide_probability: float = 0.3,
     hide_report_probability: float = 0.1,
+    sparse_report_probability: float = 0.1,
     unimodal_heads: bool = False,
     first_round_heads: bool = True,
     training: dict[str, Any] | None = None,
@@ -120,7 +121,7 @@ def neural(
             fusion(fold.dim, modalities=kept, depth=depth, num_heads=HEADS, dropout=0.1, **settings),
             None if reconstruct is None else MaskedTokenReconstructor(fold.dim, fill=reconstruct),
             num_classes=len(fold.class_names),
-            hiding=HideAttributes(hide_probability, whole=hide_report_probability),
+            hiding=HideAttributes(hide_probability, whole=hide_report_probability, sparse=sparse_report_probability),
             unimodal_heads=unimodal_heads,
         )
         if unimodal_heads and not first_round_heads:
@@ -260,7 +261,7 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "MSMA's fusion": neural(MSMAFusion),
     "whole report as one text": neural(text="report"),
     "values as text": ours(text="values"),
-    "the paper's model": neural(reconstruct="once", hide_report_probability=0.0),
+    "the paper's model": neural(reconstruct="once", hide_report_probability=0.0, sparse_report_probability=0.0),
     OURS: ours(),
     "ours, no intermediate token": ours(fusion=JointSelfAttention),
     "ours, no unimodal heads": ours(unimodal_heads=False),
@@ -271,6 +272,7 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "ours, two passes": ours(reconstruct="two_pass"),
     "ours, image rate 1": ours(training={"image_rate": 1.0}),
     "ours, no whole report hidden": ours(hide_report_probability=0.0),
+    "ours, no sparse report hidden": ours(sparse_report_probability=0.0),
     "ours, half of the whole reports hidden": ours(hide_report_probability=0.5),
     "ours, two rounds": ours(depth=2),
     "ours, three rounds": ours(depth=3),

@@ -53,7 +53,7 @@ class AlignedFusionClassifier(nn.Module):
         reconstructor: Reconstructs unmentioned attributes; None leaves them unmentioned.
         num_classes: Number of classes C.
         class_names: Names of the classes, in the order of the logits.
-        hiding: Hides attributes in training. None hides 30 % of the cells (eq. 9) and one report in ten.
+        hiding: Hides attributes in training. None hides 30 % of the cells (eq. 9), and more of two reports in ten.
         dropout: Dropout probability before the last layers.
         unimodal_heads: Whether each modality also has a branch of its own. False keeps only the branch of the fused tokens, as
             in the paper.
@@ -110,7 +110,7 @@ class AlignedFusionClassifier(nn.Module):
         self.reconstructor = reconstructor if REPORT in self.modalities else None
         self.num_classes = num_classes
         self.class_names = tuple(map(str, range(num_classes) if class_names is None else class_names))
-        self.hiding = HideAttributes(0.3, whole=0.1) if hiding is None else hiding
+        self.hiding = HideAttributes(0.3, whole=0.1, sparse=0.1) if hiding is None else hiding
         self.dropout = dropout
         self.head = linear_head(fusion.pooled_dim, num_classes, dropout)
         self.unimodal_heads = self._build_heads(getattr(fusion, "has_first_round", False)) if unimodal_heads else None
@@ -284,7 +284,7 @@ class AlignedFusionClassifier(nn.Module):
             "fusion": describe_fusion(self.fusion),
             "reconstructor": None if self.reconstructor is None else self.reconstructor.to_dict(),
             "class_names": list(self.class_names),
-            "hiding": {"p": self.hiding.p, "whole": self.hiding.whole},
+            "hiding": {"p": self.hiding.p, "whole": self.hiding.whole, "sparse": self.hiding.sparse},
             "dropout": self.dropout,
             "unimodal_heads": self.unimodal_heads is not None,
             "first_round_heads": self.unimodal_heads is not None and self.unimodal_heads.first_round_heads is not None,

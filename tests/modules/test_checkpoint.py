@@ -147,7 +147,7 @@ def test_another_schema_of_the_same_shape_is_refused(schema, build, tmp_path):
 
 
 def test_a_failing_write_leaves_the_previous_checkpoint(schema, build, tmp_path, monkeypatch):
-    build(schema, hiding=HideAttributes(0.2, whole=0.1)).save_pretrained(tmp_path)
+    build(schema, hiding=HideAttributes(0.2, whole=0.1, sparse=0.2)).save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def fail(model, path):

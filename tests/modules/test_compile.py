@@ -30,7 +30,7 @@ def test_random_hiding_and_every_mask_compile(schema, build, batch, assert_train
         "is_valid": {"image": torch.arange(11).expand(7, -1) < 5},
         "is_present": {"image": torch.arange(7) < 5, "report": torch.arange(7) > 2},
     }
-    model = build(schema, fill="two_pass", hiding=HideAttributes(0.5, whole=0.1), dropout=0.5)
+    model = build(schema, fill="two_pass", hiding=HideAttributes(0.5, whole=0.1, sparse=0.1), dropout=0.5)
     # Only the capture of the graph is tested; code generation would take half a minute.
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert_trainable(model, compiled(image, codes, labels, **masks))
@@ -55,7 +55,7 @@ def assert_every_batch_size_works(model, compiled, schema, batch):
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_batch_sizes_may_change(dynamic, schema, build, batch):
     torch._dynamo.reset()
-    model = build(schema, depth=1, hiding=HideAttributes(0.5, whole=0.1))
+    model = build(schema, depth=1, hiding=HideAttributes(0.5, whole=0.1, sparse=0.1))
     # Changing shapes are captured with symbols; the generation of code does not affect whether that succeeds.
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=dynamic)
     assert_every_batch_size_works(model, compiled, schema, batch)
@@ -64,5 +64,5 @@ def test_batch_sizes_may_change(dynamic, schema, build, batch):
 @pytest.mark.slow  # a minute of code generation
 def test_batch_sizes_may_change_in_generated_code(schema, build, batch):
     torch._dynamo.reset()
-    model = build(schema, fill="two_pass", hiding=HideAttributes(0.5, whole=0.1))
+    model = build(schema, fill="two_pass", hiding=HideAttributes(0.5, whole=0.1, sparse=0.1))
     assert_every_batch_size_works(model, torch.compile(model, fullgraph=True, dynamic=True), schema, batch)

@@ -55,6 +55,19 @@ def test_whole_reports_are_hidden_with_their_probability():
         hide_attributes(codes, whole=2)
 
 
+def test_sparse_reports_are_hidden_at_rates_from_p_to_one():
+    codes = torch.zeros(4000, 40, dtype=torch.long)
+    _, is_hidden = hide_attributes(codes, 0.3, sparse=0.2, generator=torch.Generator().manual_seed(0))
+    # The mean rate is 0.8 * 0.3 + 0.2 * 0.65; rates above 0.6 are those of 0.2 * 4 / 7 of the reports.
+    assert is_hidden.float().mean().item() == pytest.approx(0.37, abs=0.01)
+    assert (is_hidden.float().mean(1) > 0.6).float().mean().item() == pytest.approx(0.2 * 4 / 7, abs=0.02)
+    _, plain = hide_attributes(codes, 0.3, generator=torch.Generator().manual_seed(0))
+    assert (is_hidden | ~plain).all()  # cells are only hidden in addition
+    assert hide_attributes(codes, 1.0, sparse=1.0)[1].all()
+    with pytest.raises(ValueError, match=r"sparse must be between 0 and 1, got -1"):
+        hide_attributes(codes, sparse=-1)
+
+
 @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
 def test_p_is_a_probability(p):
     with pytest.raises(ValueError, match=re.escape(f"p must be between 0 and 1, got {p}")):

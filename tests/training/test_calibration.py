@@ -9,7 +9,7 @@ from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.training import TrainingSettings, fit
-from alignedfusion.training.calibration import SPREAD, calibrate
+from alignedfusion.training.calibration import SLOPE_SPREAD, SPREAD, calibrate
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 """Shares of missing attributes that a model is calibrated for."""
@@ -122,11 +122,11 @@ def objective(model, cases, weights, slopes, prior_weight):
     for rate in RATES:
         logits = model(cases.image, drop_attributes(cases.codes, rate, model.schema)).logits.double()
         fit -= logits.log_softmax(-1)[torch.arange(53), cases.labels].sum().item() / len(RATES)
-    shifts = [
-        math.log(w / start) for w, start in zip(weights.tolist(), model.initial_branch_weights().tolist(), strict=True)
-    ]
-    shifts += [*slopes.tolist(), math.log(prior_weight)]
-    return fit + sum(shift**2 for shift in shifts) / (2 * SPREAD**2)
+    pairs = zip(weights.tolist(), model.initial_branch_weights().tolist(), slopes.tolist(), strict=True)
+    shifts = [math.log(weight / start) + slope / 2 for weight, start, slope in pairs]  # for an empty report
+    shifts.append(math.log(prior_weight))
+    prior = sum(shift**2 for shift in shifts) / SPREAD**2 + slopes.square().sum().item() / SLOPE_SPREAD**2
+    return fit + prior / 2
 
 
 def test_the_weights_found_are_the_most_probable(model, cases):
