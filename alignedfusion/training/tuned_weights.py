@@ -79,6 +79,8 @@ def read_tuning(weights: str | Path) -> dict[str, Any] | None:
     """The settings of the tuning that wrote a file of weights; None for any other file."""
     from safetensors import SafetensorError, safe_open
 
+    if not Path(weights).is_file():  # an error of whoever loads it
+        return None
     try:
         with safe_open(str(weights), framework="pt") as file:
             metadata = file.metadata() or {}
