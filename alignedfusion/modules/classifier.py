@@ -29,6 +29,7 @@ from alignedfusion.modules.modalities import Masks, as_masks, blank, check_mask,
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.reconstruction import MaskedTokenReconstructor, Reconstruction, reconstruction_loss
 from alignedfusion.modules.tokenizers import AttributeTokenizer
+from alignedfusion.modules.tuning import adapters_merged
 
 
 class AlignedFusionClassifier(nn.Module):
@@ -327,9 +328,12 @@ class AlignedFusionClassifier(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights (safetensors), settings (JSON) and a card (README.md) into a folder; see `modules.checkpoint.save`.
 
-        A card that somebody edited is kept, and so is one with metrics as long as the model stays the same.
+        Adapters of a backbone (`tune="lora"`) are merged in the file: it has the names of the timm model. A card that somebody
+        edited is kept, and so is one with metrics as long as the model stays the same.
         """
-        if checkpoint.save(self, self.to_dict(), folder):
+        with adapters_merged(self):
+            is_new = checkpoint.save(self, self.to_dict(), folder)
+        if is_new:
             card.write(card.render(self), folder)
         self.saved_in = Path(folder).resolve()
 

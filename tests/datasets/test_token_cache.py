@@ -543,8 +543,8 @@ def test_no_image_is_read_in_training(run, cache, folder, tmp_path, monkeypatch)
 MISTAKES = [
     (["--backbone", "test_vit2"], "were computed with backbone test_vit, not test_vit2"),
     (["--image-size", "32"], "were computed with image_size 48, not 32"),
-    (["--train-backbone"], "the backbone of stored tokens must be frozen and pretrained"),
-    (["--no-pretrained"], "the backbone of stored tokens must be frozen and pretrained"),
+    (["--tune", "whole"], "the backbone of stored tokens must be pretrained, with tune='none'"),
+    (["--no-pretrained"], "the backbone of stored tokens must be pretrained, with tune='none'"),
     (["--weights", "OTHER"], "were computed with other weights of 'test_vit' than"),
     (["--weights", "none.pth"], "no weights file at 'none.pth'"),
 ]

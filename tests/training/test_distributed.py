@@ -173,16 +173,16 @@ def test_only_models_with_possibly_unused_weights_search_for_them(schema, build)
             super().__init__()
             self.project, self.unused = torch.nn.Linear(13, 38), torch.nn.Linear(2, 3)
 
-    def backbone(frozen):
-        return VisualTokenizer("test_vit", 38, pretrained=False, frozen=frozen, image_size=32)
+    def backbone(tune):
+        return VisualTokenizer("test_vit", 38, pretrained=False, tune=tune, image_size=32)
 
     image_only = JointSelfAttention(38, modalities=("image",), num_heads=2)
     found = [
         _may_skip_weights(model)
         for model in (
             build(schema),
-            build(schema, visual=backbone(True)),
-            build(schema, visual=backbone(False)),
+            build(schema, visual=backbone("none")),
+            build(schema, visual=backbone("whole")),
             build(schema, visual=Own()),
             build(schema, fusion=image_only),
             Own(),
