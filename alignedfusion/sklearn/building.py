@@ -64,11 +64,11 @@ def build_model(
         command = cache.command(tuple(images), Path(root))
         raise ValueError(f"{len(faults)} images have no tokens: {'; '.join(faults[:5])}; `{command}` adds them")
     num_features = token_width(paths)
-    is_frozen, backbone = backbone.frozen, choose_backbone(cache, backbone)
+    tune, backbone = backbone.tune, choose_backbone(cache, backbone)
     if num_features is None and not backbone.pretrained:
         warnings.warn(
             f"pretrained=False: the backbone {backbone.name!r} starts from random weights"
-            + (", and frozen=True keeps them; its tokens are of little use" if is_frozen else ""),
+            + (", and tune='none' keeps them; its tokens are of little use" if tune == "none" else ""),
             stacklevel=3,
         )
     model = standard(

@@ -49,14 +49,19 @@ def describe_run(
     return described
 
 
-def open_run(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def open_run(folder: Path, settings: dict[str, Any], *, weights: str = WEIGHTS) -> dict[str, Any] | None:
     """Start a run or continue one. Returns its metrics if it is finished, otherwise None.
+
+    Args:
+        folder: Folder of the run.
+        settings: Everything that determines its result.
+        weights: File of the trained weights.
 
     Raises:
         ValueError: If the folder holds a run with other settings.
     """
     file = folder / SETTINGS
-    has_begun = bool(find_checkpoints(folder / "checkpoints")) or (folder / WEIGHTS).is_file()
+    has_begun = bool(find_checkpoints(folder / "checkpoints")) or (folder / weights).is_file()
     if not file.is_file() or not has_begun:  # a run that failed in its first epoch starts again
         if is_main_process():
             folder.mkdir(parents=True, exist_ok=True)

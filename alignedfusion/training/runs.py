@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from alignedfusion.datasets.columns import CaseColumns
-from alignedfusion.datasets.identity import find_trained_cases
+from alignedfusion.datasets.identity import find_trained_cases, find_trained_images
 from alignedfusion.datasets.images import token_width
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, read_cells
@@ -36,9 +37,12 @@ from alignedfusion.training.run_pages import write_run_page
 from alignedfusion.training.run_results import TRAINED_ON, to_device, write_report
 from alignedfusion.training.run_settings import METRICS_FILE, describe_run, open_run, read_settings
 from alignedfusion.training.settings import TrainingSettings
+from alignedfusion.training.tuned_weights import check_unseen
 
 if TYPE_CHECKING:
     import pandas as pd
+
+TUNED_ON = "tuned_on.json"
 
 
 def train(
@@ -88,7 +92,10 @@ def train(
     with lock_output(folder) if is_main_process() else nullcontext():
         if (finished := open_run(folder, described)) is not None:
             return finished
+        record = check_unseen(manifest, backbone.pretrained)
         if is_main_process():
+            if record is not None:
+                shutil.copyfile(record, folder / TUNED_ON)
             warn_of_leaks(manifest.rows("train"), manifest.schema(), manifest.labels)
 
         if (folder / WEIGHTS).is_file():  # trained before, and interrupted while it was tested
@@ -197,6 +204,8 @@ def evaluate(
     columns.check(frame)
     frame = frame.reset_index(drop=True)
     is_trained = np.array(find_trained_cases(folder / TRAINED_ON, frame, columns, root), dtype=bool)
+    if (folder / TUNED_ON).is_file():
+        is_trained |= np.array(find_trained_images(folder / TUNED_ON, frame, columns, root), dtype=bool)
     if is_trained.all():
         raise ValueError(f"all {len(frame)} cases of this table were used in training; there is nothing to test on")
     manifest = Manifest.for_evaluation(
