@@ -57,7 +57,7 @@ def render(
     body = [
         f"# {plain(title(model, settings))}",
         what_it_is(model, settings),
-        intended_use(),
+        intended_use(model.task),
         how_to_use(model),
         attributes(model, report),
         *measured,
@@ -97,7 +97,10 @@ def _digest(body: str) -> str:
 def title(model: Any, settings: Mapping[str, Any]) -> str:
     """The name of the model, one line."""
     reads = ["images"] * bool(model.image_modalities) + ["incomplete reports"] * (REPORT in model.modalities)
-    subject = f"{' '.join(str(settings['label']).split())} from" if settings.get("label") else "Classifier of"
+    label = settings.get("label")
+    label = ", ".join(label) if isinstance(label, (list, tuple)) else label
+    kind = "Regression from" if model.task == "regression" else "Classifier of"
+    subject = f"{' '.join(str(label).split())} from" if label else kind
     return f"{subject} {' and '.join(reads)}"
 
 
@@ -120,14 +123,27 @@ def what_it_is(model: Any, settings: Mapping[str, Any]) -> str:
         known = {"True": "timm's pretrained weights", "False": "random weights"}
         lines.append(f"- The backbone started from {known.get(start, 'the weights in a local file')}.")
     return (
-        f"Classifies a case into {model.num_classes} classes ({names(model.class_names)}) from {' and '.join(reads)}{guesses}. "
+        f"{_PREDICTS[model.task].format(count=model.num_classes, names=names(model.class_names))} from "
+        f"{' and '.join(reads)}{guesses}. "
         f"Made with alignedfusion, which fuses medical images with the attributes that a report mentions.\n\n"
         + "\n".join(lines)
     )
 
 
-def intended_use() -> str:
-    """Intended and out-of-scope uses."""
+_PREDICTS = {
+    "multiclass": "Classifies a case into {count} classes ({names})",
+    "multilabel": "Predicts for each of {count} labels ({names}) whether a case has it",
+    "regression": "Predicts {count} numbers ({names})",
+}
+_BEYOND = {
+    "multiclass": "Cases of a class that is not listed above: the model always predicts one of the listed classes.",
+    "multilabel": "Findings that are not listed above: no label of the model shows them.",
+    "regression": "Values outside the range of the training cases.",
+}
+
+
+def intended_use(task: str) -> str:
+    """Intended and out-of-scope uses of a model for a task."""
     return (
         "## Intended use\n\n"
         "Research on cases like the training cases: images of the same kind, acquired and prepared in the same way, and "
@@ -135,9 +151,16 @@ def intended_use() -> str:
         "Out of scope:\n\n"
         "- Diagnosis, triage or treatment of a patient: this is not a medical device.\n"
         "- Other populations, scanners or reporting styles, unless the model was tested on them first.\n"
-        "- Cases of a class that is not listed above: the model always predicts one of the listed classes.\n"
+        f"- {_BEYOND[task]}\n"
         "- Reconstructed attributes as facts: they are estimates from the rest of the case."
     )
+
+
+_OUTPUTS = {
+    "multiclass": "probability of each class",
+    "multilabel": "probability of each label",
+    "regression": "each number in its unit",
+}
 
 
 def how_to_use(model: Any) -> str:
@@ -155,7 +178,7 @@ def how_to_use(model: Any) -> str:
         f"image = {_image(model)}",
         "with torch.inference_mode():",
         "    output = model(image, codes)",
-        "dict(zip(model.class_names, output.logits[0].softmax(-1).tolist()))  # probability of each class",
+        f"dict(zip(model.class_names, model.activate(output.logits)[0].tolist()))  # {_OUTPUTS[model.task]}",
     ]
     if model.reconstructor is not None:
         lines.append("output.reconstruction  # logits over the values of each attribute, mentioned or not")
