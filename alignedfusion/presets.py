@@ -104,7 +104,7 @@ def build_visual(backbone: Backbone | str | None, dim: int, *, num_features: int
         backbone.name or DEFAULT_BACKBONE,
         dim,
         pretrained=backbone.pretrained,
-        frozen=backbone.frozen,
+        tune=backbone.tune,
         image_size=backbone.image_size,
         num_features=num_features,
         timm_args=backbone.timm_args,
@@ -123,9 +123,10 @@ def choose_backbone(tokens: TokenCache | None, backbone: Backbone) -> Backbone:
     """
     if tokens is None:
         return dataclasses.replace(backbone, name=backbone.name or DEFAULT_BACKBONE)
-    if not backbone.frozen or backbone.pretrained is False:
+    if backbone.tune != "none" or backbone.pretrained is False:
         raise ValueError(
-            "the backbone of stored tokens must be frozen and pretrained: train a backbone on the images instead"
+            "the backbone of stored tokens must be pretrained, with tune='none': `alignedfusion tune` trains one before tokens "
+            "are stored"
         )
     settings = tokens.settings
     if backbone.name != settings["backbone"]:  # a name that the caller gave may be that of a repository or folder
@@ -141,7 +142,7 @@ def choose_backbone(tokens: TokenCache | None, backbone: Backbone) -> Backbone:
                 f"it out, or compute tokens in another folder"
             )
     pretrained = settings["weights"] or True if backbone.pretrained is True else backbone.pretrained
-    return Backbone(settings["backbone"], pretrained, True, settings["image_size"], settings.get("timm_args"))
+    return Backbone(settings["backbone"], pretrained, "none", settings["image_size"], settings.get("timm_args"))
 
 
 def match_tokens(visual: VisualTokenizer, tokens: TokenCache, pretrained: object) -> None:

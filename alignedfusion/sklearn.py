@@ -59,7 +59,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         backbone: Name of a timm model, "hf-hub:owner/model" or "local-dir:FOLDER". None takes the backbone of `tokens`, or
             vit_small_patch16_224 without `tokens`.
         pretrained: True loads the weights of that name, a path loads a local file, False starts from random weights.
-        frozen: Whether the backbone's weights stay as they are.
+        tune: Weights of the backbone that are trained: "none", "last:K", "lora" or "whole" (see `modules.backbones.Backbone`).
         image_size: Side of the square input in pixels; by default that of the timm model.
         timm_args: Arguments of `timm.create_model` that change the architecture (see `VisualTokenizer`).
         dim: Token width D.
@@ -92,7 +92,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         tokens: str | Path | None = None,
         backbone: str | None = None,
         pretrained: bool | str | Path = True,
-        frozen: bool = True,
+        tune: str = "none",
         image_size: int | None = None,
         timm_args: Mapping[str, Any] | None = None,
         dim: int = 128,
@@ -112,7 +112,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self.tokens = tokens
         self.backbone = backbone
         self.pretrained = pretrained
-        self.frozen = frozen
+        self.tune = tune
         self.image_size = image_size
         self.timm_args = timm_args
         self.dim = dim
@@ -279,12 +279,12 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             command = cache.command(columns, Path(self.image_root))
             raise ValueError(f"{len(faults)} images have no tokens: {'; '.join(faults[:5])}; `{command}` adds them")
         num_features = token_width(paths)
-        requested = Backbone(self.backbone, self.pretrained, self.frozen, self.image_size, self.timm_args)
+        requested = Backbone(self.backbone, self.pretrained, self.tune, self.image_size, self.timm_args)
         backbone = choose_backbone(cache, requested)
         if num_features is None and not backbone.pretrained:
             warnings.warn(
                 f"pretrained=False: the backbone {backbone.name!r} starts from random weights"
-                + (", and frozen=True keeps them; its tokens are of little use" if self.frozen else ""),
+                + (", and tune='none' keeps them; its tokens are of little use" if self.tune == "none" else ""),
                 stacklevel=3,
             )
         model = standard(

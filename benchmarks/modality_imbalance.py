@@ -24,7 +24,7 @@ JOINT, PER_HEAD, ALONE = "one joint loss", "a loss per head", "image without rep
 
 def build() -> AlignedFusionClassifier:
     """The standard model on images of drawn lesions, without hiding: reconstruction has no loss then."""
-    backbone = Backbone("test_vit", pretrained=False, frozen=False, image_size=IMAGE_SIZE)
+    backbone = Backbone("test_vit", pretrained=False, tune="whole", image_size=IMAGE_SIZE)
     model = standard(phantom.SCHEMA, phantom.CLASS_NAMES, backbone=backbone)
     model.hiding = HideAttributes(0.0)
     return model

@@ -213,7 +213,7 @@ def from_manifest(
     name: str, manifest: Manifest, scratch: Path, backbone: str, weights: Path | None, group: str | None = None
 ) -> Source:
     """Encode the images of a manifest once, with a frozen backbone."""
-    visual = VisualTokenizer(backbone, 64, pretrained=weights or True, frozen=True).eval()
+    visual = VisualTokenizer(backbone, 64, pretrained=weights or True, tune="none").eval()
     file = scratch / f"{name}-{backbone}.pt"
     if any(path is None for column in manifest.paths(manifest.frame).values() for path in column):
         raise SystemExit("some cases lack an image, which not all methods support; leave these cases out")

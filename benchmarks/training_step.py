@@ -66,7 +66,7 @@ def wide() -> AlignedFusionClassifier:
 
 MODELS = {
     "backbone": BackboneAlone,
-    "standard": lambda: standard(SCHEMA, NAMES, backbone=Backbone(BACKBONE, pretrained=False, frozen=False)),
+    "standard": lambda: standard(SCHEMA, NAMES, backbone=Backbone(BACKBONE, pretrained=False, tune="whole")),
     "width 384, two rounds": wide,
 }
 

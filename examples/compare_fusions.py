@@ -87,7 +87,7 @@ def own_cases(options: argparse.Namespace) -> tuple[AttributeSchema, tuple[str, 
             group=options.group,
         ),
     )
-    visual = VisualTokenizer(options.backbone, DIM, pretrained=options.weights or True, frozen=True)
+    visual = VisualTokenizer(options.backbone, DIM, pretrained=options.weights or True, tune="none")
     schema = manifest.schema()
     has_image, is_test = manifest.frame[options.image].notna(), manifest.splits == "test"
     tables = (manifest.frame[has_image & ~is_test], manifest.frame[has_image & is_test])

@@ -40,7 +40,7 @@ def main() -> None:
     model = standard(
         schema,
         phantom.CLASS_NAMES,
-        backbone=Backbone("test_vit", pretrained=False, frozen=False, image_size=IMAGE_SIZE),
+        backbone=Backbone("test_vit", pretrained=False, tune="whole", image_size=IMAGE_SIZE),
         depth=2,  # with two rounds of fusion, an unmentioned attribute is reconstructed from the image too
     )
     scale = {name: model.visual.preprocessing[name] for name in ("mean", "std")}

@@ -97,7 +97,7 @@ def main() -> None:
     model = standard(
         schema,
         phantom.CLASS_NAMES,
-        backbone=Backbone("test_vit", pretrained=False, frozen=False, image_size=IMAGE_SIZE),
+        backbone=Backbone("test_vit", pretrained=False, tune="whole", image_size=IMAGE_SIZE),
     )
     images = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     training, testing = slice(options.cases), slice(options.cases, None)

@@ -117,7 +117,7 @@ def train(cases: int) -> AlignedFusionClassifier:
     model = standard(
         phantom.SCHEMA,
         phantom.CLASS_NAMES,
-        backbone=Backbone("test_vit", pretrained=False, frozen=False, image_size=IMAGE_SIZE),
+        backbone=Backbone("test_vit", pretrained=False, tune="whole", image_size=IMAGE_SIZE),
     )
     scale = {name: model.visual.preprocessing[name] for name in ("mean", "std")}
     data = phantom.make(cases, image_size=IMAGE_SIZE, missing=0.2).cases(**scale)

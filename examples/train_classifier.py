@@ -68,7 +68,7 @@ def main() -> None:
     model = standard(
         phantom.SCHEMA,
         phantom.CLASS_NAMES,
-        backbone=Backbone(BACKBONE, pretrained=False, frozen=False, image_size=IMAGE_SIZE),
+        backbone=Backbone(BACKBONE, pretrained=False, tune="whole", image_size=IMAGE_SIZE),
         dim=128,
     )
     scale = {name: model.visual.preprocessing[name] for name in ("mean", "std")}

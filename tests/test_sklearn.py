@@ -246,11 +246,11 @@ SEEING = {"images": "file", "backbone": "test_vit", "image_size": 32, "calibrati
 def test_a_random_backbone_warns(pictures, tmp_path):
     X, y = pictures
     estimator = AlignedFusionEstimator(**QUICK, **SEEING, image_root=tmp_path, pretrained=False)
-    with pytest.warns(UserWarning, match="backbone 'test_vit' starts from random weights, and frozen=True keeps them"):
+    with pytest.warns(UserWarning, match="backbone 'test_vit' starts from random weights, and tune='none' keeps them"):
         estimator.fit(X, y)
     assert not any(p.requires_grad for p in estimator.model_.visual.backbone.parameters())
     with pytest.warns(UserWarning, match="backbone 'test_vit' starts from random weights$"):
-        clone(estimator).set_params(frozen=False).fit(X, y)
+        clone(estimator).set_params(tune="whole").fit(X, y)
 
 
 @pytest.fixture
@@ -285,8 +285,8 @@ def test_stored_tokens_replace_images(pictures, tmp_path, weights):
     estimator = AlignedFusionEstimator(**settings)
     with pytest.raises(ValueError, match="computed with backbone test_vit, not resnet18; leave it out"):
         clone(estimator).set_params(backbone="resnet18").fit(X, y)
-    with pytest.raises(ValueError, match="the backbone of stored tokens must be frozen and pretrained"):
-        clone(estimator).set_params(frozen=False).fit(X, y)
+    with pytest.raises(ValueError, match="the backbone of stored tokens must be pretrained, with tune='none'"):
+        clone(estimator).set_params(tune="whole").fit(X, y)
     strange = X.assign(file=X["file"].where(X.index != 3, "other.png"))
     with pytest.raises(
         ValueError, match=r"1 images have no tokens: .*other.png is not .*; `alignedfusion tokens .*` adds"

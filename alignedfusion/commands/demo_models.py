@@ -129,7 +129,7 @@ def _build(method: str, pretrained: VisualTokenizer) -> AlignedFusionClassifier:
     modalities = {"image only": ("image",), "attributes only": (REPORT,)}.get(method, ("image", REPORT))
     kinds: dict[str, Callable[..., Fusion]] = {OURS: IntermediateTokenFusion, FILLED: Concatenation}
     fusion = kinds.get(method, JointSelfAttention)
-    visual = VisualTokenizer(BACKBONE, DIM, pretrained=False, frozen=True, image_size=IMAGE_SIZE)
+    visual = VisualTokenizer(BACKBONE, DIM, pretrained=False, tune="none", image_size=IMAGE_SIZE)
     visual.backbone.load_state_dict(pretrained.backbone.state_dict())
     return AlignedFusionClassifier(
         visual,

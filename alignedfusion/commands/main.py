@@ -19,12 +19,14 @@ from alignedfusion.commands.predict import add_predict
 from alignedfusion.commands.reports import add_commands as add_report_commands
 from alignedfusion.commands.tokens import add_tokens
 from alignedfusion.commands.train import add_train
+from alignedfusion.commands.tune import add_tune
 from alignedfusion.reports.types import ServerError
 
 _EXAMPLES = """\
 examples:
   alignedfusion demo
   alignedfusion train cases.csv --image file --label diagnosis --group patient -o runs/first
+  alignedfusion tune cases.csv --image file --label diagnosis --group patient -o tuned
   alignedfusion tokens cases.csv --image file -o tokens && alignedfusion train cases.csv --tokens tokens ...
   alignedfusion evaluate runs/first newer_cases.csv
   alignedfusion extract reports.csv --text findings impression --lexicon chest_xray -o table.csv
@@ -41,6 +43,7 @@ _EXTRAS = {
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     **dict.fromkeys(("monai", "nibabel", "pydicom"), "medical"),
     "openai": "chat",
+    "peft": "lora",
     "ray": "ray",
 }
 """The extra of this package that installs each optional module."""
@@ -83,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = functools.partial(_add, commands)
-    for add_command in (add_demo, add_train, add_tokens, add_evaluate, add_predict, add_explain, add_export):
+    for add_command in (add_demo, add_train, add_tune, add_tokens, add_evaluate, add_predict, add_explain, add_export):
         add_command(add)
     add_report_commands(add)
     example_files.add_commands(add)

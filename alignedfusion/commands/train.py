@@ -101,7 +101,11 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"
     )
     model.add_argument("--no-pretrained", action="store_true", help="train the backbone from random weights")
-    model.add_argument("--train-backbone", action="store_true", help="train the backbone too (for thousands of cases)")
+    model.add_argument(
+        "--tune",
+        metavar="T",
+        help="weights of the backbone to train: none, last:K, lora or whole (default: none; whole with --no-pretrained)",
+    )
     model.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="side of the input (default: that of the backbone)"
     )
@@ -180,7 +184,7 @@ def _train(options: argparse.Namespace) -> None:
         backbone=Backbone(
             options.backbone,
             pretrained=options.weights or not options.no_pretrained,
-            frozen=not (options.train_backbone or options.no_pretrained),
+            tune=options.tune or ("whole" if options.no_pretrained else "none"),
             image_size=options.image_size,
             timm_args=options.timm_args,
         ),
@@ -234,7 +238,7 @@ def _describe(manifest: Any) -> None:
 def _advise_tokens(options: argparse.Namespace, manifest: Any) -> None:
     import torch
 
-    is_trained = options.train_backbone or options.no_pretrained
+    is_trained = options.tune not in (None, "none") or options.no_pretrained
     is_token_file = manifest.frame[manifest.images[0]].astype(str).str.endswith(".npy").any()
     if not (options.tokens or is_trained or is_token_file or torch.cuda.is_available()):
         print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,31 @@ def find_trained_cases(path: Path, frame: pd.DataFrame, columns: CaseColumns, ro
     ]
 
 
+def write_trained_images(path: Path, frame: pd.DataFrame, columns: CaseColumns, root: str | Path) -> None:
+    """Write the identities of the images that a backbone was trained on, as hashes: of each file its content and its path.
+
+    Args:
+        path: The file to write.
+        frame: The training rows.
+        columns: The use of the columns.
+        root: Folder that relative image paths start from.
+    """
+    files = _hash_files(image_paths(frame, tuple(columns.images), root).values())
+    write_json(path, {"images": sorted({*files.values(), *map(_hash_path, files)})})
+
+
+def find_trained_images(path: Path, frame: pd.DataFrame, columns: CaseColumns, root: str | Path) -> list[bool]:
+    """Whether each row of a table has an image of the file that `write_trained_images` wrote.
+
+    Images are compared by their content and by their path, whatever their columns.
+    """
+    known = set(read_json(path, "copy the file again, or tune the backbone again", keys=("images",))["images"])
+    paths = image_paths(frame, tuple(columns.images), root)
+    files = _hash_files(paths.values())
+    is_known = {image: identity in known or _hash_path(image) in known for image, identity in files.items()}
+    return [any(is_known.get(image, False) for image in row) for row in zip(*paths.values(), strict=True)]
+
+
 def _keys(frame: pd.DataFrame, column: str | None) -> list[str | None]:
     """The key of each row; None where it is empty."""
     if column is None:
@@ -83,9 +108,7 @@ def _keys(frame: pd.DataFrame, column: str | None) -> list[str | None]:
 def _hash_images(frame: pd.DataFrame, columns: CaseColumns, root: str | Path) -> list[str | None]:
     """The content of each row's images, as one hash; None for a row without any."""
     paths = image_paths(frame, tuple(columns.images), root)
-    distinct = list(dict.fromkeys(path for column in paths.values() for path in column if path is not None))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        files = dict(zip(distinct, pool.map(_hash_file, distinct), strict=True))
+    files = _hash_files(paths.values())
     return [
         None
         if all(path is None for path in row)
@@ -107,9 +130,20 @@ def _cell(cell: Any) -> str:
     return "" if is_unmentioned(cell) else as_text(cell).casefold()
 
 
+def _hash_files(columns: Iterable[Sequence[Path | None]]) -> dict[Path | None, str]:
+    """The identity of each distinct file in some columns of paths."""
+    distinct = list(dict.fromkeys(path for column in columns for path in column if path is not None))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(distinct, pool.map(_hash_file, distinct), strict=True))
+
+
+def _hash_path(path: Path | None) -> str:
+    return _hash("path", os.path.abspath(str(path)))
+
+
 def _hash_file(path: Path) -> str:
     if not path.is_file():
-        return _hash("path", os.path.abspath(path))
+        return _hash_path(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

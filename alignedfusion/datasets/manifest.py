@@ -157,7 +157,8 @@ class Manifest:
             left_out=left_out,
         )
         manifest._check()
-        read_cells(frame, manifest.schema(), max_unread=max_unread)
+        if manifest.attributes:
+            read_cells(frame, manifest.schema(), max_unread=max_unread)
         return manifest
 
     @classmethod

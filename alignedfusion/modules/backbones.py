@@ -14,6 +14,7 @@ from torch import nn
 
 from alignedfusion.modules.download import endpoint, is_reachable
 from alignedfusion.modules.timm_source import TimmSource, find_timm_model
+from alignedfusion.modules.tuning import parse_tune
 
 DEFAULT_BACKBONE = "vit_small_patch16_224"
 
@@ -26,16 +27,22 @@ class Backbone:
         name: Name of a timm model, "hf-hub:owner/model" or "local-dir:FOLDER" (see `VisualTokenizer`). None takes the backbone
             of the token cache, or vit_small_patch16_224 without a cache.
         pretrained: True loads the weights of that name, a path loads a local file, False starts from random weights.
-        frozen: Whether the weights stay as they are. Freeze them for hundreds of cases; with many thousands, train them too.
+        tune: Weights that are trained. "none" keeps all as they are. "last:1" trains the last stage, "last:2" the last two; a
+            stage is one block of a plain vision transformer. "lora" trains adapters of rank 8, "lora:16" of rank 16, beside all
+            linear layers and convolutions, and needs the extra `lora`. "whole" trains all weights. Statistics of batch norm
+            change only where weights are trained.
         image_size: Side of the square input in pixels; by default that of the timm model.
         timm_args: Arguments of `timm.create_model` that change the architecture (see `VisualTokenizer`).
     """
 
     name: str | None = None
     pretrained: bool | str | Path = True
-    frozen: bool = True
+    tune: str = "none"
     image_size: int | None = None
     timm_args: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        parse_tune(self.tune)
 
 
 ANY_BACKBONE = Backbone()

@@ -18,6 +18,7 @@ from alignedfusion.attributes import REPORT, Attribute
 from alignedfusion.modules.checkpoint import CARD
 from alignedfusion.modules.fusions import describe_fusion
 from alignedfusion.modules.tokenizers import VisualTokenizer
+from alignedfusion.modules.tuning import parse_tune
 
 LOAD = "model = AlignedFusionClassifier.from_pretrained"
 FOLDER = '"."'  # the folder of the card
@@ -233,7 +234,13 @@ def _describe(visual: nn.Module) -> str:
     if visual.preprocessing is None:
         return f"precomputed tokens of width {visual.num_features}"
     size = " x ".join(map(str, visual.preprocessing["input_size"]))
-    return f"encoded by `{visual.backbone_name}`{' (frozen)' if visual.frozen else ''}, input {size}"
+    return f"encoded by `{visual.backbone_name}`{_tuning(visual.tune)}, input {size}"
+
+
+def _tuning(tune: str) -> str:
+    kind, number = parse_tune(tune)
+    stages = "last stage" if number == 1 else f"last {number} stages"
+    return {"none": " (frozen)", "last": f" ({stages} trained)", "lora": " (adapted by LoRA)"}.get(kind, "")
 
 
 def _image(model: Any) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.modules import card, checkpoint
 from alignedfusion.modules.fusions.base import Fusion
+from alignedfusion.modules.tuning import adapters_merged
 
 _Classifier = TypeVar("_Classifier", bound="PretrainedClassifier")
 
@@ -39,9 +40,12 @@ class PretrainedClassifier(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights (safetensors), settings (JSON) and a card (README.md) into a folder; see `modules.checkpoint.save`.
 
-        A card that somebody edited is kept, and so is one with metrics as long as the model stays the same.
+        Adapters of a backbone (`tune="lora"`) are merged in the file: it has the names of the timm model. A card that somebody
+        edited is kept, and so is one with metrics as long as the model stays the same.
         """
-        if checkpoint.save(self, self.to_dict(), folder):
+        with adapters_merged(self):
+            is_new = checkpoint.save(self, self.to_dict(), folder)
+        if is_new:
             card.write(card.render(self), folder)
         self.saved_in = Path(folder).resolve()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from alignedfusion.modules.backbones import check_timm_name, count_prefix_tokens
 from alignedfusion.modules.inputs import can_read, check_device, check_pixels, check_range
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.timm_source import find_timm_model
+from alignedfusion.modules.tuning import parse_tune, set_trained, train_where_trained
 
 
 class AttributeTokenizer(nn.Module):
@@ -125,7 +126,7 @@ class VisualTokenizer(nn.Module):
             a timm model, "local-dir:FOLDER" for a downloaded one. None for precomputed tokens.
         dim: Token width D.
         pretrained: True loads the weights of that name, a path loads a local file, False starts from random weights.
-        frozen: Whether the backbone's weights and statistics stay as they are; then only the projection is trained.
+        tune: Weights of the backbone that are trained, as in `Backbone`.
         image_size: Side of the square input in pixels; by default that of the timm model.
         num_features: Width F of precomputed tokens, with `backbone=None`.
         in_chans: Channels of the images, such as 1 for CT windows or 4 for MR sequences; timm adapts its pretrained weights.
@@ -139,18 +140,20 @@ class VisualTokenizer(nn.Module):
         dim: int,
         *,
         pretrained: bool | str | Path = True,
-        frozen: bool = False,
+        tune: str = "whole",
         image_size: int | None = None,
         num_features: int | None = None,
         in_chans: int = 3,
         timm_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        parse_tune(tune)
         self.backbone_name = self.architecture = backbone
         self.timm_args = dict(timm_args or {})
         self.dim = dim
-        self.frozen = frozen
+        self.tune = tune
         self._has_checked_range = False
+        self._is_merged = False
         self.preprocessing: dict[str, Any] | None = None
         self.backbone: Any = None
         if backbone is not None:
@@ -160,8 +163,8 @@ class VisualTokenizer(nn.Module):
             self.architecture, self.timm_args = source.architecture, dict(source.args)
             image_size = source.image_size if image_size is None else image_size
             self.backbone = create_backbone(source, pretrained, image_size, in_chans)
-            self.backbone.requires_grad_(not frozen)
             self.preprocessing = resolve_preprocessing(self.backbone, image_size, in_chans)
+            set_trained(self.backbone, tune, self.preprocessing["input_size"])
             num_features = int(self.backbone.num_features)
         elif num_features is None:
             raise ValueError("without a backbone, num_features must be the width of the precomputed tokens; got None")
@@ -176,7 +179,12 @@ class VisualTokenizer(nn.Module):
             raise ValueError(
                 f"this VisualTokenizer has no backbone: give it tokens (B, N, {self.num_features}), not images"
             )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        if self._is_merged and self.tune != "none" and self.training and torch.is_grad_enabled():
+            raise ValueError(
+                "the adapters of this backbone were merged when the model was saved, so none of its weights would be trained: "
+                "set its tune to 'none' to train the rest of the model"
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune != "none"):
             features = self.backbone.forward_features(image)
         if not isinstance(features, Tensor):
             raise ValueError(
@@ -242,11 +250,16 @@ class VisualTokenizer(nn.Module):
         return Compose([Grayscale(), prepare])
 
     def train(self, mode: bool = True) -> VisualTokenizer:
-        """Set training mode; a frozen backbone stays in evaluation mode, so that its statistics do not change."""
+        """Set training mode; the part of a backbone that is not trained stays in evaluation mode and keeps its statistics."""
         super().train(mode)
-        if self.backbone is not None and self.frozen:
-            self.backbone.eval()
+        if mode and self.backbone is not None and self.tune != "whole":
+            train_where_trained(self.backbone)
         return self
+
+    def pretrained_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the backbone, without those of adapters, which start from random values."""
+        if self.backbone is not None:
+            yield from (value for name, value in self.backbone.named_parameters() if ".lora_" not in name)
 
     def to_dict(self) -> dict[str, Any]:
         """Arguments that rebuild this module, as plain JSON; the weights are in the state dict."""
@@ -254,7 +267,7 @@ class VisualTokenizer(nn.Module):
             "backbone": self.architecture,
             "timm_args": self.timm_args,
             "dim": self.dim,
-            "frozen": self.frozen,
+            "tune": self.tune,
             "image_size": None if self.preprocessing is None else self.preprocessing["input_size"][-1],
             "num_features": self.num_features if self.backbone is None else None,
             "in_chans": 3 if self.preprocessing is None else self.preprocessing["input_size"][0],
@@ -267,11 +280,15 @@ class VisualTokenizer(nn.Module):
         settings = {name: value for name, value in data.items() if name != "preprocessing"}
         if settings["backbone"] is not None:
             check_timm_name(settings["backbone"])
-        visual = cls(**settings, pretrained=False)
+        if "frozen" in settings:  # of a development version
+            settings["tune"] = "none" if settings.pop("frozen") else "whole"
+        is_merged = parse_tune(settings["tune"])[0] == "lora"
+        visual = cls(**{**settings, "tune": "none" if is_merged else settings["tune"]}, pretrained=False)
+        visual.tune, visual._is_merged = settings["tune"], is_merged
         # Taken from the checkpoint, because timm may change a model's defaults between releases.
         visual.preprocessing = data["preprocessing"]
         return visual
 
     def extra_repr(self) -> str:
         """Settings that no child module shows."""
-        return f"backbone={self.backbone_name!r}, dim={self.dim}, frozen={self.frozen}"
+        return f"backbone={self.backbone_name!r}, dim={self.dim}, tune={self.tune!r}"

@@ -157,8 +157,8 @@ def parameter_groups(model: nn.Module, settings: TrainingSettings = DEFAULTS) ->
         model: The model.
         settings: Learning rates and weight decay.
     """
-    visuals = [m for m in model.modules() if isinstance(m, VisualTokenizer) and m.backbone is not None]
-    backbone_ids = {id(parameter) for visual in visuals for parameter in visual.backbone.parameters()}
+    visuals = [module for module in model.modules() if isinstance(module, VisualTokenizer)]
+    backbone_ids = {id(parameter) for visual in visuals for parameter in visual.pretrained_parameters()}
     if hasattr(model, "image_parameters"):
         image_ids = set(map(id, model.image_parameters()))  # type: ignore[operator]
     else:

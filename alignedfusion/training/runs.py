@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from alignedfusion.datasets.columns import CaseColumns
-from alignedfusion.datasets.identity import find_trained_cases, write_trained_cases
+from alignedfusion.datasets.identity import find_trained_cases, find_trained_images, write_trained_cases
 from alignedfusion.datasets.images import token_width
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, name_unread, read_cells
@@ -37,6 +38,7 @@ from alignedfusion.training.distributed import is_main_process, num_processes
 from alignedfusion.training.fitting import DEFAULTS, find_checkpoints, fit
 from alignedfusion.training.run_pages import write_run_page
 from alignedfusion.training.settings import TrainingSettings
+from alignedfusion.training.tuned_weights import check_unseen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +49,7 @@ PREDICTIONS = "predictions.csv"
 PICTURE = "missing.png"
 _FIX = "copy the run again, or train it again"
 TRAINED_ON = "trained_on.json"
+TUNED_ON = "tuned_on.json"
 
 
 def train(
@@ -89,12 +92,15 @@ def train(
     backbone = choose_backbone(manifest.tokens, backbone)
     if not backbone.pretrained:  # random weights have to learn from these images at the full learning rate
         settings = replace(settings, image_rate=1.0, backbone_rate=1.0)
-    described = _describe(manifest, backbone, text_encoder, dim, settings)
+    described = describe_run(manifest, backbone, text_encoder, dim, settings)
     # Several processes that train one model together share the folder, and the main one holds its lock.
     with lock_output(folder) if is_main_process() else nullcontext():
-        if (finished := _open(folder, described)) is not None:
+        if (finished := open_run(folder, described)) is not None:
             return finished
+        record = check_unseen(manifest, backbone.pretrained)
         if is_main_process():
+            if record is not None:
+                shutil.copyfile(record, folder / TUNED_ON)
             warn_of_leaks(manifest.rows("train"), manifest.schema(), manifest.label)
 
         if (folder / WEIGHTS).is_file():  # trained before, and interrupted while it was tested
@@ -111,7 +117,7 @@ def train(
         return _report(model, manifest, folder, seconds=seconds, case_pages=case_pages, progress=progress)
 
 
-def _describe(
+def describe_run(
     manifest: Manifest, backbone: Backbone, text_encoder: str | None, dim: int, settings: TrainingSettings
 ) -> dict[str, Any]:
     """The content of `settings.json`: everything that determines the result of a run."""
@@ -225,6 +231,8 @@ def evaluate(
     columns.check(frame)
     frame = frame.reset_index(drop=True)
     is_trained = np.array(find_trained_cases(folder / TRAINED_ON, frame, columns, root), dtype=bool)
+    if (folder / TUNED_ON).is_file():
+        is_trained |= np.array(find_trained_images(folder / TUNED_ON, frame, columns, root), dtype=bool)
     if is_trained.all():
         raise ValueError(f"all {len(frame)} cases of this table were used in training; there is nothing to test on")
     manifest = Manifest.for_evaluation(
@@ -309,10 +317,19 @@ def _report(
     return report
 
 
-def _open(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Start a run or continue one. Returns its metrics if it is finished, otherwise None."""
+def open_run(folder: Path, settings: dict[str, Any], *, weights: str = WEIGHTS) -> dict[str, Any] | None:
+    """Start a run or continue one. Returns its metrics if it is finished, otherwise None.
+
+    Args:
+        folder: Folder of the run.
+        settings: Everything that determines its result.
+        weights: File of the trained weights.
+
+    Raises:
+        ValueError: If the folder holds a run with other settings.
+    """
     file = folder / SETTINGS
-    has_begun = bool(find_checkpoints(folder / "checkpoints")) or (folder / WEIGHTS).is_file()
+    has_begun = bool(find_checkpoints(folder / "checkpoints")) or (folder / weights).is_file()
     if not file.is_file() or not has_begun:  # a run that failed in its first epoch starts again
         if is_main_process():
             folder.mkdir(parents=True, exist_ok=True)

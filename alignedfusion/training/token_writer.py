@@ -44,8 +44,8 @@ def write(
     Args:
         paths: Image files.
         folder: Folder of the tokens.
-        backbone: The backbone, with timm's weights or those of a local file. It must be pretrained and frozen: a model can only
-            use tokens whose backbone it can rebuild.
+        backbone: The backbone, with timm's weights or those of a local file. It must be pretrained, with tune="none": a model
+            can only use tokens whose backbone it can rebuild.
         dtype: "bfloat16", which has the range of float32, or "float16", which has three more bits of precision.
         batch_size: Images per forward pass.
         workers: Number of processes that read images.
@@ -64,9 +64,9 @@ def write(
     distinct = list(dict.fromkeys(map(key, paths)))
     if tokens := [path for path in distinct if path.endswith(".npy")]:
         raise ValueError(f"{tokens[0]!r} already holds tokens: use .npy files in training directly")
-    if not backbone.frozen or backbone.pretrained is False:
+    if backbone.tune != "none" or backbone.pretrained is False:
         raise ValueError(
-            f"the backbone of stored tokens must be frozen and pretrained, got {backbone}: a model could not rebuild it"
+            f"the backbone of stored tokens must be pretrained, with tune='none', got {backbone}: a model could not rebuild it"
         )
     visual = build_visual(backbone, 1).eval()
     settings = _settings(visual, backbone, dtype)

@@ -74,8 +74,33 @@ def most_frequent(out):
 # With few cases; below with their defaults.
 
 
-def test_quickstart_beats_chance_and_fills_unmentioned_attributes(run):
-    out = run("quickstart", "--cases", "300", "--epochs", "4")
+SHORT = {
+    "quickstart": ["--cases", "300", "--epochs", "4"],
+    "three_modalities": ["--cases", "250", "--epochs", "8"],
+    "reports_to_prediction": [
+        *("--cases", "300", "--epochs", "4"),
+        *("--text", "A 70-year-old farmer. The spot on his cheek itches but has not grown."),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """What the examples print with few cases, run one after another in one process that imports torch only once."""
+    lines = [["examples", "run", name, *arguments] for name, arguments in SHORT.items()]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); import alignedfusion.commands.main as c\n"
+        f"for line in {lines!r}: print('<next>'); assert c.main(line) == 0"
+    )
+    folder = tmp_path_factory.mktemp("examples")
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    _, *outputs = done.stdout.split("<next>\n")
+    return dict(zip(SHORT, outputs, strict=True))
+
+
+def test_quickstart_beats_chance_and_fills_unmentioned_attributes(short):
+    out = short["quickstart"]
     assert share(out, "0%") > most_frequent(out) + 20
     assert share(out, "100%") > most_frequent(out) + 5
     assert "two reports as codes, -1 where unmentioned: [[1, -1, -1, -1, -1, -1, -1, 3, -1]," in out
@@ -86,16 +111,15 @@ def test_quickstart_beats_chance_and_fills_unmentioned_attributes(run):
         assert bool(re.search(rf"^  {name} .*in truth", out, flags=re.MULTILINE)) is (name not in told)
 
 
-def test_three_modalities_predict_with_any_of_them_missing(run):
-    out = run("three_modalities", "--cases", "250", "--epochs", "8")
+def test_three_modalities_predict_with_any_of_them_missing(short):
+    out = short["three_modalities"]
     alone = share(out, "ultrasound and report")
     assert share(out, "nothing") > alone + 10
     assert min(alone, share(out, "photo and ultrasound")) > 30
 
 
-def test_reports_become_a_table_and_a_prediction(run):
-    text = "A 70-year-old farmer. The spot on his cheek itches but has not grown."
-    out = run("reports_to_prediction", "--cases", "300", "--epochs", "4", "--text", text)
+def test_reports_become_a_table_and_a_prediction(short):
+    out = short["reports_to_prediction"]
     assert share(out, "with reports") > share(out, "without") + 5
     assert (
         "read: grew negative ('grown'), itch positive ('itches'), region face ('cheek'), age 70 ('70-year-old')" in out
@@ -119,10 +143,12 @@ def test_every_sentence_of_the_synthetic_reports_is_extracted_correctly():
         assert all(extractor.extract(text)["region"].value for text in texts)
 
 
-def test_a_copy_of_own_backbone_and_head_runs_anywhere(tmp_path):
+def test_a_copy_of_own_backbone_and_head_runs_anywhere(tmp_path, monkeypatch, capsys):
     path = example_files.copy("own_backbone_and_head", str(tmp_path / "mine.py"))
-    line = [sys.executable, path.name, "--cases", "300", "--epochs", "4"]
-    out = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [path.name, "--cases", "300", "--epochs", "4"])
+    runpy.run_path(path.name, run_name="__main__")
+    out = capsys.readouterr().out
     whole = share(out, "0% of the report missing")
     assert whole < share(out, "always the median") - 0.5  # years
     assert whole < share(out, "100% of the report missing")

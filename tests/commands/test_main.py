@@ -7,7 +7,9 @@ import alignedfusion
 from alignedfusion.commands import main as cli
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["evaluate"], ["predict"], ["export"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["train"], ["tune"], ["tokens"], ["evaluate"], ["predict"], ["export"]]
+)
 def test_help_describes_every_command(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main([*command, "--help"])

@@ -2,7 +2,6 @@ import json
 import os
 import pickle
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -184,29 +183,45 @@ from alignedfusion.modules.backbones import Backbone
 from alignedfusion.tables.files import lock_output
 from alignedfusion.training import token_writer
 
-calls, moment, whole = 0, int(sys.argv[1]), os.fsync
+def write_and_be_killed(moment, folder, weights, *paths):
+    calls, whole = 0, os.fsync
 
-def fsync(number):
-    global calls
-    calls += 1
-    if calls == moment:
-        os.kill(os.getpid(), signal.SIGKILL)
-    whole(number)
+    def fsync(number):
+        nonlocal calls
+        calls += 1
+        if calls == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(number)
 
-os.fsync, token_writer.COMMIT_SECONDS = fsync, -1.0
-folder, weights, *paths = sys.argv[2:]
-backbone = Backbone("test_vit", pretrained=weights, image_size=48)
-token_writer.write(paths, folder, backbone=backbone, batch_size=7, progress=False)
+    os.fsync, token_writer.COMMIT_SECONDS = fsync, -1.0
+    backbone = Backbone("test_vit", pretrained=weights, image_size=48)
+    token_writer.write(paths, folder, backbone=backbone, batch_size=7, progress=False)
+
+folder, *arguments = sys.argv[1:]
+for moment in MOMENTS:
+    pid = os.fork()
+    if not pid:
+        write_and_be_killed(moment, f"{folder}/{moment}", *arguments)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
 """
+MOMENTS = (1, 4, 7)  # before the first row counts; a line written but not flushed; rows only
 
 
-@pytest.mark.parametrize("moment", [1, 4, 7])  # before the first row counts; a line written but not flushed; rows only
-def test_after_a_kill_the_same_call_makes_the_same_bytes(moment, cache, folder, paths, tmp_path):
-    command = [sys.executable, "-c", KILLED, str(moment), str(tmp_path / "t"), str(folder / "weights.pth")]
-    killed = subprocess.run([*command, *map(str, paths)], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert len(TokenCache(tmp_path / "t")) < COUNT
-    again = token_writer.write(paths, tmp_path / "t", backbone=small(folder / "weights.pth"), **SMALL)
+@pytest.fixture(scope="module")
+def killed(folder, paths, tmp_path_factory):
+    """A folder with one unfinished cache per moment, written by processes that were killed then."""
+    parent = tmp_path_factory.mktemp("killed")
+    code = KILLED.replace("MOMENTS", str(MOMENTS))
+    command = [sys.executable, "-c", code, str(parent), str(folder / "weights.pth"), *map(str, paths)]
+    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+    return parent
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_after_a_kill_the_same_call_makes_the_same_bytes(moment, cache, folder, paths, killed):
+    assert len(TokenCache(killed / str(moment))) < COUNT
+    again = token_writer.write(paths, killed / str(moment), backbone=small(folder / "weights.pth"), **SMALL)
     assert contents(again) == contents(cache)
 
 
@@ -543,8 +558,8 @@ def test_no_image_is_read_in_training(run, cache, folder, tmp_path, monkeypatch)
 MISTAKES = [
     (["--backbone", "test_vit2"], "were computed with backbone test_vit, not test_vit2"),
     (["--image-size", "32"], "were computed with image_size 48, not 32"),
-    (["--train-backbone"], "the backbone of stored tokens must be frozen and pretrained"),
-    (["--no-pretrained"], "the backbone of stored tokens must be frozen and pretrained"),
+    (["--tune", "whole"], "the backbone of stored tokens must be pretrained, with tune='none'"),
+    (["--no-pretrained"], "the backbone of stored tokens must be pretrained, with tune='none'"),
     (["--weights", "OTHER"], "were computed with other weights of 'test_vit' than"),
     (["--weights", "none.pth"], "no weights file at 'none.pth'"),
 ]

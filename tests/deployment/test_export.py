@@ -17,6 +17,7 @@ from alignedfusion.deployment.export import export, metadata, to_onnx
 
 # Older releases of torch warn about constants in their own programs.
 pytestmark = [
+    pytest.mark.xdist_group("export"),
     pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node"),
     pytest.mark.filterwarnings("ignore:Node .* does not reference an nn.Module"),
 ]
@@ -42,12 +43,12 @@ def model_and_shapes(case, schema, build):
             "far": VisualTokenizer(None, 38, num_features=7),
         }
         tokenizer = AttributeTokenizer(schema, 38, text_encoder=torch.randn(10, 23))
-        model = build(schema, visual=visual, tokenizer=tokenizer, modalities=(*visual, "report"))
+        model = build(schema, visual=visual, tokenizer=tokenizer, modalities=(*visual, "report"), depth=1)
         model.set_class_counts(range(17))
         return model, {"close-up": (None, 13), "far": (None, 7)}, {"has_padding": True}
     if case == "pixels":
         visual = VisualTokenizer("test_vit", 38, pretrained=False, image_size=64)
-        return build(schema, visual=visual, depth=1), {"image": (3, 64, 64)}, {}
+        return build(schema, visual=visual), {"image": (3, 64, 64)}, {}
     if case == "examples given":
         visual = {"own": OwnVisual(), "precomputed": VisualTokenizer("test_convnext", 38, pretrained=False)}
         fusion = JointSelfAttention(38, modalities=(*visual, "report"), num_heads=2, depth=1)

@@ -76,7 +76,7 @@ def test_every_fusion_of_the_library_is_rebuilt(fusion, schema, build, batch, tm
 
 
 def test_backbones_are_rebuilt_one_for_all_or_one_for_each(schema, build, tmp_path):
-    one = VisualTokenizer("test_vit", 38, pretrained=False, image_size=96, frozen=True)
+    one = VisualTokenizer("test_vit", 38, pretrained=False, image_size=96, tune="none")
     each = {"clinical": VisualTokenizer("test_convnext", 38, pretrained=False), "dermoscopy": one}
     image = {m: torch.randn(2, 3, 96, 96) for m in each}
     codes = torch.tensor([[0, 1, -1], [2, -1, 4]])

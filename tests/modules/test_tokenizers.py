@@ -110,7 +110,7 @@ def test_token_i_is_position_i_of_the_backbone_s_map(name, image_size, size, pre
 
 
 def test_stored_tokens_give_the_result_of_the_image():
-    visual = VisualTokenizer("test_convnext", 38, pretrained=False, frozen=True)
+    visual = VisualTokenizer("test_convnext", 38, pretrained=False, tune="none")
     image = torch.randn(2, 3, 64, 96)
     stored = visual.features(image)
     assert not stored.requires_grad
@@ -121,17 +121,17 @@ def test_stored_tokens_give_the_result_of_the_image():
     assert torch.equal(without(stored.double()), visual(image))
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_only_a_frozen_backbone_stays_unchanged(frozen):
-    visual = VisualTokenizer("test_efficientnet", 38, pretrained=False, frozen=frozen).train()
+@pytest.mark.parametrize("tune", ["none", "whole"])
+def test_only_a_frozen_backbone_stays_unchanged(tune):
+    visual = VisualTokenizer("test_efficientnet", 38, pretrained=False, tune=tune).train()
     before = {name: buffer.clone() for name, buffer in visual.backbone.named_buffers()}
     visual(torch.randn(2, 3, 64, 64)).square().mean().backward()
     moved = [name for name, buffer in visual.backbone.named_buffers() if not torch.equal(buffer, before[name])]
     grads = [p.grad is not None for p in visual.backbone.parameters()]
-    assert visual.backbone.training is not frozen
+    assert visual.backbone.training is (tune == "whole")
     assert visual.project.training
     assert visual.project.weight.grad.any()
-    if frozen:
+    if tune == "none":
         assert not moved
         assert not any(grads)
         assert not any(p.requires_grad for p in visual.backbone.parameters())
@@ -171,7 +171,7 @@ def test_weights_under_other_names_are_refused_rather_than_left_random(lite0_wei
 
 @pytest.mark.parametrize(("name", "image_size"), [("test_vit", 96), ("test_vit", None), ("test_convnext", 64)])
 def test_visual_tokenizer_is_rebuilt_from_plain_settings(name, image_size):
-    visual = VisualTokenizer(name, 38, pretrained=False, frozen=True, image_size=image_size).eval()
+    visual = VisualTokenizer(name, 38, pretrained=False, tune="none", image_size=image_size).eval()
     data = json.loads(json.dumps(visual.to_dict()))
     data["preprocessing"]["mean"] = [0.25, 0.5, 0.75]  # as in an older release of timm
     again = VisualTokenizer.from_dict(data).eval()
@@ -179,7 +179,7 @@ def test_visual_tokenizer_is_rebuilt_from_plain_settings(name, image_size):
     image = torch.randn(2, *visual.preprocessing["input_size"])
     assert torch.equal(again(image), visual(image))
     assert again.preprocessing["mean"] == [0.25, 0.5, 0.75]
-    assert again.frozen
+    assert again.tune == "none"
 
 
 @timm_resizes_windows

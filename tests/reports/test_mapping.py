@@ -1,6 +1,4 @@
-"""Extraction as a map over batches gives the table that `extract_table` gives."""
-
-import warnings
+"""Extraction as a map over batches gives the table that `extract_table` gives. On Ray: `tests/tables/test_cluster.py`."""
 
 import pandas as pd
 import pytest
@@ -42,34 +40,6 @@ def test_batches_of_any_size_give_the_plain_table(reports, plain):
         parts = [extract(reports.iloc[start : start + size]) for start in range(0, 101, size)]
         pd.testing.assert_frame_equal(pd.concat(parts), plain, check_dtype=False)
     assert set(plain["x_pleural_effusion"]) == {"negative", "positive", "uncertain", "UN"}
-
-
-@pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_two_workers_of_a_local_ray_give_the_plain_table(reports, plain):
-    pytest.importorskip("ray")
-    import ray.data
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        try:
-            ray.data.DataContext.get_current().enable_progress_bars = False
-            table = (
-                ray.data.from_pandas([reports.iloc[:50], reports.iloc[50:]])
-                .map_batches(
-                    ExtractBatch,
-                    fn_constructor_args=("chest_xray",),
-                    fn_constructor_kwargs={"text": ["findings", "impression"], "prefix": "x_"},
-                    batch_format="pandas",
-                    batch_size=10,
-                    concurrency=2,
-                )
-                .to_pandas()
-            )
-        finally:
-            ray.shutdown()
-    table = table.sort_values("id").reset_index(drop=True)
-    pd.testing.assert_frame_equal(table, plain, check_dtype=False)
 
 
 def test_rows_become_codes():

@@ -17,7 +17,7 @@ from alignedfusion.commands import main as cli
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.deployment.prediction import PredictBatch, predict_table
 from alignedfusion.presets import Backbone, standard
-from alignedfusion.reports import ChatClient, ChatExtractor, Lexicon, RuleExtractor, extract_table
+from alignedfusion.reports import ChatClient, ChatExtractor, ExtractBatch, Lexicon, RuleExtractor, extract_table
 from alignedfusion.reports.table import evidence_file
 from alignedfusion.tables import cluster
 from alignedfusion.tables.journal import Journal, read_journal
@@ -25,7 +25,7 @@ from alignedfusion.training import token_writer
 from alignedfusion.training.token_batches import TokenBatch
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.filterwarnings("ignore")]  # Ray warns
 CASES = 37
 SMALL = {"batch_size": 8, "progress": False}
 
@@ -86,16 +86,16 @@ def frame(folder):
     return pd.read_parquet(folder / "cases.parquet").rename(columns={"file": "image"})
 
 
-def test_the_cluster_has_two_nodes_and_both_work():
+def test_the_cluster_has_two_nodes_and_both_work(tmp_path):
     import ray.data
 
     assert len({node["NodeID"] for node in ray.nodes() if node["Alive"]}) == 2
-    parts = list(cluster.map_on_ray(pd.DataFrame({"x": range(50)}), Where, {"add": 3}, batch_size=2))
+    parts = list(cluster.map_on_ray(pd.DataFrame({"x": range(50)}), Where, {"folder": tmp_path}, batch_size=2))
     found = pd.concat(parts)
     assert sorted(found["y"]) == list(range(3, 53))
     assert all(len(part) == 2 for part in parts)
     assert found["node"].nunique() == 2
-    assert list(cluster.map_on_ray(pd.DataFrame({"x": []}), Where, {"add": 3}, batch_size=2)) == []
+    assert list(cluster.map_on_ray(pd.DataFrame({"x": []}), Where, {"folder": tmp_path}, batch_size=2)) == []
 
 
 @pytest.mark.parametrize("when", ["made", "called"])
@@ -116,33 +116,62 @@ class Fails:
 
 
 class Where:
-    """Says on which node it is."""
+    """Adds the node that it runs on. Each batch waits until both nodes work, so that one cannot take them all."""
 
-    def __init__(self, add):
-        self.add = add
+    def __init__(self, folder):
+        self.folder = folder
+        self.node = ray.get_runtime_context().get_node_id()
+        (folder / self.node).touch()
 
     def __call__(self, batch):
         import time
 
-        time.sleep(0.2)  # long enough for the second node to be asked
-        return batch.assign(y=batch["x"] + self.add, node=ray.get_runtime_context().get_node_id())
+        end = time.monotonic() + 120
+        while len(list(self.folder.iterdir())) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        return batch.assign(y=batch["x"] + 3, node=self.node)
+
+
+def run(*command):
+    return cli.main(list(map(str, command)))
 
 
 def test_extraction_gives_the_same_table_and_evidence(folder, tmp_path):
-    tables = [
-        extract_table(
-            folder / "cases.parquet",
-            RuleExtractor("chest_xray"),
-            tmp_path / f"{on_ray}.parquet",
-            on_ray=on_ray,
-            progress=False,
-        )
-        for on_ray in (False, True)
-    ]
+    line = ["extract", folder / "cases.parquet", "--lexicon", "chest_xray"]
+    assert run(*line, "-o", tmp_path / "here.parquet", "--processes", 1) == 0
+    assert run(*line, "-o", tmp_path / "there.parquet", "--ray") == 0
+    tables = [pd.read_parquet(tmp_path / f"{each}.parquet") for each in ("here", "there")]
     pd.testing.assert_frame_equal(*tables)
     assert set(tables[0]["pleural_effusion"]) == {"negative", "positive", "uncertain"}
-    (_, here, _), (_, there, _) = (read_journal(evidence_file(tmp_path / f"{each}.parquet")) for each in (False, True))
+    (_, here, _), (_, there, _) = (
+        read_journal(evidence_file(tmp_path / f"{each}.parquet")) for each in ("here", "there")
+    )
     assert here == there
+
+
+def test_extraction_is_a_map_of_ones_own(folder, tmp_path):
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    reports = pd.read_parquet(folder / "cases.parquet")
+    mapped = ray.data.from_pandas([reports.iloc[:20], reports.iloc[20:]]).map_batches(
+        ExtractBatch,
+        fn_constructor_args=("chest_xray",),
+        fn_constructor_kwargs={"text": ["text"], "prefix": "x_"},
+        batch_format="pandas",
+        batch_size=5,
+        concurrency=2,
+    )
+    found = mapped.to_pandas().sort_values("id", ignore_index=True)
+    expected = extract_table(
+        folder / "cases.parquet",
+        RuleExtractor("chest_xray"),
+        tmp_path / "t.parquet",
+        text=["text"],
+        prefix="x_",
+        progress=False,
+    )
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
 
 
 def test_a_chat_model_is_not_asked_from_a_cluster(folder, tmp_path):
@@ -157,10 +186,13 @@ def test_a_chat_model_is_not_asked_from_a_cluster(folder, tmp_path):
 def test_tokens_are_the_same_and_those_of_one_engine_serve_the_other(folder, tmp_path):
     paths = sorted(folder.glob("*.png"))
     settings = {**SMALL, "backbone": small(folder)}
-    token_writer.write(paths[:10], tmp_path / "there", **settings)
-    there = token_writer.write(paths, tmp_path / "there", on_ray=True, **settings)
     here = token_writer.write(paths, tmp_path / "here", **settings)
+    token_writer.write(paths[:10], tmp_path / "there", **settings)
+    weights = ["--backbone", "test_vit", "--image-size", "48", "--weights", folder / "weights.pth"]
+    assert run("tokens", folder / "cases.parquet", "--image", "file", *weights, "-o", tmp_path / "there", "--ray") == 0
+    there = TokenCache(tmp_path / "there")
     assert there.settings == here.settings
+    assert len(there) == CASES
     assert there.faults(paths) == []
     mine, theirs = (cache.file.read(cache.rows(paths).tolist()).float() for cache in (here, there))
     assert mine.shape == (CASES, 9, here.settings["shape"][1])
@@ -201,25 +233,10 @@ def test_tokens_go_into_parquet_files(folder, tmp_path):
     assert {row["id"] for row in rows} == set(range(CASES))
 
 
-def test_predictions_are_the_same(folder, frame, tmp_path):
-    here, there = (
-        predict_table(
-            folder / "model",
-            frame,
-            tmp_path / f"{on_ray}.parquet",
-            root=folder,
-            batch_size=8,
-            on_ray=on_ray,
-            progress=False,
-        )
-        for on_ray in (False, True)
-    )
-    pd.testing.assert_frame_equal(here, there, atol=2e-6, check_dtype=False)
-
-
-def test_a_cluster_goes_on_where_one_process_stopped(folder, frame, tmp_path, monkeypatch):
-    arguments = {"root": folder, "batch_size": 8, "progress": False}
-    whole = predict_table(folder / "model", frame, tmp_path / "a.csv", **arguments)
+def test_a_cluster_goes_on_where_one_process_stopped(two_nodes, folder, tmp_path, monkeypatch, capsys):
+    """A command in a process of its own finds the cluster by its address, predicts the same, and leaves it running."""
+    line = ["predict", folder / "model", "--table", folder / "cases.parquet", "--image", "file", "--batch-size", 8]
+    assert run(*line, "-o", tmp_path / "a.csv") == 0
     add = Journal.add
 
     def full_disk(self, lines):
@@ -229,11 +246,23 @@ def test_a_cluster_goes_on_where_one_process_stopped(folder, frame, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "add", full_disk)
-        with pytest.raises(OSError, match="no space left"):
-            predict_table(folder / "model", frame, tmp_path / "b.csv", **arguments)
+        assert run(*line, "-o", tmp_path / "b.csv") == 2
+    assert "no space left" in capsys.readouterr().err
     assert len(read_journal(tmp_path / "b.csv.rows.jsonl")[1]) == 8
-    again = predict_table(folder / "model", frame, tmp_path / "b.csv", on_ray=True, **arguments)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "alignedfusion", *map(str, line), "-o", str(tmp_path / "b.csv"), "--ray"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RAY_ADDRESS": two_nodes.address},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "100%" in done.stderr
+    whole, again = (pd.read_csv(tmp_path / f"{each}.csv") for each in "ab")
+    assert len(whole) == CASES
     pd.testing.assert_frame_equal(again, whole, atol=2e-6, check_dtype=False)
+    assert len([node for node in ray.nodes() if node["Alive"]]) == 2
 
 
 def test_predictions_are_a_map_of_ones_own(folder, frame, tmp_path):
@@ -262,9 +291,9 @@ def test_without_an_address_a_cluster_of_its_own_is_started():
 
 
 def test_a_cluster_that_is_not_there_is_named(folder, tmp_path):
-    command = ["predict", folder / "model", "--table", folder / "cases.parquet", "--image", "file", "--ray"]
+    command = ["extract", folder / "cases.parquet", "--lexicon", "chest_xray", "--ray"]
     done = subprocess.run(
-        [sys.executable, "-m", "alignedfusion", *map(str, command), "-o", str(tmp_path / "p.csv")],
+        [sys.executable, "-m", "alignedfusion", *map(str, command), "-o", str(tmp_path / "t.csv")],
         capture_output=True,
         text=True,
         env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
@@ -272,44 +301,7 @@ def test_a_cluster_that_is_not_there_is_named(folder, tmp_path):
     )
     assert done.returncode == 2
     assert (
-        "alignedfusion predict: cannot work on the Ray cluster at '127.0.0.1:1' (from RAY_ADDRESS): [Errno 111]"
+        "alignedfusion extract: cannot work on the Ray cluster at '127.0.0.1:1' (from RAY_ADDRESS): [Errno 111]"
         in done.stderr
     )
     assert "Traceback" not in done.stderr
-
-
-def test_the_commands_use_the_cluster(folder, tmp_path):
-    weights = ["--backbone", "test_vit", "--image-size", "48", "--weights", folder / "weights.pth"]
-    table = folder / "cases.parquet"
-    for command in (
-        ["extract", table, "--lexicon", "chest_xray", "-o", tmp_path / "table.parquet", "--ray"],
-        ["tokens", table, "--image", "file", *weights, "-o", tmp_path / "tokens", "--ray"],
-    ):
-        assert cli.main(list(map(str, command))) == 0
-    assert len(pd.read_parquet(tmp_path / "table.parquet")) == CASES
-    assert len(TokenCache(tmp_path / "tokens")) == CASES
-
-
-def test_a_command_finds_the_cluster_by_its_address(two_nodes, folder, tmp_path):
-    """In a process of its own, which leaves the cluster running."""
-    line = [
-        sys.executable,
-        "-m",
-        "alignedfusion",
-        "predict",
-        str(folder / "model"),
-        "--image",
-        "file",
-        "--ray",
-    ]
-    done = subprocess.run(
-        [*line, "--table", str(folder / "cases.parquet"), "-o", str(tmp_path / "p.parquet")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "RAY_ADDRESS": two_nodes.address},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "100%" in done.stderr
-    assert len(pd.read_parquet(tmp_path / "p.parquet")) == CASES
-    assert len([node for node in ray.nodes() if node["Alive"]]) == 2

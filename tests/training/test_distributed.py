@@ -22,6 +22,7 @@ from alignedfusion.training import TrainingSettings
 from alignedfusion.training.distributed import default_workers, loss_over_processes
 from alignedfusion.training.fitting import _may_skip_weights, find_checkpoints, fit
 
+pytestmark = pytest.mark.xdist_group("distributed")
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(Path(__file__).parent / "train_in_processes.py")
 TORCHRUN = [
@@ -71,10 +72,24 @@ def results(folder, job):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """The folder with the results of all jobs in two processes."""
+    """The folder with the results of all jobs in two processes, and what they printed."""
     folder = tmp_path_factory.mktemp("two")
-    launch(*TORCHRUN, SCRIPT, str(folder), *LOOPS, "trainer", "drawn", *(["interrupted"] if GOES_ON else []))
+    jobs = [*LOOPS, "trainer", "drawn", "command", *(["interrupted"] if GOES_ON else [])]
+    write_table(folder)
+    (folder / "printed.txt").write_text(launch(*DDP, SCRIPT, str(folder), *jobs))
     return folder
+
+
+def write_table(folder):
+    """Tokens of 61 cases of two kinds, and a table with attributes."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(61):
+        tokens = rng.normal(0, 0.1, (5, 7))
+        tokens[:, i % 2] += 1
+        np.save(folder / f"{i}.npy", tokens.astype(np.float16))
+        rows.append({"file": f"{i}.npy", "kind": "ab"[i % 2], "sign": ["+", "-", ""][i % 3]})
+    pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
 
 
 @pytest.fixture(scope="module")
@@ -174,16 +189,16 @@ def test_only_models_with_possibly_unused_weights_search_for_them(schema, build)
             super().__init__()
             self.project, self.unused = torch.nn.Linear(13, 38), torch.nn.Linear(2, 3)
 
-    def backbone(frozen):
-        return VisualTokenizer("test_vit", 38, pretrained=False, frozen=frozen, image_size=32)
+    def backbone(tune):
+        return VisualTokenizer("test_vit", 38, pretrained=False, tune=tune, image_size=32)
 
     image_only = JointSelfAttention(38, modalities=("image",), num_heads=2)
     found = [
         _may_skip_weights(model)
         for model in (
             build(schema),
-            build(schema, visual=backbone(True)),
-            build(schema, visual=backbone(False)),
+            build(schema, visual=backbone("none")),
+            build(schema, visual=backbone("whole")),
             build(schema, visual=Own()),
             build(schema, fusion=image_only),
             Own(),
@@ -192,28 +207,8 @@ def test_only_models_with_possibly_unused_weights_search_for_them(schema, build)
     assert found == [False, False, True, True, True, True]
 
 
-def test_the_command_writes_and_prints_once(tmp_path):
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(61):
-        tokens = rng.normal(0, 0.1, (5, 7))
-        tokens[:, i % 2] += 1
-        np.save(tmp_path / f"{i}.npy", tokens.astype(np.float16))
-        rows.append({"file": f"{i}.npy", "kind": "ab"[i % 2], "sign": ["+", "-", ""][i % 3]})
-    pd.DataFrame(rows).to_csv(tmp_path / "cases.csv", index=False)
-    run = tmp_path / "run"
-    columns = ["--image", "file", "--label", "kind", "--dim", "64", "--batch-size", "8", "--learning-rate", "3e-3"]
-    command = [
-        "alignedfusion",
-        "train",
-        str(tmp_path / "cases.csv"),
-        *columns,
-        "--epochs",
-        "8",
-        "-o",
-        str(run),
-    ]
-    printed = launch(*DDP, "-m", *command)
+def test_the_command_writes_and_prints_once(two):
+    run, printed = two / "run", (two / "printed.txt").read_text()
     assert printed.count("cases: 39 train, 10 valid, 12 test") == 1
     assert printed.count("12 test cases; most frequent class") == 1
     names = {path.name for path in run.iterdir()}

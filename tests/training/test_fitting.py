@@ -158,7 +158,7 @@ def test_without_images_all_parameters_have_the_full_rate(schema, build):
 
 
 def test_a_frozen_backbone_is_in_no_group(schema, build):
-    visual = VisualTokenizer("test_vit", 38, pretrained=False, frozen=True, image_size=32)
+    visual = VisualTokenizer("test_vit", 38, pretrained=False, tune="none", image_size=32)
     groups = parameter_groups(build(schema, visual=visual))
     trained = {id(p) for group in groups for p in group["params"]}
     assert not trained & {id(p) for p in visual.backbone.parameters()}

@@ -21,6 +21,7 @@ from alignedfusion import (
     MaskedTokenReconstructor,
     VisualTokenizer,
 )
+from alignedfusion.commands import main as cli
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.modules.masking import hide_attributes
 from alignedfusion.training import TrainingSettings, fit, parameter_groups
@@ -173,6 +174,13 @@ def drawn(folder):
         "hidden": None if hidden is None else hidden.tolist(),
         "labels": calls[0]["labels"].tolist(),
     }
+
+
+def command(folder):
+    """`alignedfusion train` on a table."""
+    columns = ["--image", "file", "--label", "kind", "--dim", "64", "--batch-size", "8", "--learning-rate", "3e-3"]
+    line = ["train", str(folder / "cases.csv"), *columns, "--epochs", "8", "-o", str(folder / "run")]
+    return {"status": cli.main(line)}
 
 
 def _fit(model, train, folder):
