@@ -152,6 +152,18 @@ def find_bins(mentioned: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.array(EDGES), np.asarray(mentioned, dtype=float) - 1e-9, side="left")
 
 
+def set_metrics(sets: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Coverage and size of the sets of the cases with a label."""
+    if len(sets) != len(labels):
+        raise ValueError(f"sets must have one row per label, got {len(sets)} for {len(labels)}")
+    is_known = labels >= 0
+    kept = sets[is_known]
+    return {
+        "coverage": kept[np.arange(len(kept)), labels[is_known]].astype(float),
+        "set_size": kept.sum(1).astype(float),
+    }
+
+
 def check_sets(kind: str, coverage: float) -> None:
     """Raise a ValueError for an unknown kind of sets or a coverage out of range."""
     if kind not in KINDS:

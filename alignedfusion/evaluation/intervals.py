@@ -18,6 +18,7 @@ from alignedfusion.evaluation.columns import (
     resample_columns,
     weighted_columns,
 )
+from alignedfusion.evaluation.conformal import set_metrics
 from alignedfusion.evaluation.metrics import compute_metrics, format_cell, heading, table
 from alignedfusion.evaluation.predictions import Predictions, check_predictions
 
@@ -141,7 +142,7 @@ def measure(
     names = _check_names(class_names, count)
     overall = compute_metrics(cases.probabilities, cases.labels, predicted=cases.predicted)
     per_class = _per_class(cases)
-    per_case = {} if sets is None else _set_metrics(sets, np.asarray(labels))
+    per_case = {} if sets is None else set_metrics(sets, np.asarray(labels))
     overall |= {name: float(values.mean()) for name, values in per_case.items()}
     draws = bootstrap.resample(cases, per_case, resamples=resamples)
     if cases.groups.max() == 0:  # one group alone: its resamples are all equal
@@ -162,38 +163,31 @@ def measure(
 
 
 def _measure_columns(columns: Columns, names: list[str], is_grouped: bool, level: float, resamples: int) -> Metrics:
-    overall, each = weighted_columns(columns, np.ones((1, len(columns.labels))))
-    drawn, drawn_each = resample_columns(columns, resamples=resamples)
+    found = weighted_columns(columns, np.ones((1, len(columns.labels))))
+    drawn = list(resample_columns(columns, resamples=resamples))
     if columns.groups.max() == 0:  # one group alone: its resamples are all equal
-        drawn, drawn_each = ({k: np.full_like(x, np.nan) for k, x in draws.items()} for draws in (drawn, drawn_each))
-    largest = _LARGEST | {"brier": 1.0}
-    counts = count_labels(columns)
+        drawn = [{name: np.full_like(x, np.nan) for name, x in draws.items()} for draws in drawn]
+    overall, each = ({name: draws[name].T for name in draws} for draws in found)  # (1,), and (L, 1)
+    all_draws, each_draws = ({name: draws[name].T for name in draws} for draws in drawn)  # (R,), and (L, R)
+    counts = dict(zip(names, count_labels(columns), strict=True))
+
+    def interval(name: str, value: np.ndarray, draws: np.ndarray) -> Interval:
+        largest = 1.0 if name == "brier" else _LARGEST.get(name, 1.0)
+        return _interval(float(value[0]), draws, level, largest, _SMALLEST.get(name, 0.0))
+
     return Metrics(
         cases=len(columns.labels),
         groups=int(columns.groups.max()) + 1 if is_grouped else None,
         level=level,
-        overall={
-            name: _interval(
-                float(overall[name][0]), drawn[name], level, largest.get(name, 1.0), _SMALLEST.get(name, 0.0)
-            )
-            for name in OVERALL[columns.task]
-        },
+        overall={name: interval(name, overall[name], all_draws[name]) for name in OVERALL[columns.task]},
         classes={
-            name: {
-                key: _interval(
-                    float(each[key][0, c]), drawn_each[key][:, c], level, largest.get(key, 1.0), _SMALLEST.get(key, 0.0)
-                )
-                for key in PER_COLUMN[columns.task]
-            }
+            name: {key: interval(key, each[key][c], each_draws[key][c]) for key in PER_COLUMN[columns.task]}
             for c, name in enumerate(names)
         },
-        support={
-            name: row["positive"] if "positive" in row else row["known"]
-            for name, row in zip(names, counts, strict=True)
-        },
+        support={name: row["positive"] if "positive" in row else row["known"] for name, row in counts.items()},
         confusion=[],
         task=columns.task,
-        counts=dict(zip(names, counts, strict=True)),
+        counts=counts,
     )
 
 
@@ -202,18 +196,6 @@ def _check_names(class_names: Sequence[str] | None, count: int) -> list[str]:
     if len(names) != count:
         raise ValueError(f"class_names must name {count} classes, got {len(names)}: {names}")
     return names
-
-
-def _set_metrics(sets: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Coverage and size of the sets of the cases with a label."""
-    if len(sets) != len(labels):
-        raise ValueError(f"sets must have one row per label, got {len(sets)} for {len(labels)}")
-    is_known = labels >= 0
-    kept = sets[is_known]
-    return {
-        "coverage": kept[np.arange(len(kept)), labels[is_known]].astype(float),
-        "set_size": kept.sum(1).astype(float),
-    }
 
 
 def _per_class(cases: Predictions) -> dict[str, np.ndarray]:

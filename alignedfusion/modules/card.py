@@ -22,11 +22,6 @@ from alignedfusion.modules.tuning import parse_tune
 
 LOAD = "model = AlignedFusionClassifier.from_pretrained"
 FOLDER = '"."'  # the folder of the card
-_OUTPUTS = {
-    "multiclass": "probability of each class",
-    "multilabel": "probability of each label",
-    "regression": "value of each number",
-}
 _SHOWN = 12  # number of values shown per attribute; config.json has all of them
 # The last line has a digest of the text above it, which shows whether somebody edited the card.
 SEAL = re.compile(
@@ -63,7 +58,7 @@ def render(
     body = [
         f"# {plain(title(model, settings))}",
         what_it_is(model, settings),
-        intended_use(model),
+        intended_use(model.task),
         how_to_use(model),
         attributes(model, report),
         *measured,
@@ -79,17 +74,10 @@ def head(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a model hub reads of a card."""
     return {
         "library_name": "alignedfusion",
-        "pipeline_tag": _pipeline(model),
+        "pipeline_tag": "image-classification" if model.image_modalities else "tabular-classification",
         "tags": ["medical", "multimodal", "missing-data"],
         "model_name": title(model, settings),
     }
-
-
-def _pipeline(model: Any) -> str:
-    """The kind of a model in the terms of a hub, which has none for numbers predicted from images."""
-    if model.task == "regression":
-        return "other" if model.image_modalities else "tabular-regression"
-    return "image-classification" if model.image_modalities else "tabular-classification"
 
 
 def is_generated(text: str) -> bool:
@@ -110,8 +98,10 @@ def _digest(body: str) -> str:
 def title(model: Any, settings: Mapping[str, Any]) -> str:
     """The name of the model, one line."""
     reads = ["images"] * bool(model.image_modalities) + ["incomplete reports"] * (REPORT in model.modalities)
-    unnamed = "Regression from" if model.task == "regression" else "Classifier of"
-    subject = f"{' '.join(str(settings['label']).split())} from" if settings.get("label") else unnamed
+    label = settings.get("label")
+    label = ", ".join(label) if isinstance(label, (list, tuple)) else label
+    kind = "Regression from" if model.task == "regression" else "Classifier of"
+    subject = f"{' '.join(str(label).split())} from" if label else kind
     return f"{subject} {' and '.join(reads)}"
 
 
@@ -133,24 +123,28 @@ def what_it_is(model: Any, settings: Mapping[str, Any]) -> str:
     if has_backbone and (start := settings.get("model", {}).get("backbone", {}).get("pretrained")) is not None:
         known = {"True": "timm's pretrained weights", "False": "random weights"}
         lines.append(f"- The backbone started from {known.get(start, 'the weights in a local file')}.")
-    does = {
-        "multiclass": f"Classifies a case into {model.num_classes} classes",
-        "multilabel": f"Predicts which of {model.num_classes} labels a case has",
-        "regression": f"Predicts {model.num_classes} number{'s' * (model.num_classes != 1)} of a case",
-    }[model.task]
     return (
-        f"{does} ({names(model.class_names)}) from {' and '.join(reads)}{guesses}. Made with alignedfusion, which fuses "
-        f"medical images with the attributes that a report mentions.\n\n" + "\n".join(lines)
+        f"{_PREDICTS[model.task].format(count=model.num_classes, names=names(model.class_names))} from "
+        f"{' and '.join(reads)}{guesses}. "
+        f"Made with alignedfusion, which fuses medical images with the attributes that a report mentions.\n\n"
+        + "\n".join(lines)
     )
 
 
-def intended_use(model: Any) -> str:
-    """Intended and out-of-scope uses."""
-    other = {
-        "multiclass": "Cases of a class that is not listed above: the model always predicts one of the listed classes.",
-        "multilabel": "Labels that are not listed above: a case without a listed label need not be normal.",
-        "regression": "Numbers outside the range of the training cases.",
-    }[model.task]
+_PREDICTS = {
+    "multiclass": "Classifies a case into {count} classes ({names})",
+    "multilabel": "Predicts for each of {count} labels ({names}) whether a case has it",
+    "regression": "Predicts {count} numbers ({names})",
+}
+_BEYOND = {
+    "multiclass": "Cases of a class that is not listed above: the model always predicts one of the listed classes.",
+    "multilabel": "Findings that are not listed above: no label of the model shows them.",
+    "regression": "Values outside the range of the training cases.",
+}
+
+
+def intended_use(task: str) -> str:
+    """Intended and out-of-scope uses of a model for a task."""
     return (
         "## Intended use\n\n"
         "Research on cases like the training cases: images of the same kind, acquired and prepared in the same way, and "
@@ -158,9 +152,16 @@ def intended_use(model: Any) -> str:
         "Out of scope:\n\n"
         "- Diagnosis, triage or treatment of a patient: this is not a medical device.\n"
         "- Other populations, scanners or reporting styles, unless the model was tested on them first.\n"
-        f"- {other}\n"
+        f"- {_BEYOND[task]}\n"
         "- Reconstructed attributes as facts: they are estimates from the rest of the case."
     )
+
+
+_OUTPUTS = {
+    "multiclass": "probability of each class",
+    "multilabel": "probability of each label",
+    "regression": "each number in its unit",
+}
 
 
 def how_to_use(model: Any) -> str:

@@ -105,8 +105,7 @@ def tune(
     """
     if manifest.columns.task != "multiclass":
         raise ValueError(
-            f"tune classifies images, and the labels {list(manifest.columns.labels)} are of the task {manifest.columns.task!r}: "
-            f"name one column of classes"
+            f"tune needs one column of classes; the task of {list(manifest.columns.labels)} is {manifest.columns.task!r}"
         )
     folder, start = Path(folder), time.time()
     if backbone.tune == "none":

@@ -78,6 +78,8 @@ def test_a_case_without_a_report_is_asked_as_one_with_an_empty_report(schema, bu
 
 def test_a_model_that_cannot_be_asked_is_refused(schema, build, batch):
     image, codes, _ = batch(schema)
+    with pytest.raises(ValueError, match="one of several classes, and the model's task is 'multilabel': use"):
+        next_questions(build(schema, task="multilabel"), image, codes)
     with pytest.raises(ValueError, match="this model has no reconstructor"):
         next_questions(build(schema, fill=None), image, codes)
     with pytest.raises(TypeError, match="must be an AlignedFusionClassifier, got Linear"):

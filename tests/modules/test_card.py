@@ -1,3 +1,4 @@
+import pytest
 import yaml
 
 from alignedfusion import AlignedFusionClassifier
@@ -18,6 +19,24 @@ def test_saving_writes_a_card_that_names_classes_and_attributes_and_whose_code_r
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), names)  # generated above
+    assert names["output"].logits.shape == (1, 17)
+
+
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        ("multilabel", "Predicts for each of 17 labels (0, 1, "),
+        ("regression", "Predicts 17 numbers (0, 1, "),
+    ],
+)
+def test_cards_of_other_tasks_name_what_is_predicted(task, text, schema, build, tmp_path, monkeypatch):
+    build(schema, task=task).save_pretrained(tmp_path)
+    written = (tmp_path / "README.md").read_text("utf-8")
+    assert text in written
+    assert "class" not in written.split("## Intended use")[1].split("## How to use")[0]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(written.split("```python\n")[1].split("```")[0], "README.md", "exec"), names)  # generated above
     assert names["output"].logits.shape == (1, 17)
 
 
