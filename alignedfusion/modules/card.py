@@ -72,9 +72,11 @@ def render(
 
 def head(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a model hub reads of a card."""
+    kind = "regression" if model.task == "regression" else "classification"
+    pipeline = f"{'image' if model.image_modalities else 'tabular'}-{kind}"
     return {
         "library_name": "alignedfusion",
-        "pipeline_tag": "image-classification" if model.image_modalities else "tabular-classification",
+        **({} if pipeline == "image-regression" else {"pipeline_tag": pipeline}),  # hubs have no such kind
         "tags": ["medical", "multimodal", "missing-data"],
         "model_name": title(model, settings),
     }
