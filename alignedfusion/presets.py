@@ -104,6 +104,7 @@ def build_visual(backbone: Backbone | str | None, dim: int, *, num_features: int
         tune=backbone.tune,
         image_size=backbone.image_size,
         num_features=num_features,
+        timm_args=backbone.timm_args,
     )
 
 
@@ -125,15 +126,20 @@ def choose_backbone(tokens: TokenCache | None, backbone: Backbone) -> Backbone:
             "are stored"
         )
     settings = tokens.settings
-    check_timm_name(settings["backbone"])
-    for name, requested in (("backbone", backbone.name), ("image_size", backbone.image_size)):
-        if requested is not None and requested != settings[name]:
+    if backbone.name != settings["backbone"]:  # a name that the caller gave may be that of a repository or folder
+        check_timm_name(settings["backbone"])
+    for name, requested in (
+        ("backbone", backbone.name),
+        ("image_size", backbone.image_size),
+        ("timm_args", backbone.timm_args),
+    ):
+        if requested is not None and requested != settings.get(name):
             raise ValueError(
-                f"the tokens in {str(tokens.folder)!r} were computed with {name} {settings[name]}, not {requested}; leave it "
-                f"out, or compute tokens in another folder"
+                f"the tokens in {str(tokens.folder)!r} were computed with {name} {settings.get(name)}, not {requested}; leave "
+                f"it out, or compute tokens in another folder"
             )
     pretrained = settings["weights"] or True if backbone.pretrained is True else backbone.pretrained
-    return Backbone(settings["backbone"], pretrained, "none", settings["image_size"])
+    return Backbone(settings["backbone"], pretrained, "none", settings["image_size"], settings.get("timm_args"))
 
 
 def match_tokens(visual: VisualTokenizer, tokens: TokenCache, pretrained: object) -> None:

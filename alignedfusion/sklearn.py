@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +56,12 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         image_root: Folder that relative image paths start from.
         tokens: Folder that `alignedfusion tokens` wrote, which is read instead of the images. The backbone then runs once, not
             in every epoch, fold and setting; images are not augmented. New images without tokens can still be predicted.
-        backbone: Name of a timm model. None takes the backbone of `tokens`, or vit_small_patch16_224 without `tokens`.
-        pretrained: True loads timm's weights from its hub, a path loads a local file, False starts from random weights.
+        backbone: Name of a timm model, "hf-hub:owner/model" or "local-dir:FOLDER". None takes the backbone of `tokens`, or
+            vit_small_patch16_224 without `tokens`.
+        pretrained: True loads the weights of that name, a path loads a local file, False starts from random weights.
         tune: Weights of the backbone that are trained: "none", "last:K", "lora" or "whole" (see `modules.backbones.Backbone`).
         image_size: Side of the square input in pixels; by default that of the timm model.
+        timm_args: Arguments of `timm.create_model` that change the architecture (see `VisualTokenizer`).
         dim: Token width D.
         epochs: Number of passes over the training rows.
         batch_size: Rows per training step.
@@ -92,6 +94,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         pretrained: bool | str | Path = True,
         tune: str = "none",
         image_size: int | None = None,
+        timm_args: Mapping[str, Any] | None = None,
         dim: int = 128,
         epochs: int = 30,
         batch_size: int = 32,
@@ -111,6 +114,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self.pretrained = pretrained
         self.tune = tune
         self.image_size = image_size
+        self.timm_args = timm_args
         self.dim = dim
         self.epochs = epochs
         self.batch_size = batch_size
@@ -275,7 +279,8 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             command = cache.command(columns, Path(self.image_root))
             raise ValueError(f"{len(faults)} images have no tokens: {'; '.join(faults[:5])}; `{command}` adds them")
         num_features = token_width(paths)
-        backbone = choose_backbone(cache, Backbone(self.backbone, self.pretrained, self.tune, self.image_size))
+        requested = Backbone(self.backbone, self.pretrained, self.tune, self.image_size, self.timm_args)
+        backbone = choose_backbone(cache, requested)
         if num_features is None and not backbone.pretrained:
             warnings.warn(
                 f"pretrained=False: the backbone {backbone.name!r} starts from random weights"

@@ -40,6 +40,26 @@ def add_case(parser: Any) -> None:
     parser.add_argument("--attributes", metavar="JSON", help="mentioned attributes, such as '{\"age\": 54}'")
 
 
+def add_timm_args(parser: Any) -> None:
+    """Add the arguments of timm that some backbones need."""
+    parser.add_argument(
+        "--timm-args",
+        type=_json_object,
+        metavar="JSON",
+        help="arguments of timm.create_model for the backbone, such as '{\"init_values\": 1e-5}'",
+    )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object such as '{{\"init_values\": 1e-5}}'")
+    return value
+
+
 def add_max_unreadable(parser: Any) -> None:
     """Add the limit on cells that cannot be read."""
     parser.add_argument(

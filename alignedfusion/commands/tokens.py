@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from alignedfusion.commands.table_options import add_manifest, add_table_options, read_cases
+from alignedfusion.commands.table_options import add_manifest, add_table_options, add_timm_args, read_cases
 
 _TOKENS = """\
 Run a frozen backbone once on all images of a table, and store its tokens for `train --tokens`. An image needs
@@ -28,7 +28,7 @@ def add_tokens(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--backbone",
         default="vit_small_patch16_224",
         metavar="NAME",
-        help="any timm model (default: vit_small_patch16_224)",
+        help="any timm model, also hf-hub:OWNER/MODEL (default: vit_small_patch16_224)",
     )
     parser.add_argument(
         "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"
@@ -36,6 +36,7 @@ def add_tokens(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="side of the input (default: that of the backbone)"
     )
+    add_timm_args(parser)
     parser.add_argument(
         "--dtype", default="bfloat16", choices=["bfloat16", "float16"], help="type of the tokens (default: bfloat16)"
     )
@@ -60,7 +61,12 @@ def _tokens(options: argparse.Namespace) -> None:
     cache = token_writer.write(
         (path for column in image_paths(frame, options.image, root).values() for path in column if path is not None),
         options.output,
-        backbone=Backbone(options.backbone, pretrained=options.weights or True, image_size=options.image_size),
+        backbone=Backbone(
+            options.backbone,
+            pretrained=options.weights or True,
+            image_size=options.image_size,
+            timm_args=options.timm_args,
+        ),
         dtype=options.dtype,
         batch_size=options.batch_size,
         workers=default_workers() if options.workers is None else options.workers,

@@ -13,6 +13,7 @@ from alignedfusion.commands.table_options import (
     add_max_unreadable,
     add_subgroups,
     add_table_options,
+    add_timm_args,
     print_results,
     read_cases,
 )
@@ -92,7 +93,9 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="read tokens that `alignedfusion tokens` computed instead of images (no augmentation)",
     )
     model.add_argument(
-        "--backbone", metavar="NAME", help="any timm model (default: that of --tokens, or vit_small_patch16_224)"
+        "--backbone",
+        metavar="NAME",
+        help="any timm model, also hf-hub:OWNER/MODEL (default: that of --tokens, or vit_small_patch16_224)",
     )
     model.add_argument(
         "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"
@@ -106,6 +109,7 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     model.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="side of the input (default: that of the backbone)"
     )
+    add_timm_args(model)
     model.add_argument(
         "--text-encoder", metavar="NAME", help="Hugging Face encoder of the values' prompts (default: learned vectors)"
     )
@@ -173,6 +177,7 @@ def _train(options: argparse.Namespace) -> None:
     _check_weights(options)
     if is_main_process():
         _describe(manifest)
+        _advise_tokens(options, manifest)
     report = runs.train(
         manifest,
         options.output,
@@ -181,6 +186,7 @@ def _train(options: argparse.Namespace) -> None:
             pretrained=options.weights or not options.no_pretrained,
             tune=options.tune or ("whole" if options.no_pretrained else "none"),
             image_size=options.image_size,
+            timm_args=options.timm_args,
         ),
         text_encoder=options.text_encoder,
         dim=options.dim,
@@ -227,6 +233,17 @@ def _describe(manifest: Any) -> None:
     for name, reason in (manifest.left_out or {}).items():
         print(f"left out: column {name!r}: {reason}")
     print("No attribute may follow from the label; use --exclude to leave columns out.")
+
+
+def _advise_tokens(options: argparse.Namespace, manifest: Any) -> None:
+    import torch
+
+    is_trained = options.train_backbone or options.no_pretrained
+    is_token_file = manifest.frame[manifest.images[0]].astype(str).str.endswith(".npy").any()
+    if not (options.tokens or is_trained or is_token_file or torch.cuda.is_available()):
+        print(
+            "There is no GPU, and the backbone runs on each image in each epoch: `alignedfusion tokens` runs it only once."
+        )
 
 
 def _changes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:

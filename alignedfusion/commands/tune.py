@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from alignedfusion.commands.table_options import add_manifest, add_table_options
+from alignedfusion.commands.table_options import add_manifest, add_table_options, add_timm_args
 
 _TUNE = """\
 Train a pretrained backbone to classify the images of a table, and write its weights. Then store its tokens once, and train the
@@ -43,7 +44,7 @@ def add_tune(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--backbone",
         default="vit_small_patch16_224",
         metavar="NAME",
-        help="any timm model (default: vit_small_patch16_224)",
+        help="any timm model, also hf-hub:OWNER/MODEL (default: vit_small_patch16_224)",
     )
     parser.add_argument("--weights", metavar="FILE", help="local weights to start from (default: timm's, from its hub)")
     parser.add_argument(
@@ -55,6 +56,7 @@ def add_tune(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="side of the input (default: that of the backbone)"
     )
+    add_timm_args(parser)
     parser.add_argument("--epochs", type=int, default=5, help="passes over the training cases (default: 5)")
     parser.add_argument("--batch-size", type=int, default=32, help="cases per step (default: 32)")
     parser.add_argument(
@@ -76,7 +78,7 @@ def _tune(options: argparse.Namespace) -> None:
     from alignedfusion.training import TrainingSettings, tuning
     from alignedfusion.training.distributed import default_workers, is_main_process
 
-    backbone = Backbone(options.backbone, options.weights or True, options.tune, options.image_size)
+    backbone = Backbone(options.backbone, options.weights or True, options.tune, options.image_size, options.timm_args)
     if not options.weights:
         locate_weights(
             options.backbone
@@ -119,4 +121,6 @@ def _print(report: dict[str, object], options: argparse.Namespace) -> None:
     for name in ("image_root", "image_size"):
         if (value := getattr(options, name)) is not None:
             words += ["--" + name.replace("_", "-"), str(value)]
+    if options.timm_args:
+        words += ["--timm-args", json.dumps(options.timm_args)]
     print(f"To store its tokens: {shlex.join(words)} -o TOKENS")

@@ -174,7 +174,10 @@ def check_images(paths: Iterable[Path]) -> None:
         faults = [fault for fault in pool.map(_fault, dict.fromkeys(paths)) if fault]
     if faults:
         more = f" ... and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ValueError(f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{more}")
+        raise ValueError(
+            f"{len(faults)} image files cannot be used: {'; '.join(faults[:5])}{more}; correct the paths or --image-root, "
+            f"leave out these rows, or empty the cells of images that do not exist"
+        )
 
 
 def _fault(path: Path) -> str:

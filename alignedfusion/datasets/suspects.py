@@ -29,7 +29,7 @@ LEAK = 0.8
 _IDENTIFIER = {"id", "ids", "uid", "uuid", "guid", "identifier", "accession", "mrn"}
 _NUMBERED = re.compile(
     r"(patient|case|study|subject|record|exam|visit|sample|image|img|lesion|row|file)[ _-]?"
-    r"(id|idx|index|key|no|nr|number|name)|unnamed: \d+",  # the last is how pandas names an index
+    r"(id|idx|index|key|no|nr|number|name)|patient|subject|case|unnamed: \d+",  # the last is how pandas names an index
     re.IGNORECASE,
 )
 _log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alignedfusion.modules.backbones import create_backbone
+from alignedfusion.modules.timm_source import TimmSource
 
 # DenseNet-121 without its fourth block.
 _BLOCKS = (6, 12, 24)
@@ -165,7 +166,7 @@ class A3DBackbone(nn.Module):
         if isinstance(pretrained, Mapping):
             self.load_2d(pretrained)
         elif pretrained is not False:
-            self.load_2d(create_backbone("densenet121", pretrained, None).state_dict())
+            self.load_2d(create_backbone(TimmSource("densenet121"), pretrained, None).state_dict())
 
     def reset_mixing(self, noise: float = 0.1) -> None:
         """Reset all mixing matrices. With `noise=0`, `features` applies the 2-D network to every slice by itself."""

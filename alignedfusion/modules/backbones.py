@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from alignedfusion.modules.download import endpoint, is_reachable
+from alignedfusion.modules.timm_source import TimmSource, find_timm_model
 from alignedfusion.modules.tuning import parse_tune
 
 DEFAULT_BACKBONE = "vit_small_patch16_224"
@@ -22,19 +24,22 @@ class Backbone:
     """The backbone that turns images into tokens, and its initial weights.
 
     Args:
-        name: Name of a timm model. None takes the backbone of the token cache, or vit_small_patch16_224 without a cache.
-        pretrained: True loads timm's weights from its hub, a path loads a local file, False starts from random weights.
+        name: Name of a timm model, "hf-hub:owner/model" or "local-dir:FOLDER" (see `VisualTokenizer`). None takes the backbone
+            of the token cache, or vit_small_patch16_224 without a cache.
+        pretrained: True loads the weights of that name, a path loads a local file, False starts from random weights.
         tune: Weights that are trained. "none" keeps all as they are. "last:1" trains the last stage, "last:2" the last two; a
             stage is one block of a plain vision transformer. "lora" trains adapters of rank 8, "lora:16" of rank 16, beside all
             linear layers and convolutions, and needs the extra `lora`. "whole" trains all weights. Statistics of batch norm
             change only where weights are trained.
         image_size: Side of the square input in pixels; by default that of the timm model.
+        timm_args: Arguments of `timm.create_model` that change the architecture (see `VisualTokenizer`).
     """
 
     name: str | None = None
     pretrained: bool | str | Path = True
     tune: str = "none"
     image_size: int | None = None
+    timm_args: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         parse_tune(self.tune)
@@ -60,14 +65,19 @@ def check_timm_name(name: str) -> None:
 def locate_weights(name: str) -> dict[str, str]:
     """The source of a timm model's weights, as timm's `pretrained_cfg_overlay`: empty for timm's own way of downloading them.
 
-    Without a network, timm would retry for a minute, even for weights that the cache holds.
+    Without a network, timm would retry for a minute, even for weights that the cache holds. The weights of "hf-hub:owner/model"
+    are downloaded here.
 
     Raises:
         ValueError: If the hub cannot be reached and the cache does not hold the weights.
+        FileNotFoundError: The same, for "hf-hub:owner/model".
     """
     import timm
     from huggingface_hub import try_to_load_from_cache
 
+    if ":" in name:
+        find_timm_model(name)
+        return {}
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id or is_reachable():
         return {}
@@ -84,7 +94,9 @@ def locate_weights(name: str) -> dict[str, str]:
     )
 
 
-def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | None, in_chans: int = 3) -> Any:
+def create_backbone(
+    source: TimmSource, pretrained: bool | str | Path, image_size: int | None, in_chans: int = 3
+) -> Any:
     """A timm model without its head; arguments as in `VisualTokenizer`.
 
     Raises:
@@ -92,19 +104,22 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
     """
     import timm
 
-    is_local = not isinstance(pretrained, bool)
-    if is_local and not Path(pretrained).is_file():  # type: ignore[arg-type]
+    name = source.architecture
+    weights = source.weights if isinstance(pretrained, bool) else Path(pretrained)
+    if weights is not None and not weights.is_file():
         raise ValueError(
             f"no weights file at {str(pretrained)!r}; pretrained takes True, False or a local checkpoint's path"
         )
+    from_timm = pretrained is True and source.config is None
     try:
-        source = locate_weights(name) if pretrained is True else None
+        overlay = locate_weights(name) if from_timm else None
         backbone = timm.create_model(
             name,
-            pretrained=pretrained is True,
+            pretrained=from_timm,
             num_classes=0,
             in_chans=in_chans,
-            pretrained_cfg_overlay=source or None,
+            pretrained_cfg_overlay=overlay or None,
+            **source.arguments(),
         )
     except RuntimeError as error:
         if "Unknown model" not in str(error):
@@ -112,13 +127,15 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int | 
         close = timm.list_models(f"*{name}*")[:5]
         hint = f"similar names: {close}" if close else "timm.list_models() lists them"
         raise ValueError(f"timm has no model {name!r}; {hint}") from error
+    except TypeError as error:
+        raise ValueError(f"timm cannot build {name!r} with timm_args={dict(source.args)}: {error}") from error
     except OSError as error:
         raise ValueError(
             f"the pretrained weights of {name!r} could not be downloaded ({type(error).__name__}); pass the path of a local "
             f"checkpoint as pretrained, or pretrained=False to start from random weights"
         ) from error
-    if is_local:
-        _load_local(backbone, name, pretrained)  # type: ignore[arg-type]
+    if weights is not None and pretrained is not False:
+        _load_local(backbone, name, weights)
     if image_size is not None:
         _resize(backbone, name, image_size, in_chans)
     return backbone
@@ -142,7 +159,7 @@ def _resize(backbone: Any, name: str, image_size: int, in_chans: int) -> None:
         ) from error
 
 
-def _load_local(backbone: Any, name: str, path: str | Path) -> None:
+def _load_local(backbone: Any, name: str, path: Path) -> None:
     from timm.models import load_state_dict
 
     state = load_state_dict(str(path), weights_only=True)  # explicit: the default differs between releases of timm
@@ -151,7 +168,7 @@ def _load_local(backbone: Any, name: str, path: str | Path) -> None:
         raise ValueError(
             f"{str(path)!r} does not fit timm's {name!r}: {len(wrong)} of {len(wanted)} tensors are missing or have another "
             f"shape, such as {wrong[0]!r}; the file has names such as {next(iter(state), None)!r}. Save the state_dict of the "
-            f"timm model itself"
+            f"timm model itself, and pass arguments of timm.create_model that it needs as timm_args"
         )
     backbone.load_state_dict({key: state[key] for key in wanted})
 

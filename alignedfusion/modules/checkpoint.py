@@ -173,6 +173,13 @@ def _check_sizes(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
             raise ValueError(
                 f"{str(path)!r} asks for images of {module['image_size']} pixels; {MAX_IMAGE_SIZE} is the maximum"
             )
+        for name, value in (module.get("timm_args") or {}).items():
+            limit = max(len(shapes), *map(max, filter(None, shapes.values())))
+            if any(
+                isinstance(size, (int, float)) and size > limit
+                for size in (value if isinstance(value, list) else [value])
+            ):
+                raise ValueError(f"{str(path)!r} asks for timm_args with {name}={value}, the weights have far fewer")
         if (width := module.get("num_features")) is not None and width > max(map(max, filter(None, shapes.values()))):
             raise ValueError(f"{str(path)!r} asks for num_features={width}, no weight is as wide")
 

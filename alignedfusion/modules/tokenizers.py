@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from alignedfusion.attributes import UNKNOWN, AttributeSchema
 from alignedfusion.modules.backbones import check_timm_name, count_prefix_tokens, create_backbone, resolve_preprocessing
 from alignedfusion.modules.inputs import can_read, check_device, check_pixels, check_range
 from alignedfusion.modules.text_encoder import TextEncoder
+from alignedfusion.modules.timm_source import find_timm_model
 from alignedfusion.modules.tuning import parse_tune, set_trained, train_where_trained
 
 
@@ -121,13 +122,16 @@ class VisualTokenizer(nn.Module):
     """Patch tokens of an image from any timm model (eq. 3), projected to width D.
 
     Args:
-        backbone: Name of a timm model, such as a vision transformer, a Swin or a CNN. None for precomputed tokens.
+        backbone: Name of a timm model, such as a vision transformer, a Swin or a CNN; "hf-hub:owner/model" for a repository of
+            a timm model, "local-dir:FOLDER" for a downloaded one. None for precomputed tokens.
         dim: Token width D.
-        pretrained: True loads timm's weights from its hub, a path loads a local file, False starts from random weights.
+        pretrained: True loads the weights of that name, a path loads a local file, False starts from random weights.
         tune: Weights of the backbone that are trained, as in `Backbone`.
         image_size: Side of the square input in pixels; by default that of the timm model.
         num_features: Width F of precomputed tokens, with `backbone=None`.
         in_chans: Channels of the images, such as 1 for CT windows or 4 for MR sequences; timm adapts its pretrained weights.
+        timm_args: Arguments of `timm.create_model` that change the architecture, as numbers, strings and lists; layers by name:
+            {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}. They are saved with the model.
     """
 
     def __init__(
@@ -140,10 +144,12 @@ class VisualTokenizer(nn.Module):
         image_size: int | None = None,
         num_features: int | None = None,
         in_chans: int = 3,
+        timm_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         parse_tune(tune)
-        self.backbone_name = backbone
+        self.backbone_name = self.architecture = backbone
+        self.timm_args = dict(timm_args or {})
         self.dim = dim
         self.tune = tune
         self._has_checked_range = False
@@ -153,7 +159,10 @@ class VisualTokenizer(nn.Module):
         if backbone is not None:
             if num_features is not None:
                 raise ValueError("num_features follows from the backbone; give it only with backbone=None")
-            self.backbone = create_backbone(backbone, pretrained, image_size, in_chans)
+            source = find_timm_model(backbone, timm_args, weights=pretrained is True)
+            self.architecture, self.timm_args = source.architecture, dict(source.args)
+            image_size = source.image_size if image_size is None else image_size
+            self.backbone = create_backbone(source, pretrained, image_size, in_chans)
             self.preprocessing = resolve_preprocessing(self.backbone, image_size, in_chans)
             set_trained(self.backbone, tune, self.preprocessing["input_size"])
             num_features = int(self.backbone.num_features)
@@ -255,7 +264,8 @@ class VisualTokenizer(nn.Module):
     def to_dict(self) -> dict[str, Any]:
         """Arguments that rebuild this module, as plain JSON; the weights are in the state dict."""
         return {
-            "backbone": self.backbone_name,
+            "backbone": self.architecture,
+            "timm_args": self.timm_args,
             "dim": self.dim,
             "tune": self.tune,
             "image_size": None if self.preprocessing is None else self.preprocessing["input_size"][-1],

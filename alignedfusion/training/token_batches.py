@@ -70,7 +70,10 @@ class _BitsBatch(TokenBatch):
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         backbone = Backbone(
-            settings["backbone"], pretrained=settings["weights"] or True, image_size=settings["image_size"]
+            settings["backbone"],
+            pretrained=settings["weights"] or True,
+            image_size=settings["image_size"],
+            timm_args=settings.get("timm_args"),
         )
         super().__init__("path", backbone=backbone, dtype=settings["dtype"])
         if weights_sha256(self.visual.backbone) != settings["weights_sha256"]:

@@ -139,6 +139,7 @@ def _settings(visual: VisualTokenizer, backbone: Backbone, dtype: str) -> dict[s
     return {
         "format": FORMAT,
         "backbone": visual.backbone_name,
+        **({"timm_args": dict(backbone.timm_args)} if backbone.timm_args else {}),
         "weights": None if isinstance(backbone.pretrained, bool) else key(backbone.pretrained),
         "weights_sha256": weights_sha256(visual.backbone),
         "image_size": backbone.image_size,

@@ -19,6 +19,8 @@ SHUFFLED = RNG.permutation(200)
         ("lesion_id", [f"L{i}" for i in range(60)]),
         ("patientID", RNG.integers(0, 20, 60)),  # several rows per patient
         ("patientid", RNG.integers(0, 20, 60)),
+        ("patient", [f"P{i // 2}" for i in range(60)]),
+        ("Subject", RNG.integers(0, 20, 60)),
         ("case_index", [str(i) for i in range(60)]),
         ("Unnamed: 0", range(12)),  # the index that a table was saved with
         ("row", SHUFFLED),
@@ -39,6 +41,7 @@ def test_identifiers_are_recognised(name, cells):
         ("diameter", [f"{x:.3f}" for x in RNG.random(60)]),
         ("idea", ["a", "b"] * 30),
         ("identified", [f"text {i % 12}" for i in range(60)]),
+        ("patient type", [f"type {i % 12}" for i in range(60)]),
         ("study_id", [1, 2] * 30),  # two studies: a site, not an identifier
         ("note", [f"L{i}" for i in range(12)]),  # too few rows
         ("empty_id", [None] * 60),

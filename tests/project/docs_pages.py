@@ -19,6 +19,7 @@ from alignedfusion import VisualTokenizer
 from alignedfusion.datasets import phantom
 from alignedfusion.modules import tokenizers
 from alignedfusion.modules.backbones import create_backbone
+from alignedfusion.modules.timm_source import TimmSource
 from alignedfusion.presets import Backbone, standard
 from alignedfusion.reports.showing import mark
 from alignedfusion.reports.workers import read_all
@@ -41,7 +42,7 @@ def some_cases(names, monkeypatch):
     monkeypatch.setattr(
         gc, "collect", lambda *_: 0
     )  # a collection at the end of each training would take longer than the training
-    monkeypatch.setattr(tokenizers, "create_backbone", lambda name, *rest: create_backbone("test_vit", *rest))
+    monkeypatch.setattr(tokenizers, "create_backbone", lambda _, *rest: create_backbone(TimmSource("test_vit"), *rest))
 
     frame = pd.DataFrame({"age": [20, 30], "sex": ["f", None], "file": ["0.png", "1.png"], "label": ["x", "y"]})
     features = datasets.Features(

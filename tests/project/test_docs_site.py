@@ -26,6 +26,7 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "results" not in path.pare
 PAGES.append(ROOT / "README.md")
 SHOWN = {
     "README.md": 1,  # a model hub; tests/deployment/test_hub.py runs it
+    "encoders.md": 3,  # a model hub; tests/modules/test_encoders.py runs the same with random weights
     "detection.md": 6,  # further libraries; tests/detection/test_recipes.py runs the same on small networks
     "several-machines.md": 1,  # a cluster; tests/tables/test_cluster.py runs what it maps
 }

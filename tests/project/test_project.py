@@ -64,6 +64,19 @@ def test_the_lowest_python_is_that_of_the_package():
     assert f"python{lowest}" in (ROOT / ".ci" / "lowest").read_text()
 
 
+def test_the_workflow_runs_the_scripts_on_the_lowest_and_the_newest_python():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]
+    (versions,) = re.findall(r"^\| Python \| (\S+) \| (\S+) \|", CONTRIBUTING, flags=re.MULTILINE)
+    assert [jobs[name]["container"] for name in ("lowest", "newest")] == [f"python:{version}" for version in versions]
+    commands = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert {name: lines[-1] for name, lines in commands.items()} == {
+        "newest": "bash .ci/run",
+        "lowest": "bash .ci/lowest",
+    }
+    for line in commands["newest"] + commands["lowest"]:
+        subprocess.run(["bash", "-n", "-c", line], check=True)
+
+
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
 def test_issue_forms_are_valid_and_ask_for_no_patient_data(path):
     form = yaml.safe_load(path.read_text())
