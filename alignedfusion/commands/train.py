@@ -238,7 +238,7 @@ def _describe(manifest: Any) -> None:
 def _advise_tokens(options: argparse.Namespace, manifest: Any) -> None:
     import torch
 
-    is_trained = options.train_backbone or options.no_pretrained
+    is_trained = options.tune not in (None, "none") or options.no_pretrained
     is_token_file = manifest.frame[manifest.images[0]].astype(str).str.endswith(".npy").any()
     if not (options.tokens or is_trained or is_token_file or torch.cuda.is_available()):
         print(

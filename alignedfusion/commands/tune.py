@@ -113,6 +113,8 @@ def _print(report: dict[str, object], options: argparse.Namespace) -> None:
 
     valid = report["valid"]
     assert isinstance(valid, dict)
+    if report["left_out"]:
+        print(f"left out: {report['left_out']} training cases that share an image with a validation or test case")
     print(
         f"images alone, validation cases: accuracy {valid['accuracy']:.1%}, cross-entropy {valid['cross_entropy']:.3f}"
     )
