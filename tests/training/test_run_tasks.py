@@ -18,7 +18,9 @@ from alignedfusion.deployment.naming import name_output
 from alignedfusion.deployment.prediction import predict_case
 from alignedfusion.evaluation import Metrics
 from alignedfusion.evaluation.inference import answer, prepare_images
+from alignedfusion.modules.backbones import Backbone
 from alignedfusion.training import TrainingSettings, runs
+from alignedfusion.training.tuning import tune
 
 LABELS = {"multilabel": ["wet", "big"], "regression": ["weight"]}
 
@@ -236,3 +238,12 @@ def test_a_label_column_that_the_new_table_lacks_is_named(run, folder):
     frame = pd.read_csv(folder / "cases.csv").drop(columns=LABELS[task][0])
     with pytest.raises(ValueError, match=rf"the table has no column \['{LABELS[task][0]}'\]"):
         runs.evaluate(out, frame, root=folder)
+
+
+def test_tuning_a_backbone_needs_classes(folder, tmp_path):
+    manifest = Manifest.read(
+        folder / "cases.csv", CaseColumns(images="file", label=("wet", "big"), attributes=("sign",))
+    )
+    backbone = Backbone("test_vit", pretrained=False, tune="whole", image_size=32)
+    with pytest.raises(ValueError, match="tune needs one column of classes"):
+        tune(manifest, tmp_path / "tuned", backbone)
