@@ -18,7 +18,7 @@ from alignedfusion.commands.table_options import (
     read_cases,
     read_column_changes,
 )
-from alignedfusion.datasets.labels import TASKS
+from alignedfusion.datasets.tasks import TASKS
 from alignedfusion.evaluation.conformal import KINDS
 from alignedfusion.training.settings import BALANCES
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignedfusion.attributes import REPORT, AttributeSchema, ColumnOptions
-from alignedfusion.datasets.labels import resolve_task
 from alignedfusion.datasets.suspects import identifier_reason
+from alignedfusion.datasets.tasks import resolve_task
 from alignedfusion.tables.files import check_columns
 
 if TYPE_CHECKING:

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from alignedfusion.attributes.cells import as_text, find_value, fold, is_unmentioned, parse_number, quote
 from alignedfusion.datasets.splits import refuse
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
-TASKS = ("multiclass", "multilabel", "regression")
 _YES_NO = {
     **dict.fromkeys(("1", "1.0", "yes", "true", "positive", "present"), 1),
     **dict.fromkeys(("0", "0.0", "no", "false", "negative", "absent"), 0),
@@ -77,6 +75,8 @@ class Labels:
         Raises:
             ValueError: For a cell that the task cannot read; the message names column, rows and values.
         """
+        import torch
+
         if self.task == "multiclass":
             return torch.tensor(_read_classes(frame, self.columns[0], self.names), dtype=torch.int64)
         if self.task == "multilabel":
@@ -93,27 +93,9 @@ class Labels:
         """
         values = self.read(frame)
         if self.task == "multiclass":
-            return dict(zip(self.names, torch.bincount(values, minlength=len(self.names)).tolist(), strict=True))
+            return dict(zip(self.names, values.bincount(minlength=len(self.names)).tolist(), strict=True))
         columns = zip(self.names, values.T, strict=True)
         return {name: _count_yes_no(c) if self.task == "multilabel" else _count_numbers(c) for name, c in columns}
-
-
-def resolve_task(columns: Sequence[str], task: str) -> str:
-    """The task of label columns: as stated, or else multiclass for one column and multilabel for several.
-
-    Raises:
-        ValueError: For an unknown task, or one that does not fit the number of columns.
-    """
-    if isinstance(task, str) and not task:
-        return "multiclass" if len(columns) == 1 else "multilabel"
-    if task not in TASKS:
-        raise ValueError(f"task must be one of {list(TASKS)}, got {task!r}")
-    if task == "multiclass" and len(columns) > 1:
-        raise ValueError(
-            f"the task multiclass has one label column, whose cells name the class; got {list(columns)}. Columns of yes and no "
-            f"are the task multilabel, columns of numbers are the task regression"
-        )
-    return task
 
 
 def read_strata(frame: pd.DataFrame, columns: Sequence[str], task: str) -> np.ndarray:

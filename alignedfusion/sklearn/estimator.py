@@ -22,9 +22,9 @@ from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.cases import WeightedCases, make_cases
 from alignedfusion.datasets.images import image_paths
 from alignedfusion.datasets.imputation import examples_of, fill_gaps
-from alignedfusion.datasets.labels import TASKS
 from alignedfusion.datasets.reading import read_cells
 from alignedfusion.datasets.splits import hold_back
+from alignedfusion.datasets.tasks import TASKS
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.evaluation.inference import outputs, prepare_images
 from alignedfusion.modules.backbones import Backbone

@@ -7,9 +7,10 @@ import torch
 
 from alignedfusion.attributes import AttributeSchema
 from alignedfusion.datasets.columns import CaseColumns
-from alignedfusion.datasets.labels import Labels, read_strata, resolve_task, strata_of
+from alignedfusion.datasets.labels import Labels, read_strata, strata_of
 from alignedfusion.datasets.splits import draw_splits, join_small
 from alignedfusion.datasets.suspects import warn_of_leaks
+from alignedfusion.datasets.tasks import resolve_task
 
 NAN = float("nan")
 
