@@ -102,8 +102,8 @@ def test_sample_weights_that_do_not_fit_are_refused(weights):
 
 
 def test_help_for_rare_classes_raises_their_recall():
-    X, y = table(300)
-    kept = (y != "wart") | (np.arange(300) % 12 == 1)
+    X, y = table(450)
+    kept = (y != "wart") | (np.arange(450) % 12 == 1)
     X, y = X[kept].drop(columns="colour"), y[kept]
     X.loc[np.arange(len(X)) % 2 == 0, ["shape", "border"]] = None
     settings = {**QUICK, "epochs": 15, "calibration": 0.3}

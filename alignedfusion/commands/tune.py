@@ -113,6 +113,8 @@ def _print(report: dict[str, object], options: argparse.Namespace) -> None:
 
     valid = report["valid"]
     assert isinstance(valid, dict)
+    if report["left_out"]:
+        print(f"left out: {report['left_out']} training cases that share an image with a validation or test case")
     print(
         f"images alone, validation cases: accuracy {valid['accuracy']:.1%}, cross-entropy {valid['cross_entropy']:.3f}"
     )
@@ -121,6 +123,6 @@ def _print(report: dict[str, object], options: argparse.Namespace) -> None:
     for name in ("image_root", "image_size"):
         if (value := getattr(options, name)) is not None:
             words += ["--" + name.replace("_", "-"), str(value)]
-    if options.timm_args is not None:
+    if options.timm_args:
         words += ["--timm-args", json.dumps(options.timm_args)]
     print(f"To store its tokens: {shlex.join(words)} -o TOKENS")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,29 +73,23 @@ def find_trained_cases(path: Path, frame: pd.DataFrame, columns: CaseColumns, ro
     ]
 
 
-def write_trained_images(path: Path, frame: pd.DataFrame, columns: CaseColumns, root: str | Path) -> None:
-    """Write the identities of the images that a backbone was trained on, as hashes: of each file its content and its path.
-
-    Args:
-        path: The file to write.
-        frame: The training rows.
-        columns: The use of the columns.
-        root: Folder that relative image paths start from.
-    """
+def identify_images(frame: pd.DataFrame, columns: CaseColumns, root: str | Path) -> set[str]:
+    """The identities of the images of some rows, as hashes: of each file its content and its path."""
     files = _hash_files(image_paths(frame, tuple(columns.images), root).values())
-    write_json(path, {"images": sorted({*files.values(), *map(_hash_path, files)})})
+    return {*files.values(), *map(_hash_path, files)}
 
 
-def find_trained_images(path: Path, frame: pd.DataFrame, columns: CaseColumns, root: str | Path) -> list[bool]:
-    """Whether each row of a table has an image of the file that `write_trained_images` wrote.
-
-    Images are compared by their content and by their path, whatever their columns.
-    """
-    known = set(read_json(path, "copy the file again, or tune the backbone again", keys=("images",))["images"])
+def find_images(known: Set[str], frame: pd.DataFrame, columns: CaseColumns, root: str | Path) -> list[bool]:
+    """Whether each row has an image among those that `identify_images` returned: by content or by path, in any column."""
     paths = image_paths(frame, tuple(columns.images), root)
     files = _hash_files(paths.values())
     is_known = {image: identity in known or _hash_path(image) in known for image, identity in files.items()}
     return [any(is_known.get(image, False) for image in row) for row in zip(*paths.values(), strict=True)]
+
+
+def read_images(path: Path) -> set[str]:
+    """The identities of images in a file that `training.tuned_weights` wrote."""
+    return set(read_json(path, "copy the file again, or tune the backbone again", keys=("images",))["images"])
 
 
 def _keys(frame: pd.DataFrame, column: str | None) -> list[str | None]:

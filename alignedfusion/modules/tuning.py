@@ -74,11 +74,13 @@ def _last_stages(backbone: Any, count: int) -> set[str]:
     from timm.models._manipulate import group_with_matcher
 
     name = type(backbone).__name__
-    if not hasattr(backbone, "group_matcher"):
-        raise ValueError(f"timm's {name} is not divided into stages; use tune='whole' or 'lora'")
+    try:
+        matcher = backbone.group_matcher(coarse=True)
+    except (AttributeError, AssertionError) as error:  # the few models without groups, or without coarse ones
+        raise ValueError(f"timm's {name} is not divided into stages; use tune='whole' or 'lora'") from error
     parameters = [(name, None) for name, _ in backbone.named_parameters()]
     # What no pattern matches comes after the last stage, such as a norm; the empty name is there in any case.
-    group_of = group_with_matcher([*parameters, ("", None)], backbone.group_matcher(coarse=True), reverse=True)
+    group_of = group_with_matcher([*parameters, ("", None)], matcher, reverse=True)
     after = group_of.pop("")
     stages = after - 1  # the first group is the stem
     if count > stages:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from alignedfusion.datasets.columns import CaseColumns
-from alignedfusion.datasets.identity import find_trained_cases, find_trained_images
+from alignedfusion.datasets.identity import find_images, find_trained_cases, read_images
 from alignedfusion.datasets.images import token_width
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.reading import MAX_UNREAD, count_unread, read_cells
@@ -205,7 +205,7 @@ def evaluate(
     frame = frame.reset_index(drop=True)
     is_trained = np.array(find_trained_cases(folder / TRAINED_ON, frame, columns, root), dtype=bool)
     if (folder / TUNED_ON).is_file():
-        is_trained |= np.array(find_trained_images(folder / TUNED_ON, frame, columns, root), dtype=bool)
+        is_trained |= np.array(find_images(read_images(folder / TUNED_ON), frame, columns, root), dtype=bool)
     if is_trained.all():
         raise ValueError(f"all {len(frame)} cases of this table were used in training; there is nothing to test on")
     manifest = Manifest.for_evaluation(

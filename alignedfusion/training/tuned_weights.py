@@ -8,34 +8,48 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from alignedfusion.datasets.identity import find_trained_images, write_trained_images
+from alignedfusion.datasets.identity import find_images, identify_images, read_images
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.splits import refuse
-from alignedfusion.tables.files import write_atomically
+from alignedfusion.tables.files import write_atomically, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WEIGHTS = "backbone.safetensors"
 RECORD = "trained_images.json"
 _KEY = "alignedfusion_tuning"
 
 
-def write_weights(backbone: nn.Module, manifest: Manifest, folder: Path, described: dict[str, Any]) -> None:
+def training_rows(manifest: Manifest) -> pd.DataFrame:
+    """The training rows without those that share an image with a validation or test row."""
+    rows = manifest.rows("train")
+    others = identify_images(manifest.frame[manifest.splits != "train"], manifest.columns, manifest.root)
+    rows = rows[[not is_shared for is_shared in find_images(others, rows, manifest.columns, manifest.root)]]
+    if not len(rows):
+        raise ValueError("every training case shares an image with a validation or test case: check the split")
+    return rows
+
+
+def write_weights(backbone: nn.Module, images: Iterable[str], folder: Path, described: dict[str, Any]) -> None:
     """Write the weights of a backbone, with the record of the training images.
 
     Args:
         backbone: A timm model without adapters.
-        manifest: The cases; those of "train" were used.
+        images: Identities of the training images, from `identify_images`.
         folder: Folder of both files.
         described: Settings of the tuning, plain JSON.
     """
     from safetensors.torch import save_file
 
     record = folder / RECORD
-    write_trained_images(record, manifest.rows("train"), manifest.columns, manifest.root)
+    write_json(record, {"images": sorted(images)})
     metadata = {_KEY: json.dumps({**described, "record": _digest(record)})}
     state = {name: value.detach().cpu().contiguous().clone() for name, value in backbone.state_dict().items()}
     with write_atomically(folder / WEIGHTS) as draft:
@@ -63,13 +77,14 @@ def check_unseen(manifest: Manifest, weights: bool | str | Path) -> Path | None:
             f"{str(weights)!r} was written by alignedfusion tune, and {RECORD} beside it is missing or another one; copy "
             f"both files, because images that the backbone was trained on must not be in validation or test cases"
         )
+    known = read_images(record)
+    same = ", ".join(f"{key} {tuning[key]!r}" for key in ("label", "group", "split", "seed"))
     for split, name in (("valid", "validation"), ("test", "test")):
         rows = manifest.rows(split)
-        is_seen = find_trained_images(record, rows, manifest.columns, manifest.root)
-        same = ", ".join(f"{key} {tuning[key]!r}" for key in ("label", "group", "split", "seed"))
+        is_seen = find_images(known, rows, manifest.columns, manifest.root)
         refuse(
             f"{name} cases have images that the backbone in {str(weights)!r} was trained on; draw the splits as it did "
-            f"({same}), and give rows with equal images a common group",
+            f"({same}), or tune it again",
             [f"row {row}" for row, seen in zip(rows.index, is_seen, strict=True) if seen],
         )
     return record

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from alignedfusion.attributes.cells import find_value
 from alignedfusion.datasets.cases import Cases, make_cases
+from alignedfusion.datasets.identity import identify_images
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.modules.backbones import Backbone
 from alignedfusion.modules.heads import linear_head
@@ -29,7 +30,10 @@ from alignedfusion.training.distributed import is_main_process
 from alignedfusion.training.fitting import fit
 from alignedfusion.training.run_settings import METRICS_FILE, describe_run, open_run
 from alignedfusion.training.settings import TrainingSettings
-from alignedfusion.training.tuned_weights import WEIGHTS, write_weights
+from alignedfusion.training.tuned_weights import WEIGHTS, training_rows, write_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEFAULTS = TrainingSettings(epochs=5)
 DIM = 128
@@ -86,8 +90,8 @@ def tune(
 
     The folder gets `backbone.safetensors` with the names of the timm model, for `Backbone(pretrained=...)` and `--weights`;
     `trained_images.json`, by which `runs.train` refuses validation and test cases that the backbone was trained on;
-    `settings.json` and `metrics.json`. Validation cases are only measured, and test cases are not read. The same call continues
-    an interrupted one from its last epoch.
+    `settings.json` and `metrics.json`. Validation cases are only measured, and test cases are not used. Training cases that
+    share an image with one of them are left out. The same call continues an interrupted one from its last epoch.
 
     Args:
         manifest: The cases; attributes are not used.
@@ -123,17 +127,20 @@ def tune(
             return finished
         torch.manual_seed(settings.seed)
         model = ImageClassifier(build_visual(backbone, DIM), manifest.modalities, len(manifest.class_names))
-        cases = {split: _cases(manifest, split, model.visual) for split in ("train", "valid")}
+        rows = {"train": training_rows(manifest), "valid": manifest.rows("valid")}
+        cases = {split: _cases(manifest, rows[split], model.visual, is_training=split == "train") for split in rows}
         checkpoints = folder / "checkpoints"
         log = fit(model, cases["train"], cases["valid"], checkpoints, settings, workers=workers, progress=progress)
         if not is_main_process():
             return {}
         with adapters_merged(model):
-            write_weights(model.visual.backbone, manifest, folder, _summarise(manifest, backbone, settings.seed))
+            images = identify_images(rows["train"], manifest.columns, manifest.root)
+            write_weights(model.visual.backbone, images, folder, _summarise(manifest, backbone, settings.seed))
         checkpoints.rmdir()
         last = [entry for entry in log if "eval_accuracy" in entry][-1]
         report = {
             "cases": {split: len(cases[split]) for split in cases},
+            "left_out": len(manifest.rows("train")) - len(cases["train"]),
             "valid": {name: last[f"eval_{name}"] for name in ("accuracy", "cross_entropy")},
             "seconds": round(time.time() - start, 1),
         }
@@ -145,16 +152,15 @@ def _files(manifest: Manifest) -> list[Path]:
     return [path for column in manifest.paths(manifest.frame).values() for path in column if path is not None]
 
 
-def _cases(manifest: Manifest, split: str, visual: VisualTokenizer) -> Cases:
-    """The cases of a split with images and labels, without attributes; training images are augmented."""
+def _cases(manifest: Manifest, rows: pd.DataFrame, visual: VisualTokenizer, *, is_training: bool) -> Cases:
+    """Cases with images and labels, without attributes; training images are augmented."""
     assert visual.preprocessing is not None
-    rows = manifest.rows(split)
     labels = [find_value(label, manifest.class_names) for label in rows[manifest.label]]
     return make_cases(
         manifest.paths(rows),
         torch.zeros(len(rows), 0, dtype=torch.int64),
         torch.tensor(labels, dtype=torch.int64),
-        visual.transform(is_training=split == "train"),
+        visual.transform(is_training=is_training),
         shape=dict.fromkeys(manifest.modalities, tuple(visual.preprocessing["input_size"])),
     )
 

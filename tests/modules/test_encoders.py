@@ -81,7 +81,7 @@ def test_a_timm_model_of_a_repository(row, layers, tmp_path):
     name = write_repository(tmp_path, row)
     args = row.get("args", {}) | ({"depth": layers} if layers else {})
     with torch.device("meta"):
-        visual = VisualTokenizer(name, 16, pretrained=False, timm_args=args)
+        visual = VisualTokenizer(name, 16, pretrained=False, tune="none", timm_args=args)
         image = torch.empty(1, *visual.preprocessing["input_size"])
         assert image.shape[-1] == row["input"]
         assert visual.features(image).shape == shape(row)
@@ -103,7 +103,7 @@ def test_the_weights_of_a_repository_are_loaded(name, tmp_path):
         args["mlp_layer"] = timm.layers.SwiGLUPacked
     saved = timm.create_model(args.pop("architecture"), num_classes=0, **args).eval()
     place = write_repository(tmp_path, row, saved.state_dict())
-    visual = VisualTokenizer(place, 16, timm_args=row.get("args"))
+    visual = VisualTokenizer(place, 16, tune="none", timm_args=row.get("args"))
     image = torch.randn(2, 3, 224, 224)
     tokens = saved.forward_features(image)[:, saved.num_prefix_tokens :]
     assert torch.equal(visual.features(image), tokens)

@@ -59,7 +59,7 @@ def hub(repository, tmp_path, monkeypatch):
 
 
 def test_a_folder_gives_architecture_weights_and_preprocessing(repository):
-    visual = VisualTokenizer(f"local-dir:{repository}", 38)
+    visual = VisualTokenizer(f"local-dir:{repository}", 38, tune="none")
     assert visual.architecture == "vit_tiny_patch16_224"
     assert visual.timm_args == SMALL
     assert visual.preprocessing["input_size"] == [3, 32, 32]

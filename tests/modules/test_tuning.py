@@ -9,7 +9,7 @@ from timm.models.beit import Beit
 
 from alignedfusion import AlignedFusionClassifier, VisualTokenizer
 from alignedfusion.modules.backbones import Backbone
-from alignedfusion.modules.tuning import RANK, add_adapters, has_adapters, merge_adapters, parse_tune
+from alignedfusion.modules.tuning import RANK, add_adapters, has_adapters, merge_adapters, parse_tune, set_trained
 from alignedfusion.training import TrainingSettings, parameter_groups
 
 SIDES = {"test_vit": 32, "test_resnet": 64, "test_efficientnet": 64, "test_convnext": 64}
@@ -108,6 +108,14 @@ def test_more_stages_than_there_are_is_an_error(name, count, stages):
         ValueError, match=rf"'last:{count}' asks for {count} stages, timm's \w+ has {stages}; use tune='whole'"
     ):
         visual(name, f"last:{count}")
+
+
+@pytest.mark.parametrize("name", ["pit_xs_224", "rdnet_tiny"])
+def test_a_model_without_stages_is_an_error(name):
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=0)
+    with pytest.raises(ValueError, match=r"timm's \w+ is not divided into stages; use tune='whole' or 'lora'"):
+        set_trained(model, "last:1", (3, 224, 224))
 
 
 @pytest.mark.parametrize("name", SIDES)

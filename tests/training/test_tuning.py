@@ -19,7 +19,7 @@ from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.modules.backbones import Backbone
 from alignedfusion.training import TrainingSettings, progress, tuning
-from alignedfusion.training.tuned_weights import RECORD, WEIGHTS, check_unseen, read_tuning
+from alignedfusion.training.tuned_weights import RECORD, WEIGHTS, check_unseen, read_tuning, training_rows
 from alignedfusion.training.tuning import ImageClassifier
 
 COLUMNS = ["--image", "first", "second", "--label", "kind", "--group", "patient"]
@@ -181,6 +181,18 @@ def test_the_recipe_of_three_commands_and_a_test_table_with_trained_images(tuned
     capsys.readouterr()
     assert cli.main(["evaluate", str(tmp_path / "run"), str(folder / "later.csv")]) == 0
     assert f"{len(tested)} cases" in capsys.readouterr().out
+
+
+def test_training_cases_that_share_an_image_with_others_are_left_out(folder):
+    table = manifest(folder)
+    trained, tested = (table.frame.index[table.splits == split][0] for split in ("train", "test"))
+    frame = table.frame.assign(split=table.splits)
+    frame.loc[trained, "second"] = frame.loc[tested, "first"]
+    columns = CaseColumns(images=("first", "second"), label="kind", split="split")
+    rows = training_rows(Manifest.from_frame(frame, columns, root=folder))
+    assert set(rows.index) == set(table.frame.index[table.splits == "train"]) - {trained}
+    with pytest.raises(ValueError, match="every training case shares an image"):
+        training_rows(Manifest.from_frame(frame.assign(second="0a.png"), columns, root=folder))
 
 
 @pytest.mark.parametrize(
