@@ -27,8 +27,6 @@ from alignedfusion.datasets import phantom
 from alignedfusion.deployment.prediction import predict_case
 from alignedfusion.presets import Backbone, standard
 
-pytestmark = pytest.mark.xdist_group("examples")
-
 ROOT = Path(__file__).parents[2]
 EXTRAS = ("accelerate", "matplotlib", "openai", "pandas", "pyarrow", "pycocotools", "ray", "sklearn", "torchmetrics")
 ON_CORE = (

@@ -27,8 +27,6 @@ from alignedfusion.modules.backbones import Backbone
 from alignedfusion.tables.files import lock_output
 from alignedfusion.training import TrainingSettings, fit, token_writer
 
-pytestmark = pytest.mark.xdist_group("token cache")
-
 README = Path(__file__).parents[2] / "README.md"
 COUNT = 61
 SMALL = {"batch_size": 7, "progress": False}

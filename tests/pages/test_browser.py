@@ -12,8 +12,6 @@ from alignedfusion.pages import RunCases, run_page, table_cases, write_cases
 from alignedfusion.reports.showing import TableEvidence
 from alignedfusion.tables.files import read_table
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 KINDS = ["case", "text", "index", "run"]
 
 

@@ -25,7 +25,7 @@ from alignedfusion.training import token_writer
 from alignedfusion.training.token_batches import TokenBatch
 
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.filterwarnings("ignore")]  # Ray warns
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 CASES = 37
 SMALL = {"batch_size": 8, "progress": False}
 
