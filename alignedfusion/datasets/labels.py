@@ -127,7 +127,8 @@ def read_strata(frame: pd.DataFrame, columns: Sequence[str], task: str) -> np.nd
 def strata_of(labels: np.ndarray, task: str, names: Sequence[str]) -> np.ndarray:
     """A text (n,) for each case, by which splits are stratified.
 
-    It is the class, the rarest of the labels that the case has, or the fifth that its first number falls into.
+    It is the class; the rarest of the case's answers, such as "effusion" or "no edema"; or the fifth that its first number
+    falls into.
 
     Args:
         labels: (n,) or (n, L), as `Labels.read` returns them.
@@ -137,10 +138,11 @@ def strata_of(labels: np.ndarray, task: str, names: Sequence[str]) -> np.ndarray
     if task == "multiclass":
         return np.array(names, dtype=object)[labels]
     if task == "multilabel":
-        is_positive = labels == 1
-        ranks = np.argsort(np.argsort(is_positive.sum(0), kind="stable"))
-        rarest = np.where(is_positive, ranks, len(names)).min(1)
-        return np.array([*np.array(names, dtype=object)[np.argsort(ranks)], "none of the labels"], dtype=object)[rarest]
+        answers = np.concatenate([labels == 1, labels == 0], axis=1)  # (n, 2 L)
+        order = np.argsort(answers.sum(0), kind="stable")
+        texts = np.array([*names, *(f"no {name}" for name in names)], dtype=object)[order]
+        is_unknown = ~answers.any(1)
+        return np.where(is_unknown, "no label is known", texts[answers[:, order].argmax(1)])
     first = labels[:, 0]
     is_known = ~np.isnan(first)
     edges = np.quantile(first[is_known], (0.2, 0.4, 0.6, 0.8)) if is_known.any() else []

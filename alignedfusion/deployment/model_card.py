@@ -30,7 +30,6 @@ _METRICS = {
     "macro_f1": ("f1", "Macro F1"),
     "micro_f1": ("f1", "Micro F1"),
     "macro_auc": ("roc_auc", "Macro AUC"),
-    "average_precision": ("average_precision", "Mean average precision"),
     "calibration_error": ("expected_calibration_error", "Expected calibration error"),
     "mae": ("mae", "Mean absolute error"),
     "rmse": ("rmse", "Root mean squared error"),

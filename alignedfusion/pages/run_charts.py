@@ -221,7 +221,8 @@ def worth(attributes: Mapping[str, Mapping[str, Any]], *, lost: str = "accuracy"
 
 def _finish(figure: Any, axes: Any, horizontal: str, vertical: str) -> None:
     axes.set(xlabel=horizontal, ylabel=vertical, xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
-    figure.legend(loc="outside lower center", ncols=3)
+    if axes.get_legend_handles_labels()[0]:  # no class has cases and others
+        figure.legend(loc="outside lower center", ncols=3)
 
 
 def _style(c: int) -> dict[str, Any]:

@@ -151,9 +151,11 @@ def test_label_columns_that_do_not_fit_the_task(label, task, message):
         CaseColumns(images="file", label=label, task=task)
 
 
-def test_the_stratum_of_a_case_is_its_rarest_label():
-    labels = np.array([[1, 1, 0], [1, 0, -1], [1, 0, 0], [0, 0, 1], [0, -1, 0], [1, 1, 0]])  # 4, 2 and 1 positives
-    assert strata_of(labels, "multilabel", ["a", "b", "c"]).tolist() == ["b", "a", "a", "c", "none of the labels", "b"]
+def test_the_stratum_of_a_case_is_its_rarest_answer():
+    # positive 4, 2, 1; negative 2, 3, 4
+    labels = np.array([[1, 1, 0], [1, 0, -1], [1, 0, 0], [0, 0, 1], [0, -1, 0], [1, 1, 0], [-1, -1, -1]])
+    strata = strata_of(labels, "multilabel", ["a", "b", "c"])
+    assert strata.tolist() == ["b", "no b", "no b", "c", "no a", "b", "no label is known"]
 
 
 def test_the_stratum_of_a_number_is_its_fifth():
@@ -179,6 +181,15 @@ def test_drawn_splits_have_similar_shares_of_every_label():
     for name in frame:
         expected = 0.2 * frame[name].sum()
         assert abs(frame[name][splits == "test"].sum() - expected) <= 1 + 0.25 * expected
+
+
+def test_rare_negatives_are_in_every_split_where_most_labels_are_unknown():
+    cells = np.full((300, 2), -1)
+    cells[:40, 0], cells[40:52, 0], cells[52:64, 1], cells[64:90, 1] = 1, 0, 0, 1
+    strata = join_small(strata_of(cells, "multilabel", ["a", "b"]), None)
+    splits = draw_splits(strata, None, 0)
+    for name in ("train", "valid", "test"):
+        assert all((cells[splits == name, column] == answer).any() for column in (0, 1) for answer in (0, 1))
 
 
 def test_several_label_columns_may_not_be_attributes():

@@ -32,7 +32,7 @@ def pages(model, folder, build, schema, batch, tmp_path_factory):
     groups = {"sex": ["f", "m"] * 30}
     result, probabilities = evaluate_model(small, cases, subgroups=groups, progress=False)
     tested = RunCases(np.arange(60), codes.numpy(), labels.numpy(), probabilities, probabilities.argmax(1))
-    wrong = tested.errors()[0]
+    wrong = tested.errors()[0][0]
     (out / "cases" / f"row-{wrong}.html").write_text(first.read_text("utf-8"), "utf-8")
     page = run_page(result, tested, small.class_names, title="A run", unreadable={"age": 3}, folder=out)
     (out / "report.html").write_text(page, "utf-8")
