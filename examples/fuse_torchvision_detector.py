@@ -1,6 +1,6 @@
 """Add report attributes to a trained torchvision detector and measure the gain.
 
-Needs nothing but alignedfusion itself; TIME.
+Needs nothing but alignedfusion itself; four minutes on two cores.
 
 python fuse_torchvision_detector.py
 

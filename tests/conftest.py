@@ -20,6 +20,30 @@ settings.load_profile("alignedfusion")
 torch.set_num_threads(1)
 
 
+# The tests of each of these files share something expensive: a Ray cluster, trainings in two processes, exported models.
+TOGETHER = {
+    "tests/commands/test_examples.py",
+    "tests/datasets/test_token_cache.py",
+    "tests/deployment/test_export.py",
+    "tests/pages/test_browser.py",
+    "tests/tables/test_cluster.py",
+    "tests/training/test_distributed.py",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n`, each file of TOGETHER runs in one process, and each other test where there is room."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return file if file in TOGETHER else nodeid
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -17,7 +17,6 @@ from alignedfusion.deployment.export import export, metadata, to_onnx
 
 # Older releases of torch warn about constants in their own programs.
 pytestmark = [
-    pytest.mark.xdist_group("export"),
     pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node"),
     pytest.mark.filterwarnings("ignore:Node .* does not reference an nn.Module"),
 ]

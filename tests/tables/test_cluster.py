@@ -25,7 +25,7 @@ from alignedfusion.training import token_writer
 from alignedfusion.training.token_batches import TokenBatch
 
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.filterwarnings("ignore")]  # Ray warns
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 CASES = 37
 SMALL = {"batch_size": 8, "progress": False}
 
@@ -233,10 +233,9 @@ def test_tokens_go_into_parquet_files(folder, tmp_path):
     assert {row["id"] for row in rows} == set(range(CASES))
 
 
-def test_a_cluster_goes_on_where_one_process_stopped(two_nodes, folder, tmp_path, monkeypatch, capsys):
-    """A command in a process of its own finds the cluster by its address, predicts the same, and leaves it running."""
-    line = ["predict", folder / "model", "--table", folder / "cases.parquet", "--image", "file", "--batch-size", 8]
-    assert run(*line, "-o", tmp_path / "a.csv") == 0
+def test_a_cluster_goes_on_where_one_process_stopped(folder, frame, tmp_path, monkeypatch):
+    arguments = {"root": folder, "batch_size": 8, "progress": False}
+    whole = predict_table(folder / "model", frame, tmp_path / "a.csv", **arguments)
     add = Journal.add
 
     def full_disk(self, lines):
@@ -246,23 +245,11 @@ def test_a_cluster_goes_on_where_one_process_stopped(two_nodes, folder, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "add", full_disk)
-        assert run(*line, "-o", tmp_path / "b.csv") == 2
-    assert "no space left" in capsys.readouterr().err
+        with pytest.raises(OSError, match="no space left"):
+            predict_table(folder / "model", frame, tmp_path / "b.csv", **arguments)
     assert len(read_journal(tmp_path / "b.csv.rows.jsonl")[1]) == 8
-
-    done = subprocess.run(
-        [sys.executable, "-m", "alignedfusion", *map(str, line), "-o", str(tmp_path / "b.csv"), "--ray"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "RAY_ADDRESS": two_nodes.address},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "100%" in done.stderr
-    whole, again = (pd.read_csv(tmp_path / f"{each}.csv") for each in "ab")
-    assert len(whole) == CASES
+    again = predict_table(folder / "model", frame, tmp_path / "b.csv", on_ray=True, **arguments)
     pd.testing.assert_frame_equal(again, whole, atol=2e-6, check_dtype=False)
-    assert len([node for node in ray.nodes() if node["Alive"]]) == 2
 
 
 def test_predictions_are_a_map_of_ones_own(folder, frame, tmp_path):
@@ -305,3 +292,28 @@ def test_a_cluster_that_is_not_there_is_named(folder, tmp_path):
         in done.stderr
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_command_finds_the_cluster_by_its_address(two_nodes, folder, tmp_path):
+    """In a process of its own, which leaves the cluster running."""
+    line = [
+        sys.executable,
+        "-m",
+        "alignedfusion",
+        "predict",
+        str(folder / "model"),
+        "--image",
+        "file",
+        "--ray",
+    ]
+    done = subprocess.run(
+        [*line, "--table", str(folder / "cases.parquet"), "-o", str(tmp_path / "p.parquet")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RAY_ADDRESS": two_nodes.address},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "100%" in done.stderr
+    assert len(pd.read_parquet(tmp_path / "p.parquet")) == CASES
+    assert len([node for node in ray.nodes() if node["Alive"]]) == 2

@@ -22,7 +22,6 @@ from alignedfusion.training import TrainingSettings
 from alignedfusion.training.distributed import default_workers, loss_over_processes
 from alignedfusion.training.fitting import _may_skip_weights, find_checkpoints, fit
 
-pytestmark = pytest.mark.xdist_group("distributed")
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(Path(__file__).parent / "train_in_processes.py")
 TORCHRUN = [
