@@ -118,11 +118,6 @@ def tune(
         raise ValueError(
             "a backbone is tuned on images, and these are tokens: use the images that they were computed from"
         )
-    if manifest.labels.task != "multiclass":
-        raise ValueError(
-            f"a backbone is tuned on one column of classes, got the task {manifest.labels.task!r}: name such a column as the "
-            f"label, or train the backbone together with the fusion (train --tune)"
-        )
     backbone = choose_backbone(None, backbone)
     if not backbone.pretrained:
         settings = replace(settings, backbone_rate=1.0)

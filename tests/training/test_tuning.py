@@ -223,7 +223,7 @@ def test_other_tasks_than_classes_are_refused(folder, tmp_path):
     frame = manifest(folder).frame.assign(size=[float(i) for i in range(60)])
     columns = CaseColumns(images=("first", "second"), label="size", task="regression", attributes=())
     table = Manifest.from_frame(frame, columns, root=folder)
-    with pytest.raises(ValueError, match="a backbone is tuned on one column of classes, got the task 'regression'"):
+    with pytest.raises(ValueError, match=r"tune needs one column of classes; the task of \['size'\] is 'regression'"):
         tuning.tune(table, tmp_path / "out", Backbone("test_efficientnet", False, "whole"))
 
 
