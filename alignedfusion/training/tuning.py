@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alignedfusion.attributes.cells import find_value
 from alignedfusion.datasets.cases import Cases, make_cases
 from alignedfusion.datasets.identity import identify_images
 from alignedfusion.datasets.manifest import Manifest
@@ -105,7 +104,8 @@ def tune(
         The content of `metrics.json`. Among several processes only the main one writes; the others return {}.
 
     Raises:
-        ValueError: If no weights are to be trained, images are files of tokens, or the folder holds a run with other settings.
+        ValueError: If no weights are to be trained, images are files of tokens, the label is not a class, or the folder holds
+            a run with other settings.
     """
     if manifest.columns.task != "multiclass":
         raise ValueError(
@@ -155,11 +155,10 @@ def _files(manifest: Manifest) -> list[Path]:
 def _cases(manifest: Manifest, rows: pd.DataFrame, visual: VisualTokenizer, *, is_training: bool) -> Cases:
     """Cases with images and labels, without attributes; training images are augmented."""
     assert visual.preprocessing is not None
-    labels = [find_value(label, manifest.class_names) for label in rows[manifest.label]]
     return make_cases(
         manifest.paths(rows),
         torch.zeros(len(rows), 0, dtype=torch.int64),
-        torch.tensor(labels, dtype=torch.int64),
+        manifest.labels.read(rows),
         visual.transform(is_training=is_training),
         shape=dict.fromkeys(manifest.modalities, tuple(visual.preprocessing["input_size"])),
     )

@@ -219,6 +219,14 @@ def test_tokens_cannot_be_tuned(tmp_path):
         tuning.tune(table, tmp_path / "out", Backbone("test_vit", False, "whole"), TrainingSettings(epochs=1))
 
 
+def test_other_tasks_than_classes_are_refused(folder, tmp_path):
+    frame = manifest(folder).frame.assign(size=[float(i) for i in range(60)])
+    columns = CaseColumns(images=("first", "second"), label="size", task="regression", attributes=())
+    table = Manifest.from_frame(frame, columns, root=folder)
+    with pytest.raises(ValueError, match=r"tune needs one column of classes; the task of \['size'\] is 'regression'"):
+        tuning.tune(table, tmp_path / "out", Backbone("test_efficientnet", False, "whole"))
+
+
 def test_each_image_has_its_own_term_and_an_absent_one_has_none():
     visual = VisualTokenizer("test_efficientnet", 7, pretrained=False, image_size=32)
     model = ImageClassifier(visual, ("first", "second"), 3).eval()
