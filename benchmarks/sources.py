@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -249,6 +250,6 @@ def _encode(visual: VisualTokenizer, pixels: Tensor) -> Tensor:
 
 def _save(file: Path, content: dict[str, Tensor]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".part")
+    draft = file.with_suffix(f".{os.getpid()}.part")  # another process may write the same file
     torch.save(content, draft)
     draft.replace(file)
