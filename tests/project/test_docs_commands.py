@@ -27,12 +27,10 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if "results" not in page.parent.parts)]
 
-# A pattern of a printed command, and what replaces it. The first is the default backbone, whose weights are on a hub.
+# A pattern of a printed command, and what replaces it. The first two are the default backbone, whose weights are on a hub.
 SUBSTITUTES = (
-    (
-        r"^(alignedfusion (?:train|tokens) (?!.*(?:--tokens|--backbone)).*)$",
-        r"\1 --backbone test_vit --weights weights.pth",
-    ),
+    (r"^(alignedfusion (?:train|tokens|tune) (?!.*(?:--tokens|--backbone)).*)$", r"\1 --backbone test_vit"),
+    (r"^((?!.*--weights).* --backbone test_vit)$", r"\1 --weights weights.pth"),
     (r"hf-hub:Snarcy/RadioDino-s16", "local-dir:repository"),
     (r"folder/of/the/encoder", "encoder"),
 )
@@ -79,6 +77,8 @@ def write_cases(folder, name, seed, rows=60):
     table["age"] = rng.integers(20, 90, rows)
     table["sex"] = rng.choice(["female", "male"], rows)
     table["skin_tone_class"] = rng.integers(1, 4, rows)
+    for finding in ("edema", "effusion", "opacity"):
+        table[finding] = rng.choice(["yes", "no", ""], rows, p=[0.4, 0.5, 0.1])
     table["diagnosis"] = [phantom.CLASS_NAMES[label] for label in drawn.labels]
     table.to_csv(folder / f"{name}.csv", index=False)
     has_effusion, is_large = rng.random((2, rows)) < 0.5
@@ -86,7 +86,7 @@ def write_cases(folder, name, seed, rows=60):
     findings = [
         f"{a} The heart is {'enlarged' if b else 'normal in size'}." for a, b in zip(findings, is_large, strict=True)
     ]
-    return table.drop(columns=["age", "sex"]).assign(
+    return table.drop(columns=["age", "sex", "edema", "effusion", "opacity"]).assign(
         findings=findings, impression="No pneumothorax."
     )  # a lexicon has both
 
