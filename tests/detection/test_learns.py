@@ -24,9 +24,8 @@ def test_attributes_raise_sensitivity_and_their_absence_costs_nothing(tmp_path, 
     assert min(figures["50% of the cells missing"]["low"]) > 0.05
     for name in ("50% of the cells missing", "only the ward mentioned"):
         assert all(gain >= 0.5 * most for gain, most in zip(figures[name]["gain"], whole, strict=True))
-    # 600 lesions: two standard errors of a difference are 6 points.
     for name in ("100% of the cells missing", "attributes of another image"):
-        assert max(map(abs, figures[name]["gain"])) < 0.06
+        assert max(figures[name]["low"]) <= 0 <= min(figures[name]["high"])
 
 
 def test_the_example_runs(tmp_path, monkeypatch, capsys):
