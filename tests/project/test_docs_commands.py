@@ -29,8 +29,11 @@ PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if "res
 
 # A pattern of a printed command, and what replaces it. The first two are the default backbone, whose weights are on a hub.
 SUBSTITUTES = (
-    (r"^(alignedfusion (?:train|tokens|tune) (?!.*(?:--tokens|--backbone)).*)$", r"\1 --backbone test_vit"),
-    (r"^((?!.*--weights).* --backbone test_vit)$", r"\1 --weights weights.pth"),
+    (
+        r"^(alignedfusion (?:train|tokens|tune) (?!.*(?:--tokens|--backbone|--weights)).*)$",
+        r"\1 --backbone test_vit --weights weights.pth",
+    ),
+    (r"^(alignedfusion tokens (?!.*--backbone).*--weights.*)$", r"\1 --backbone test_vit"),
     (r"hf-hub:Snarcy/RadioDino-s16", "local-dir:repository"),
     (r"folder/of/the/encoder", "encoder"),
 )
