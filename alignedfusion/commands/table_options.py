@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+DEFAULT_BACKBONE = "vit_small_patch16_224"  # that of modules.backbones, which imports torch
+
 
 def add_manifest(parser: argparse.ArgumentParser) -> None:
     """Add the table as a positional argument."""
@@ -40,13 +42,50 @@ def add_case(parser: Any) -> None:
     parser.add_argument("--attributes", metavar="JSON", help="mentioned attributes, such as '{\"age\": 54}'")
 
 
-def add_timm_args(parser: Any) -> None:
-    """Add the arguments of timm that some backbones need."""
+def add_splits(parser: Any) -> None:
+    """Add the columns that the splits are drawn by, or read from."""
+    parser.add_argument("--group", metavar="COL", help="column with the patient: no patient is in two splits")
+    parser.add_argument(
+        "--split",
+        metavar="COL",
+        help="column with train, valid or test (default: a random split of 64, 16 and 20 %%)",
+    )
+
+
+def add_backbone(parser: Any, default: str | None = DEFAULT_BACKBONE) -> None:
+    """Add the backbone; without a default it is that of stored tokens, if there are some."""
+    fallback = default or f"that of --tokens, or {DEFAULT_BACKBONE}"
+    parser.add_argument(
+        "--backbone",
+        default=default,
+        metavar="NAME",
+        help=f"any timm model, also hf-hub:OWNER/MODEL (default: {fallback})",
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"
+    )
+    parser.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="side of the input (default: that of the backbone)"
+    )
     parser.add_argument(
         "--timm-args",
         type=_json_object,
         metavar="JSON",
         help="arguments of timm.create_model for the backbone, such as '{\"init_values\": 1e-5}'",
+    )
+
+
+def add_fitting(parser: Any, epochs: int) -> None:
+    """Add the number of epochs, the size of batches and the learning rate."""
+    parser.add_argument(
+        "--epochs", type=int, default=epochs, help=f"passes over the training cases (default: {epochs})"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="cases per step (default: 32)")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=1e-3,
+        help="peak learning rate; a tenth of it for the backbone's own weights (default: 1e-3)",
     )
 
 
@@ -119,29 +158,3 @@ def read_attributes(text: str | None) -> dict[str, Any]:
     if not isinstance(attributes, dict):
         raise ValueError(f"--attributes must be a JSON object of names and values, got {text}")
     return attributes
-
-
-def read_column_changes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The options for columns, as arguments of `ColumnOptions` by column."""
-    changes: dict[str, dict[str, Any]] = {}
-    for option, field, form, convert in (
-        ("units", "units", "UNIT", str),
-        ("kind", "kind", "KIND", str),
-        ("edges", "edges", "NUMBER,NUMBER", _numbers),
-        ("decimal", "decimal", "SIGN", str),
-        ("missing_codes", "missing", "CODE,CODE", lambda text: tuple(text.split(","))),
-    ):
-        flag = "--" + option.replace("_", "-")
-        for pair in getattr(options, option):
-            name, sign, value = pair.rpartition("=")
-            if not sign or not name:
-                raise ValueError(f"{flag} takes COL={form}, got {pair!r}")
-            changes.setdefault(name, {})[field] = convert(value)
-    return changes
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"--edges takes COL=NUMBER,NUMBER, got {text!r}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from alignedfusion.commands.table_options import add_manifest, add_table_options, add_timm_args, read_cases
+from alignedfusion.commands.table_options import add_backbone, add_manifest, add_table_options, read_cases
 
 _TOKENS = """\
 Run a frozen backbone once on all images of a table, and store its tokens for `train --tokens`. An image needs
@@ -24,19 +24,7 @@ def add_tokens(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="TOKENS", help="folder of the tokens")
     parser.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
     add_table_options(parser)
-    parser.add_argument(
-        "--backbone",
-        default="vit_small_patch16_224",
-        metavar="NAME",
-        help="any timm model, also hf-hub:OWNER/MODEL (default: vit_small_patch16_224)",
-    )
-    parser.add_argument(
-        "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"
-    )
-    parser.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="side of the input (default: that of the backbone)"
-    )
-    add_timm_args(parser)
+    add_backbone(parser)
     parser.add_argument(
         "--dtype", default="bfloat16", choices=["bfloat16", "float16"], help="type of the tokens (default: bfloat16)"
     )

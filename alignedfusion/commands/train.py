@@ -7,16 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from alignedfusion.commands.column_options import add_column_options, read_column_changes
 from alignedfusion.commands.table_options import (
+    add_backbone,
     add_case_pages,
+    add_fitting,
     add_manifest,
     add_max_unreadable,
+    add_splits,
     add_subgroups,
     add_table_options,
-    add_timm_args,
     print_results,
     read_cases,
-    read_column_changes,
 )
 from alignedfusion.datasets.tasks import TASKS
 from alignedfusion.evaluation.conformal import KINDS
@@ -72,32 +74,13 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--attributes", nargs="+", metavar="COL", help="attribute columns (default: all suitable columns)"
     )
     data.add_argument("--exclude", nargs="+", default=[], metavar="COL", help="columns not to use as attributes")
-    data.add_argument("--group", metavar="COL", help="column with the patient: no patient is in two splits")
-    data.add_argument(
-        "--split",
-        metavar="COL",
-        help="column with train, valid or test (default: a random split of 64, 16 and 20 %%)",
-    )
+    add_splits(data)
     data.add_argument(
         "--key",
         metavar="COL",
         help="column that identifies a case, for `evaluate` (default: the content of its images)",
     )
-    data.add_argument(
-        "--units", nargs="+", default=[], metavar="COL=UNIT", help="units of numeric columns, such as age=years"
-    )
-    data.add_argument(
-        "--kind", nargs="+", default=[], metavar="COL=KIND", help="numeric or categorical (default: from the cells)"
-    )
-    data.add_argument(
-        "--edges", nargs="+", default=[], metavar="COL=N,N", help="edges between the intervals of a number"
-    )
-    data.add_argument(
-        "--decimal", nargs="+", default=[], metavar="COL=SIGN", help="decimal sign of numbers (default: from the cells)"
-    )
-    data.add_argument(
-        "--missing-codes", nargs="+", default=[], metavar="COL=N,N", help="cells of a column that mean 'not recorded'"
-    )
+    add_column_options(data)
     add_max_unreadable(data)
     add_subgroups(data)
     add_case_pages(parser)
@@ -108,14 +91,7 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="FOLDER",
         help="read tokens that `alignedfusion tokens` computed instead of images (no augmentation)",
     )
-    model.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="any timm model, also hf-hub:OWNER/MODEL (default: that of --tokens, or vit_small_patch16_224)",
-    )
-    model.add_argument(
-        "--weights", metavar="FILE", help="local weights of the backbone (default: timm's, from its hub)"
-    )
+    add_backbone(model, None)
     model.add_argument("--no-pretrained", action="store_true", help="train the backbone from random weights")
     model.add_argument(
         "--tune",
@@ -123,18 +99,12 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="weights of the backbone to train: none, last:K, lora or whole (default: none; whole with --no-pretrained)",
     )
     model.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="side of the input (default: that of the backbone)"
-    )
-    add_timm_args(model)
-    model.add_argument(
         "--text-encoder", metavar="NAME", help="Hugging Face encoder of the values' prompts (default: learned vectors)"
     )
     model.add_argument("--dim", type=int, default=128, help="width of the tokens (default: 128)")
 
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=int, default=30, help="passes over the training cases (default: 30)")
-    training.add_argument("--batch-size", type=int, default=32, help="cases per step (default: 32)")
-    training.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate (default: 1e-3)")
+    add_fitting(training, epochs=30)
     training.add_argument(
         "--balance",
         choices=BALANCES,

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from alignedfusion.commands.table_options import add_manifest, add_table_options, add_timm_args
+from alignedfusion.commands.table_options import add_backbone, add_fitting, add_manifest, add_splits, add_table_options
 
 _TUNE = """\
 Train a pretrained backbone to classify the images of a table, and write its weights. Then store its tokens once, and train the
@@ -34,37 +34,15 @@ def add_tune(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
     add_table_options(parser)
     parser.add_argument("--label", required=True, metavar="COL", help="column with the label to predict")
-    parser.add_argument("--group", metavar="COL", help="column with the patient: no patient is in two splits")
-    parser.add_argument(
-        "--split",
-        metavar="COL",
-        help="column with train, valid or test (default: a random split of 64, 16 and 20 %%)",
-    )
-    parser.add_argument(
-        "--backbone",
-        default="vit_small_patch16_224",
-        metavar="NAME",
-        help="any timm model, also hf-hub:OWNER/MODEL (default: vit_small_patch16_224)",
-    )
-    parser.add_argument("--weights", metavar="FILE", help="local weights to start from (default: timm's, from its hub)")
+    add_splits(parser)
+    add_backbone(parser)
     parser.add_argument(
         "--tune",
         default="last:1",
         metavar="T",
         help="weights to train: whole, last:K (stages of a conv net, blocks of a transformer) or lora (default: last:1)",
     )
-    parser.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="side of the input (default: that of the backbone)"
-    )
-    add_timm_args(parser)
-    parser.add_argument("--epochs", type=int, default=5, help="passes over the training cases (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=32, help="cases per step (default: 32)")
-    parser.add_argument(
-        "--learning-rate",
-        type=float,
-        default=1e-3,
-        help="peak learning rate of the head and of adapters; a tenth of it for the backbone's own weights (default: 1e-3)",
-    )
+    add_fitting(parser, epochs=5)
     parser.add_argument(
         "--workers", type=int, help="processes that read images (default: one per CPU, 8 at most; 0 without a GPU)"
     )

@@ -5,6 +5,8 @@ import pytest
 
 import alignedfusion
 from alignedfusion.commands import main as cli
+from alignedfusion.commands import table_options
+from alignedfusion.modules.backbones import DEFAULT_BACKBONE
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,10 @@ def test_help_describes_every_command(command, capsys):
     out = capsys.readouterr().out
     assert "usage: alignedfusion" in out
     assert not command or len(out) > 300
+
+
+def test_the_default_backbone_is_that_of_the_library():
+    assert table_options.DEFAULT_BACKBONE == DEFAULT_BACKBONE
 
 
 def test_help_is_quick_and_light():
