@@ -42,22 +42,15 @@ def run(folder: Path, grid: int, size: int, fold: int, options: argparse.Namespa
     rows = source.split("cv", fold, seed=0)
     order = np.random.default_rng(fold).permutation(np.concatenate([rows["train"], rows["valid"]]))[:size]
     valid, train = np.sort(order[: size // 6]), np.sort(order[size // 6 :])
-    schema = source.schema(train)
-    codes = schema.encode(source.frame, unseen="unknown")
-    source = source.reduced(train)
-    data = Fold(
-        train=source.cases(train, codes[train], training=True),
-        valid=source.cases(valid, codes[valid]),
-        valid_rows=valid.tolist(),
-        schema=schema,
-        class_names=tuple(source.class_names),
+    data, test = Fold.prepare(
+        source,
+        {"train": train, "valid": valid, "test": rows["test"]},
         dim=64,
         # A model of few cases needs more passes, though fewer steps.
         epochs=round(EPOCHS * max(1.0, (1000 / size) ** 0.5)),
         seed=0,
     )
-    test = source.cases(rows["test"], codes[rows["test"]])
-    variants = [drop_attributes(test.codes, rate, schema, cases=rows["test"].tolist()) for rate in RATES]
+    variants = [drop_attributes(test.codes, rate, data.schema, cases=rows["test"].tolist()) for rate in RATES]
     found = {row: predict(models_at(row, data, 0.0), test, variants, batch_size=256, progress=False) for row in ROWS}
     file = result_file(folder, grid, size, fold, options.output)
     draft = file.with_suffix(f".{os.getpid()}.part")

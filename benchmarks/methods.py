@@ -6,10 +6,11 @@ Only MBT has two rounds: with one, its bottleneck tokens transfer nothing betwee
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +46,9 @@ from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.training import TrainingSettings, fit
 from alignedfusion.training.calibration import CALIBRATION_RATES, calibrate, fit_weights
 
+if TYPE_CHECKING:
+    from sources import Source
+
 OURS = "alignedfusion"
 HEADS = 2
 
@@ -76,6 +80,26 @@ class Fold:
     seed: int
     text_encoder: Any = None
     trained: dict[str, nn.Module] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(
+        cls, source: Source, rows: Mapping[str, np.ndarray], *, dim: int, epochs: int, seed: int
+    ) -> tuple[Fold, TensorCases]:
+        """The fold of a split whose reports stay as they are, and its test cases."""
+        source = source.reduced(rows["train"])
+        schema = source.schema(rows["train"])
+        codes = schema.encode(source.frame, unseen="unknown")
+        fold = cls(
+            train=source.cases(rows["train"], codes[rows["train"]], training=True),
+            valid=source.cases(rows["valid"], codes[rows["valid"]]),
+            valid_rows=rows["valid"].tolist(),
+            schema=schema,
+            class_names=tuple(source.class_names),
+            dim=dim,
+            epochs=epochs,
+            seed=seed,
+        )
+        return fold, source.cases(rows["test"], codes[rows["test"]])
 
     @property
     def images(self) -> tuple[str, ...]:

@@ -60,26 +60,14 @@ def _train(source: Any, number: int, seed: int, balance: str, options: argparse.
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rows = source.split("cv", number, seed)
-    reduced = source.reduced(rows["train"])
-    schema = reduced.schema(rows["train"])
-    codes = schema.encode(reduced.frame, unseen="unknown")
-    cases = {split: reduced.cases(numbers, codes[numbers]) for split, numbers in rows.items()}
-    fold = Fold(
-        train=cases["train"],
-        valid=cases["valid"],
-        valid_rows=rows["valid"].tolist(),
-        schema=schema,
-        class_names=tuple(source.class_names),
-        dim=options.dim,
-        epochs=options.epochs,
-        seed=seed,
-    )
+    fold, test = Fold.prepare(source, rows, dim=options.dim, epochs=options.epochs, seed=seed)
+    cases = {"valid": fold.valid, "test": test}
     training: dict[str, Any] = {"batch_size": BATCH_SIZE} | ({} if balance == "none" else {"balance": balance})
     model: Any = ours(training=training)(fold)
     stored: dict[str, Any] = {"log_prior": model.log_prior.numpy(), "test_rows": rows["test"]}
     for split in ("valid", "test"):
         variants = [
-            drop_attributes(cases[split].codes, rate, schema, cases=rows[split].tolist(), seed=seed)
+            drop_attributes(cases[split].codes, rate, fold.schema, cases=rows[split].tolist(), seed=seed)
             for rate in TEST_RATES
         ]
         logits: Tensor = outputs(model, cases[split], variants, "logits", batch_size=256, progress=False)

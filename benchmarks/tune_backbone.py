@@ -109,25 +109,11 @@ def test(kind: str, fold: int, seed: int, manifest: Manifest, options: argparse.
     """Train both models on the tokens of a backbone. Returns their probabilities (rates, n, C) for the test cases."""
     folder = tokens_of(kind, fold, manifest, options)
     rows = {split: np.flatnonzero(manifest.splits == split) for split in ("train", "valid", "test")}
-    source = milk10k_tokens(options.data, options.attributes, folder, options.output).reduced(rows["train"])
-    schema = source.schema(rows["train"])
-    codes = schema.encode(source.frame, unseen="unknown")
-    cases = {split: source.cases(numbers, codes[numbers]) for split, numbers in rows.items()}
-    data = Fold(
-        train=cases["train"],
-        valid=cases["valid"],
-        valid_rows=rows["valid"].tolist(),
-        schema=schema,
-        class_names=tuple(source.class_names),
-        dim=64,
-        epochs=EPOCHS,
-        seed=seed,
-    )
-    variants = [drop_attributes(cases["test"].codes, rate, schema, cases=rows["test"].tolist()) for rate in RATES]
-    found = {
-        row: predict(models_at(row, data, 0.0), cases["test"], variants, batch_size=256, progress=False) for row in ROWS
-    }
-    return {"labels": cases["test"].labels.numpy(), **found}
+    source = milk10k_tokens(options.data, options.attributes, folder, options.output)
+    data, cases = Fold.prepare(source, rows, dim=64, epochs=EPOCHS, seed=seed)
+    variants = [drop_attributes(cases.codes, rate, data.schema, cases=rows["test"].tolist()) for rate in RATES]
+    found = {row: predict(models_at(row, data, 0.0), cases, variants, batch_size=256, progress=False) for row in ROWS}
+    return {"labels": cases.labels.numpy(), **found}
 
 
 def result_file(kind: str, fold: int, seed: int, options: argparse.Namespace) -> Path:
