@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from methods import OURS, Fold, models_at
-from sources import milk10k_tokens
+from sources import milk10k_tokens, store
 from tqdm.auto import tqdm
 
 from alignedfusion.datasets.missingness import drop_attributes
@@ -52,11 +51,7 @@ def run(folder: Path, grid: int, size: int, fold: int, options: argparse.Namespa
     )
     variants = [drop_attributes(test.codes, rate, data.schema, cases=rows["test"].tolist()) for rate in RATES]
     found = {row: predict(models_at(row, data, 0.0), test, variants, batch_size=256, progress=False) for row in ROWS}
-    file = result_file(folder, grid, size, fold, options.output)
-    draft = file.with_suffix(f".{os.getpid()}.part")
-    with draft.open("wb") as stream:
-        np.savez_compressed(stream, labels=test.labels.numpy(), **found)
-    draft.replace(file)
+    store(result_file(folder, grid, size, fold, options.output), {"labels": test.labels.numpy(), **found})
 
 
 def result_file(folder: Path, grid: int, size: int, fold: int, output: Path) -> Path:

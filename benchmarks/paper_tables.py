@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from methods import METHODS, OURS, Fold, WithoutImage, models_at
 from results import OMISSIONS, write_table
-from sources import FOLDS, Source, open_source
+from sources import FOLDS, Source, open_source, store
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -111,11 +110,7 @@ def run_unit(unit: Unit, methods: list[str], source: Source, runs: Path, options
             continue
         found = predict_all(method, fold, test, variants)
         predictions = {"rows": rows["test"], "labels": test.labels.numpy(), "prior": prior, **found}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(f".{os.getpid()}.part")
-        with draft.open("wb") as stream:
-            np.savez_compressed(stream, **predictions)
-        draft.replace(file)
+        store(file, predictions)
 
 
 def test_variants(

@@ -253,3 +253,12 @@ def _save(file: Path, content: dict[str, Tensor]) -> None:
     draft = file.with_suffix(f".{os.getpid()}.part")  # another process may write the same file
     torch.save(content, draft)
     draft.replace(file)
+
+
+def store(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write predictions (.npz) at once, so that an interruption leaves no half file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(f".{os.getpid()}.part")
+    with draft.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+    draft.replace(file)

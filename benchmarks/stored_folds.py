@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from methods import Fold, ours
-from sources import FOLDS, open_source
+from sources import FOLDS, open_source, store
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -52,7 +51,7 @@ def stored_folds(options: argparse.Namespace, balance: str = "none") -> Iterator
             source = source or open_source(
                 "milk10k", options.data, options.attributes, options.output, {"tokens": options.tokens}
             )
-            _write(file, _train(source, fold, seed, balance, options))
+            store(file, _train(source, fold, seed, balance, options))
         yield {**np.load(file), "fold": np.array(fold), "seed": np.array(seed)}
 
 
@@ -75,11 +74,3 @@ def _train(source: Any, number: int, seed: int, balance: str, options: argparse.
         stored[f"{split}_mentioned"] = np.stack([(v != UNKNOWN).float().mean(1).numpy() for v in variants])
         stored[f"{split}_labels"] = cases[split].labels.numpy()
     return stored
-
-
-def _write(file: Path, arrays: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(f".{os.getpid()}.part")
-    with draft.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
-    draft.replace(file)

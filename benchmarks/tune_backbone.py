@@ -11,7 +11,6 @@ tests against the frozen backbone, and writes it to OUT.
 from __future__ import annotations
 
 import argparse
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from methods import OURS, Fold, models_at
 from scipy.stats import ttest_rel
-from sources import FOLDS, Source, milk10k_tokens
+from sources import FOLDS, Source, milk10k_tokens, store
 
 from alignedfusion.datasets import milk10k
 from alignedfusion.datasets.columns import CaseColumns
@@ -121,15 +120,6 @@ def result_file(kind: str, fold: int, seed: int, options: argparse.Namespace) ->
     epochs = "" if kind == FROZEN else f"-epochs{options.epochs}"
     name = f"{options.backbone}-{options.image_size}-{kind.replace(':', '')}{epochs}-fold{fold}-seed{seed}.npz"
     return options.output / "predictions" / name
-
-
-def store(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write the predictions at once."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(f".{os.getpid()}.part")
-    with draft.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
-    draft.replace(file)
 
 
 def table(options: argparse.Namespace) -> str:
