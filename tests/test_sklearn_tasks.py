@@ -77,6 +77,8 @@ def test_numbers_have_the_shape_of_y_and_its_unit(table):
     known = ~np.isnan(hidden)
     residual = ((y - predicted) ** 2)[known].sum() / ((y[known] - y[known].mean()) ** 2).sum()
     assert estimator.score(frame, hidden) == pytest.approx(1 - residual, abs=1e-4)
+    with pytest.raises(ValueError, match="at least two known numbers"):
+        estimator.score(frame, np.where(np.arange(90) == 5, y, np.nan))
     both = AlignedFusionEstimator(task="regression", **{**SMALL, "epochs": 1}).fit(frame, np.stack([y, -y], axis=1))
     assert both.predict(frame).shape == (90, 2)
     assert both.label_names_ == ("y0", "y1")

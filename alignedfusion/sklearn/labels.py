@@ -115,6 +115,8 @@ def score_labels(outputs: np.ndarray, y: Any, task: str, weights: Any = None) ->
         counted = shares[:, None] * is_known
         return float((counted * (values == outputs)).sum() / counted.sum())
     columns = [c for c in range(values.shape[1]) if is_known[:, c].sum() > 1]
+    if not columns:
+        raise ValueError("R2 compares numbers with their mean: y needs at least two known numbers in one column")
     known = [(c, is_known[:, c]) for c in columns]
     return float(np.mean([r2_score(values[k, c], outputs[k, c], sample_weight=shares[k]) for c, k in known]))
 
