@@ -1,4 +1,4 @@
-"""Other uses of the reconstruction: other weights and gradients of its loss, and predictions from completed reports."""
+"""Other uses of the reconstruction: none, other weights and gradients of its loss, and predictions from completed reports."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ class WeightedReconstruction(AlignedFusionClassifier):
             return output
         change = (self.weight - 1.0) * reconstruction_loss(output.reconstruction, codes, is_hidden)
         return ClassifierOutput(**{**output, "loss": output.loss + change})
+
+
+def without_reconstruction(*arguments: Any, **named: Any) -> AlignedFusionClassifier:
+    """A classifier without its reconstructor. All other initial weights are the same as with it, as are the random draws."""
+    model = AlignedFusionClassifier(*arguments, **named)
+    model.reconstructor = None
+    return model
 
 
 class DetachedReconstructor(MaskedTokenReconstructor):

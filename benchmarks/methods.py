@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from completions import Completed, DetachedReconstructor, WeightedReconstruction
+from completions import Completed, DetachedReconstructor, WeightedReconstruction, without_reconstruction
 from torch import Tensor, nn
 
 from alignedfusion import (
@@ -300,7 +300,7 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "ours, no unimodal heads": ours(unimodal_heads=False),
     "ours, heads before fusion alone": ours(first_round_heads=False),
     "ours, unimodal heads alone": _heads_alone,
-    "ours, no reconstruction": ours(reconstruct=None),
+    "ours, no reconstruction": ours(classifier=without_reconstruction),
     "ours, reconstructed tokens not used": ours(reconstruct="none"),
     "ours, two passes": ours(reconstruct="two_pass"),
     "ours, image rate 1": ours(training={"image_rate": 1.0}),

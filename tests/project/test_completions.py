@@ -53,6 +53,21 @@ def test_the_weight_multiplies_the_reconstruction_term_alone(weight):
     torch.testing.assert_close(plain(IMAGE, CODES, labels).loss, whole)
 
 
+def test_without_reconstruction_the_rest_is_the_same():
+    labels = torch.tensor([0, 1, 0, 1, 0])
+    model, without = build(), build(kind=completions.without_reconstruction)
+    with_zero = build(kind=completions.WeightedReconstruction, weight=0.0)
+    rest = {name: w for name, w in model.state_dict().items() if not name.startswith("reconstructor")}
+    assert all(torch.equal(w, rest.pop(name)) for name, w in without.state_dict().items())
+    assert not rest
+    with_zero.reconstructor.fill = "none"
+    for each in (with_zero, without):
+        torch.manual_seed(1)
+        each.found = each(IMAGE, CODES, labels)
+    assert without.found.reconstruction is None
+    torch.testing.assert_close(without.found.loss, with_zero.found.loss)
+
+
 def test_detached_reconstruction_trains_its_own_weights_alone():
     for kind, reaches in ((MaskedTokenReconstructor, True), (completions.DetachedReconstructor, False)):
         model = build(kind)
