@@ -147,7 +147,9 @@ def neural(
         model = classifier(
             VisualTokenizer(None, fold.dim, num_features=features) if has_images else None,
             tokenizer,
-            fusion(fold.dim, modalities=kept, depth=depth, num_heads=HEADS, dropout=0.1, **settings),
+            (fusion if len(kept) > 1 else JointSelfAttention)(
+                fold.dim, modalities=kept, depth=depth, num_heads=HEADS, dropout=0.1, **settings
+            ),
             None if reconstruct is None else reconstructor(fold.dim, fill=reconstruct),
             num_classes=len(fold.class_names),
             hiding=HideAttributes(hide_probability, whole=hide_report_probability, sparse=sparse_report_probability),

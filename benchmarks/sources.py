@@ -66,6 +66,8 @@ class Source:
         """Row numbers of the training, validation and test cases."""
         if protocol == "split":
             rows = {split: np.flatnonzero(self.splits == split) for split in ("train", "valid", "test")}
+            if not len(rows["test"]):
+                raise SystemExit(f"{self.name} has no official split: --protocol cv")
         else:
             rows = self._fold(fold, seed)
         if not len(rows["valid"]):
