@@ -31,10 +31,11 @@ The table has one row per case: one or more columns with image files (PNG, JPEG,
 tokens (N, F)), a column with the label, and attribute columns. Several label columns hold yes and no (1/0, yes/no, true/false,
 positive/negative, present/absent), or numbers with --task regression; an empty label cell is unknown.
 
-An empty attribute cell means that the report does not mention the attribute. If the report denies it, write a value such as
-"absent". Cells that cannot be read, such as a word among numbers, are reported and count as unmentioned. Exclude columns that
-follow from the label (--exclude): they leak it to the model. A column that alone nearly gives the label away is named before
-training. Identifiers, such as record numbers, are left out unless --attributes names them.
+An empty image cell means that the case lacks this image. An empty attribute cell means that the report does not mention the
+attribute. If the report denies it, write a value such as "absent". Cells that cannot be read, such as a word among numbers,
+are reported and count as unmentioned. Exclude columns that follow from the label (--exclude): they leak it to the model. A
+column that alone nearly gives the label away is named before training. Identifiers, such as record numbers, are left out
+unless --attributes names them.
 
 A file TABLE.columns.yaml beside TABLE.csv can state the kind, units, edges, values, decimal sign and missing codes of columns,
 one line per column, such as `age: {units: years, missing: [999]}`. Options of the command override those of the file.
