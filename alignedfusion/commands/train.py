@@ -56,13 +56,8 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder of this run")
 
     data = parser.add_argument_group("columns of the table")
-    data.add_argument(
-        "--image",
-        nargs="+",
-        required=True,
-        metavar="COL",
-        help="image columns (without any: AlignedFusionEstimator in Python)",
-    )
+    images = "image columns (without any: AlignedFusionEstimator in Python)"
+    data.add_argument("--image", nargs="+", required=True, metavar="COL", help=images)
     add_table_options(data)
     data.add_argument(
         "--label",
@@ -225,8 +220,12 @@ def _describe(manifest: Any) -> None:
     shares = (schema.encode(manifest.rows("train"), unseen="unknown") >= 0).double().mean(0).tolist()
     named = ", ".join(f"{a.name} ({a.kind}) {share:.0%}" for a, share in zip(schema, shares, strict=True))
     print(f"attributes (share of training cases that mention it): {named}")
-    for name, reason in (manifest.left_out or {}).items():
-        print(f"left out: column {name!r}: {reason}")
+    left_out = manifest.left_out or {}
+    if empty := [name for name, reason in left_out.items() if "has no value in any" in reason]:
+        print(f"left out: columns without a value in the training rows: {', '.join(empty)}")
+    for name, reason in left_out.items():
+        if name not in empty:
+            print(f"left out: column {name!r}: {reason}")
     print("No attribute may follow from the label; use --exclude to leave columns out.")
 
 
