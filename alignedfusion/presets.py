@@ -98,7 +98,7 @@ def build_visual(backbone: Backbone | str | None, dim: int, *, num_features: int
     """
     if backbone is None:
         return VisualTokenizer(None, dim, num_features=num_features)
-    if isinstance(backbone, str):
+    if not isinstance(backbone, Backbone):
         backbone = Backbone(backbone)
     return VisualTokenizer(
         backbone.name or DEFAULT_BACKBONE,

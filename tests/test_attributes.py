@@ -227,8 +227,10 @@ def test_encode_refuses(schema):
         schema.encode([], unseen="ignore")
     with pytest.raises(ValueError, match=r"row 1 names the attribute 'elevaton', did you mean 'elevation'\?"):
         schema.encode([{}, {"elevaton": "flat"}])
-    with pytest.raises(ValueError, match="rows must be a DataFrame or a list of mappings; row 0 is str"):
+    with pytest.raises(ValueError, match=r"a list of mappings, got one mapping; for one row, pass \[row\]"):
         schema.encode({"elevation": "flat"})
+    with pytest.raises(ValueError, match="rows must be a DataFrame or a list of mappings; row 0 is str"):
+        schema.encode(["flat"])
     with pytest.raises(ValueError, match="the table has no column 'ulceration'"):
         schema.encode(pd.DataFrame({"elevation": ["flat"], "age": [3]}))
     for cell in (["flat", "nodular"], np.array(["flat", "nodular"])):

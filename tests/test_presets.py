@@ -84,3 +84,8 @@ def test_the_number_of_heads_follows_from_the_width(dim, heads, schema):
     assert model.fusion.to_dict()["num_heads"] == heads
     alone = presets.standard(schema, CLASSES, images=(), dim=dim)
     assert alone.fusion.to_dict()["num_heads"] == heads
+
+
+def test_a_module_as_backbone_is_refused(schema):
+    with pytest.raises(ValueError, match=r"timm model is given by its name, got Identity: a module of your own"):
+        presets.standard(schema, ["nevus", "melanoma"], backbone=torch.nn.Identity())

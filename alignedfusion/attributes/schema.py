@@ -206,6 +206,8 @@ class AttributeSchema:
         return ""
 
     def _check_names(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if isinstance(rows, Mapping):
+            raise ValueError("rows must be a DataFrame or a list of mappings, got one mapping; for one row, pass [row]")
         for number, row in enumerate(rows):
             if not isinstance(row, Mapping):
                 raise ValueError(

@@ -10,7 +10,7 @@ from pathlib import Path
 def add_demo(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command with the `add(name, run, summary, description)` of the main parser."""
     parser = add(
-        "demo", _demo, "what happens when reports mention less than in training, in three minutes and without downloads"
+        "demo", _demo, "what happens when reports mention less than in training, in two minutes and without downloads"
     )
     parser.add_argument("-o", "--output", default="demo", metavar="FOLDER", help="folder to write to (default: demo)")
     parser.add_argument("--seeds", type=int, default=3, help="number of repetitions (default: 3)")

@@ -27,7 +27,7 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
         "Cases that the run was trained on are left out and counted. They are recognised by the\n"
         "column that was given as --key in training, or by the content of their images.",
     )
-    parser.add_argument("run_folder", metavar="OUT", help="folder of a finished run")
+    parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run")
     add_manifest(parser)
     add_table_options(parser)
     add_max_unreadable(parser)
@@ -45,7 +45,7 @@ def add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
         "-o",
         "--output",
         metavar="FOLDER",
-        help="folder for report.html (default: evaluated-MANIFEST in the run's folder)",
+        help="folder for report.html (default: evaluated-TABLE in the run's folder)",
     )
     parser.add_argument("--json", metavar="FILE", help="JSON file to write the metrics to")
 

@@ -16,7 +16,7 @@ def add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
         "Write a model as one ONNX file with a dynamic batch size. Its metadata describe, in JSON, the attribute codes, the\n"
         "classes and the preprocessing of images.",
     )
-    parser.add_argument("run_folder", metavar="OUT", help="folder of a run or of any saved model")
+    parser.add_argument("run_folder", metavar="RUN", help="folder of a run or of any saved model")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write, such as model.onnx")
     parser.add_argument(
         "--int8",

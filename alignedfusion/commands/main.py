@@ -42,6 +42,7 @@ _EXTRAS = {
     **dict.fromkeys(("accelerate", "jinja2", "matplotlib", "pandas", "pyarrow", "sklearn"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     **dict.fromkeys(("monai", "nibabel", "pydicom"), "medical"),
+    "crepes": "conformal",
     "openai": "chat",
     "peft": "lora",
     "ray": "ray",
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal's code page may lack a letter of a class name
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         options.run(options)
     except KeyboardInterrupt:
@@ -84,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     add = functools.partial(_add, commands)
     for add_command in (add_demo, add_train, add_tune, add_tokens, add_evaluate, add_predict, add_explain, add_export):
         add_command(add)

@@ -35,7 +35,7 @@ command is interrupted, run it again to continue.
 def add_predict(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command with the `add(name, run, summary, description)` of the main parser."""
     parser = add("predict", _predict, "predict one case, or every row of a table", _PREDICT)
-    parser.add_argument("model", metavar="OUT", help="folder of a run or saved model, or its name on a model hub")
+    parser.add_argument("model", metavar="RUN", help="folder of a run or saved model, or its name on a model hub")
     add_case(parser)
     table = parser.add_argument_group("prediction of a table")
     table.add_argument("--table", metavar="TABLE", help="CSV or parquet file, one row per case")

@@ -16,7 +16,7 @@ DEFAULT_BACKBONE = "vit_small_patch16_224"  # that of modules.backbones, which i
 
 def add_manifest(parser: argparse.ArgumentParser) -> None:
     """Add the table as a positional argument."""
-    parser.add_argument("manifest", metavar="MANIFEST", help="CSV or parquet file, one row per case")
+    parser.add_argument("manifest", metavar="TABLE", help="CSV or parquet file, one row per case")
 
 
 def add_table_options(parser: Any) -> None:

@@ -27,16 +27,17 @@ from alignedfusion.training.settings import BALANCES
 _TRAIN = """\
 Train a classifier on your own images and a table that may have empty cells, and test it.
 
-The table has one row per case: one or more columns with image files (PNG, JPEG or TIFF, or .npy files with precomputed tokens
-(N, F)), a column with the label, and attribute columns. Several label columns hold yes and no (1/0, yes/no, true/false,
+The table has one row per case: one or more columns with image files (PNG, JPEG, TIFF or DICOM, or .npy files with precomputed
+tokens (N, F)), a column with the label, and attribute columns. Several label columns hold yes and no (1/0, yes/no, true/false,
 positive/negative, present/absent), or numbers with --task regression; an empty label cell is unknown.
 
-An empty attribute cell means that the report does not mention the attribute. If the report denies it, write a value such as
-"absent". Cells that cannot be read, such as a word among numbers, are reported and count as unmentioned. Exclude columns that
-follow from the label (--exclude): they leak it to the model. A column that alone nearly gives the label away is named before
-training. Identifiers, such as record numbers, are left out unless --attributes names them.
+An empty image cell means that the case lacks this image. An empty attribute cell means that the report does not mention the
+attribute. If the report denies it, write a value such as "absent". Cells that cannot be read, such as a word among numbers,
+are reported and count as unmentioned. Exclude columns that follow from the label (--exclude): they leak it to the model. A
+column that alone nearly gives the label away is named before training. Identifiers, such as record numbers, are left out
+unless --attributes names them.
 
-A file CASES.columns.yaml beside CASES.csv can state the kind, units, edges, values, decimal sign and missing codes of columns,
+A file TABLE.columns.yaml beside TABLE.csv can state the kind, units, edges, values, decimal sign and missing codes of columns,
 one line per column, such as `age: {units: years, missing: [999]}`. Options of the command override those of the file.
 
 The folder OUT gets the model and its card (README.md), settings.json, metrics.json, predictions.csv, report.html (a page with
@@ -55,7 +56,8 @@ def add_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder of this run")
 
     data = parser.add_argument_group("columns of the table")
-    data.add_argument("--image", nargs="+", required=True, metavar="COL", help="image columns")
+    images = "image columns (without any: AlignedFusionEstimator in Python)"
+    data.add_argument("--image", nargs="+", required=True, metavar="COL", help=images)
     add_table_options(data)
     data.add_argument(
         "--label",
@@ -218,8 +220,12 @@ def _describe(manifest: Any) -> None:
     shares = (schema.encode(manifest.rows("train"), unseen="unknown") >= 0).double().mean(0).tolist()
     named = ", ".join(f"{a.name} ({a.kind}) {share:.0%}" for a, share in zip(schema, shares, strict=True))
     print(f"attributes (share of training cases that mention it): {named}")
-    for name, reason in (manifest.left_out or {}).items():
-        print(f"left out: column {name!r}: {reason}")
+    left_out = manifest.left_out or {}
+    if empty := [name for name, reason in left_out.items() if "has no value in any" in reason]:
+        print(f"left out: columns without a value in the training rows: {', '.join(empty)}")
+    for name, reason in left_out.items():
+        if name not in empty:
+            print(f"left out: column {name!r}: {reason}")
     print("No attribute may follow from the label; use --exclude to leave columns out.")
 
 

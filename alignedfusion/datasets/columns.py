@@ -152,7 +152,7 @@ def usable_attributes(
         try:
             known = {column: options[column]} if options and column in options else None
             if known is None and (reason := identifier_reason(column, frame[column])):
-                raise ValueError(f"{reason}; name it with attributes to use it")
+                raise ValueError(f"{reason}; name it in --attributes (attributes=) to use it")
             AttributeSchema.from_table(frame, [column], options=known)
             usable.append(column)
         except ValueError as error:

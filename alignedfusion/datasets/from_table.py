@@ -118,6 +118,7 @@ def _label_cells(table: Any, columns: Sequence[str], is_arrow: bool) -> tuple[An
 def _one_column(column: str, class_names: Sequence[Any]) -> Labels:
     if not class_names:
         raise ValueError(
-            f"class_names must name the classes of {column!r} in the order of the model's: model.class_names"
+            f"class_names must name the classes of {column!r} in the order of the model's: model.class_names; for numbers pass "
+            f"label=Labels(({column!r},), 'regression', ({column!r},))"
         )
     return Labels((column,), "multiclass", tuple(str(name) for name in class_names))

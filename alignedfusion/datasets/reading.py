@@ -50,8 +50,8 @@ def read_cells(rows: Any, schema: AttributeSchema, *, max_unread: float = MAX_UN
         )
         if len(numbers) > max_unread * recorded:
             raise ValueError(
-                f"{line}; correct the column, or raise the limit (max_unread, now {max_unread:g}) to count these cells as "
-                f"unmentioned"
+                f"{line}; correct the column, or raise the limit (--max-unreadable, max_unread=, now {max_unread:g}) to count "
+                f"these cells as unmentioned"
             )
         lines.append(line)
     _log.warning("cells that cannot be read count as unmentioned: %s", "; ".join(lines))

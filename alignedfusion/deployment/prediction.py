@@ -44,7 +44,10 @@ def predict_case(folder: str | Path, images: Sequence[str | Path], attributes: M
     """
     model = AlignedFusionClassifier.from_pretrained(folder)
     if len(images) != len(model.image_modalities):
-        raise ValueError(f"this model takes one image each of {list(model.image_modalities)}, got {len(images)}")
+        raise ValueError(
+            f"this model takes one image each of {list(model.image_modalities)}, got {len(images)}; a case that lacks one is a "
+            f"row of a table, with an empty cell"
+        )
     codes = model.schema.encode([dict(attributes)])
     paths = {m: [Path(path)] for m, path in zip(model.image_modalities, images, strict=True)}
     if absent := [str(column[0]) for column in paths.values() if not column[0].is_file()]:

@@ -147,7 +147,7 @@ def average_precision(detections: Sequence[Any], lesions: Sequence[Any]) -> dict
         metric = import_module("torchmetrics.detection").MeanAveragePrecision(box_format="xyxy", iou_type="bbox")
     except (ImportError, ModuleNotFoundError) as error:
         raise ImportError(
-            "average precision needs two further packages: pip install torchmetrics pycocotools"
+            "average precision needs torchmetrics and pycocotools: pip install 'alignedfusion[detection]'"
         ) from error
     if len(detections) != len(lesions):
         raise ValueError(

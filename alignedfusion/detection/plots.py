@@ -90,6 +90,8 @@ def plot_detections(
         raise ValueError(f"image must be of shape (H, W), (1, H, W) or (3, H, W), got {pixels.shape}")
     if not detections:
         raise ValueError("detections must name at least one panel")
+    if "boxes" in detections and "scores" in detections:
+        raise ValueError("detections maps names of panels to detections; for one panel, pass {'detections': found}")
     captions = captions or {}
     if others := sorted(set(captions) - set(detections)):
         raise ValueError(f"captions has {others}, which detections does not name; it names {list(detections)}")

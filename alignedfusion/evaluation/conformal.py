@@ -179,5 +179,6 @@ def import_crepes() -> Any:
     try:
         import crepes
     except ImportError as error:
-        raise ImportError("prediction sets need crepes: pip install 'alignedfusion[conformal]'") from error
+        message = "prediction sets need crepes: pip install 'alignedfusion[conformal]'"
+        raise ModuleNotFoundError(message, name="crepes") from error
     return crepes

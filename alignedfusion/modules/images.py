@@ -26,7 +26,10 @@ def resolve_visual(visual: nn.Module | Mapping[str, nn.Module] | None, modalitie
     if isinstance(visual, nn.Module) and not isinstance(visual, nn.ModuleDict):
         return visual
     if set(visual) != set(modalities):
-        raise ValueError(f"visual must have the keys {sorted(modalities)}, got {sorted(visual)}")
+        raise ValueError(
+            f"visual must have the keys {sorted(modalities)}, got {sorted(visual)}; all modalities of the fusion other than "
+            f"'report' are images"
+        )
     if len({id(module) for module in visual.values()}) != len(visual):
         raise ValueError("visual has one module for several modalities; pass the module itself to share it among all")
     return nn.ModuleDict({module_key(m): visual[m] for m in modalities})

@@ -59,13 +59,27 @@ def check_tokens(
     batch = tokens[modalities[0]].shape[0]
     for name, stream in tokens.items():
         if stream.ndim != 3 or stream.shape[-1] != dim or stream.shape[0] != batch:
-            raise ValueError(f"tokens of {name!r} must be ({batch}, N, {dim}), got {tuple(stream.shape)}")
+            fix = _fix_of_tokens(tuple(stream.shape), batch, dim)
+            raise ValueError(f"tokens of {name!r} must be ({batch}, N, {dim}), got {tuple(stream.shape)}{fix}")
     for argument, masks, width in (("is_valid", is_valid, 2), ("is_present", is_present, 1)):
         for name, mask in as_masks(argument, masks).items():
             if name not in modalities:
                 raise ValueError(f"{argument} names the modality {name!r}; this fusion has {sorted(modalities)}")
             check_mask(f"{argument}[{name!r}]", mask, tuple(tokens[name].shape[:width]))
     warn_of_inverted(tuple(modalities), is_valid or {}, is_present or {})
+
+
+def _fix_of_tokens(shape: tuple[int, ...], batch: int, dim: int) -> str:
+    """The end of the message for tokens of a wrong shape, if the shape shows the mistake."""
+    if len(shape) == 4 and shape[:2] == (batch, dim):
+        return ": a feature map becomes tokens by map.flatten(2).transpose(1, 2)"
+    if len(shape) == 3 and shape[:2] == (batch, dim):
+        return ": tokens.transpose(1, 2)"
+    if len(shape) == 3 and shape[0] == batch:
+        return f": torch.nn.Linear({shape[-1]}, {dim}) brings them to the width of the fusion"
+    if len(shape) == 2 and shape[0] == batch:
+        return ", one vector per row: take the backbone's output before pooling, or unsqueeze(1) for a single token"
+    return ""
 
 
 def as_masks(argument: str, masks: Masks | None) -> Masks:
@@ -99,7 +113,8 @@ def check_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
     if not isinstance(mask, Tensor):
         raise ValueError(f"{name} must be a bool tensor of shape {shape}, got {type(mask).__name__}")
     if mask.dtype != torch.bool or tuple(mask.shape) != shape:
-        raise ValueError(f"{name} must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}")
+        fix = ": mask.bool()" if tuple(mask.shape) == shape else ""
+        raise ValueError(f"{name} must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}{fix}")
 
 
 def blank(inputs: Tensor, modality: str, is_valid: Masks | None, is_present: Masks | None) -> Tensor:
@@ -132,8 +147,9 @@ def share_of_mean(stream: Tensor, modality: str, is_valid: Masks | None, is_pres
     return stream / max(1, stream.shape[1])
 
 
-def joint_mask(streams: Mapping[str, Tensor], is_valid: Masks, is_present: Masks) -> Tensor | None:
+def joint_mask(streams: Mapping[str, Tensor], is_valid: Masks | None, is_present: Masks | None) -> Tensor | None:
     """The attention mask (B, sum of N_m) of the concatenated tokens of several modalities; None if all may be attended to."""
+    is_valid, is_present = is_valid or {}, is_present or {}
     if not is_valid and not is_present:
         return None
     masks = []

@@ -69,6 +69,11 @@ def find_timm_model(name: str, timm_args: Mapping[str, Any] | None = None, *, we
         ValueError: If an argument is not plain JSON or is given elsewhere, or the repository or folder has no timm model.
         FileNotFoundError: If the repository does not exist, or the hub cannot be reached and the cache has no copy.
     """
+    if not isinstance(name, str):
+        raise ValueError(
+            f"a timm model is given by its name, got {type(name).__name__}: a module of your own that returns tokens (B, N, D) "
+            f"is passed to AlignedFusionClassifier, as visual="
+        )
     args = dict(timm_args or {})
     check_timm_args(args)
     prefix, _, place = name.partition(":")

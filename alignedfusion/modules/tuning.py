@@ -132,7 +132,7 @@ def import_peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise ImportError("tune='lora' needs peft: pip install 'alignedfusion[lora]'") from error
+        raise ModuleNotFoundError("tune='lora' needs peft: pip install 'alignedfusion[lora]'", name="peft") from error
     return peft
 
 

@@ -34,7 +34,10 @@ def single_case(
         attributes: Values of the mentioned attributes by name.
     """
     if len(images) != len(model.image_modalities):
-        raise ValueError(f"this model takes one image each of {list(model.image_modalities)}, got {len(images)}")
+        raise ValueError(
+            f"this model takes one image each of {list(model.image_modalities)}, got {len(images)}; a case that lacks one is a "
+            f"row of a table, with an empty cell"
+        )
     paths = {m: [Path(path)] for m, path in zip(model.image_modalities, images, strict=True)}
     codes = model.schema.encode([dict(attributes)])
     return _cases(model, paths, codes, ["One case"])

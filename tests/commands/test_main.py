@@ -6,7 +6,9 @@ import pytest
 import alignedfusion
 from alignedfusion.commands import main as cli
 from alignedfusion.commands import table_options
+from alignedfusion.evaluation.conformal import import_crepes
 from alignedfusion.modules.backbones import DEFAULT_BACKBONE
+from alignedfusion.modules.tuning import import_peft
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,11 @@ def test_help_describes_every_command(command, capsys):
     out = capsys.readouterr().out
     assert "usage: alignedfusion" in out
     assert not command or len(out) > 300
+
+
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert cli.main([]) == 2
+    assert "train and test a model on your own cases" in capsys.readouterr().err
 
 
 def test_the_default_backbone_is_that_of_the_library():
@@ -74,3 +81,11 @@ def test_without_an_extra_the_command_names_it(monkeypatch, tmp_path, capsys):
     (tmp_path / "t.csv").write_text("file,kind\na.png,x\n")
     assert cli.main(["train", str(tmp_path / "t.csv"), "--image", "file", "--label", "kind", "-o", "out"]) == 2
     assert "alignedfusion train needs pandas: pip install 'alignedfusion[train]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("package", "load"), [("crepes", import_crepes), ("peft", import_peft)])
+def test_an_extra_that_is_missed_late_is_named_too(package, load, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("alignedfusion.commands.export._export", lambda options: load())
+    assert cli.main(["export", "run", "-o", "model.onnx"]) == 2
+    assert f"alignedfusion export needs {package}: pip install 'alignedfusion[" in capsys.readouterr().err

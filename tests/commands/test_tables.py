@@ -269,9 +269,12 @@ def test_a_wrong_file_of_columns_is_named(text, message, tmp_path, capsys):
 
 def test_a_column_that_is_left_out_is_named_with_the_reason(tmp_path, capsys):
     mixed = [str(i) if i % 3 else "adult" for i in range(100)]
-    make_table(tmp_path, rows=100, age=mixed, note=[f"a text {i}" for i in range(100)])
+    empty = {"fever": [""] * 100, "cough": ["UN"] * 100}
+    make_table(tmp_path, rows=100, age=mixed, note=[f"a text {i}" for i in range(100)], **empty)
     train(tmp_path)
     out = capsys.readouterr().out
+    assert "left out: columns without a value in the training rows: fever, cough\n" in out
+    assert out.count("left out: ") == 3
     assert "left out: column 'age': attribute 'age' has numbers, but" in out
     assert (
         "left out: column 'note': it looks like an identifier or free text: 64 of its 64 recorded cells are distinct"

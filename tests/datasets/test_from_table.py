@@ -102,7 +102,8 @@ def test_cells_that_cannot_be_read_are_counted_and_refused_above_the_limit(frame
     assert len(caplog.messages) == 1
     assert "attribute 'shape': 1 of 6 recorded cells cannot be read, such as 'blob' (row 1)" in caplog.messages[0]
     with pytest.raises(
-        ValueError, match=r"1 of 6 recorded cells cannot be read.*raise the limit \(max_unread, now 0.1\)"
+        ValueError,
+        match=r"1 of 6 recorded cells cannot be read.*raise the limit \(--max-unreadable, max_unread=, now 0.1\)",
     ):
         cases_from(frame, columns, brightness, **arguments, max_unread=0.1)
 
@@ -180,7 +181,7 @@ def test_what_cannot_be_cases_is_refused(frame, columns, tmp_path):
         cases_from(arrow(frame).to_iterable_dataset(), columns, brightness, **names)
     with pytest.raises(ValueError, match=r"expected a pandas DataFrame or a datasets\.Dataset, got list"):
         cases_from([{"file": "x"}], columns, brightness, **names)
-    with pytest.raises(ValueError, match="class_names must name the classes of 'diagnosis'"):
+    with pytest.raises(ValueError, match=r"classes of 'diagnosis'.*for numbers pass label=Labels\(\('diagnosis',\)"):
         cases_from(frame, columns, brightness, image="file", label="diagnosis")
     with pytest.raises(
         ValueError,

@@ -55,7 +55,9 @@ def test_identifiers_are_left_out_unless_something_is_stated_about_them():
     frame = pd.DataFrame({"lesion_id": [f"L{i}" for i in range(30)], "fever": ["yes", "no"] * 15})
     usable, reasons = usable_attributes(frame, ["lesion_id", "fever"])
     assert usable == ["fever"]
-    assert reasons["lesion_id"].startswith("it is named like an identifier and has 30 distinct values; name it with")
+    assert reasons["lesion_id"].startswith(
+        "it is named like an identifier and has 30 distinct values; name it in --attr"
+    )
 
 
 def test_a_tree_on_one_column_finds_what_follows_from_the_label():

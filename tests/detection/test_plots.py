@@ -50,6 +50,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     refused = {
         r"image must be of shape \(H, W\), .* got \(7, 32, 48\)": {"image": torch.zeros(7, 32, 48)},
         r"detections must name at least one panel": {"detections": {}},
+        r"for one panel, pass \{'detections': found\}": {"detections": {"boxes": [BOX], "scores": [0.9]}},
         r"captions has \['with'\], which detections does not name; it names \['alone'\]": {"captions": {"with": ""}},
         r"boxes must have 4 numbers to be drawn on a slice, got 6": {"lesions": [[0, 0, 0, 1, 1, 1]]},
         r"image 0: a score must be a finite number": {"detections": {"alone": ([BOX], [float("nan")])}},

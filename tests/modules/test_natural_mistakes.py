@@ -148,6 +148,31 @@ def test_a_fusion_takes_a_mapping():
 
 
 @pytest.mark.parametrize(
+    ("tokens", "fix"),
+    [
+        (
+            torch.zeros(2, 38, 5, 7),
+            ", got (2, 38, 5, 7): a feature map becomes tokens by map.flatten(2).transpose(1, 2)",
+        ),
+        (torch.zeros(2, 38, 5), ", got (2, 38, 5): tokens.transpose(1, 2)"),
+        (torch.zeros(2, 5, 17), ", got (2, 5, 17): torch.nn.Linear(17, 38) brings them to the width of the fusion"),
+        (torch.zeros(2, 38), ", got (2, 38), one vector per row: take the backbone's output before pooling"),
+        (torch.zeros(3, 5, 38), ", got (3, 5, 38)"),
+    ],
+)
+def test_tokens_of_another_shape_name_the_fix(tokens, fix):
+    report = torch.zeros(2, 3, 38)
+    with pytest.raises(ValueError, match=re.escape(f"tokens of 'image' must be (2, N, 38){fix}")):
+        IntermediateTokenFusion(38, modalities=("report", "image"))({"image": tokens, "report": report})
+
+
+def test_a_mask_of_zeros_and_ones_names_the_fix():
+    tokens = {"image": torch.zeros(2, 5, 38), "report": torch.zeros(2, 3, 38)}
+    with pytest.raises(ValueError, match=r"got torch.int64 of shape \(2,\): mask.bool\(\)$"):
+        IntermediateTokenFusion(38)(tokens, is_present={"image": torch.tensor([1, 0])})
+
+
+@pytest.mark.parametrize(
     ("masks", "named"),
     [
         ({"is_valid": {"image": torch.zeros(2, 4, dtype=torch.bool)}}, r"is_valid\['image'\]"),

@@ -211,6 +211,8 @@ def test_transform_shows_the_whole_image():
 
 
 def test_an_unknown_backbone_gets_a_suggestion():
+    with pytest.raises(ValueError, match=r"timm model is given by its name, got Identity: .* AlignedFusionClassifier"):
+        VisualTokenizer(torch.nn.Identity(), dim=38)
     with pytest.raises(ValueError, match=r"timm has no model 'test_vi'; similar names: \['test_vit'"):
         VisualTokenizer("test_vi", 38, pretrained=False)
     with pytest.raises(ValueError, match=r"timm has no model 'zzz'; timm.list_models\(\) lists them"):

@@ -95,7 +95,7 @@ def test_rows_and_columns_that_do_not_exist_are_refused(model, frame, folder, ro
 
 
 def test_a_case_needs_one_image_per_modality(model, folder):
-    with pytest.raises(ValueError, match=r"takes one image each of \['image'\], got 2"):
+    with pytest.raises(ValueError, match=r"takes one image each of \['image'\], got 2; a case that lacks one is a row"):
         single_case(model, [folder / "P0.png"] * 2, {})
     with pytest.raises(ValueError, match=r"does not exist"):
         single_case(model, [folder / "P9.png"], {})

@@ -81,7 +81,7 @@ class Fusion(nn.Module):
         """Width P of the representation that `pool` returns."""
         return self.dim * len(self.modalities)
 
-    def pool(self, fused: FusionOutput, is_valid: Masks, is_present: Masks) -> Tensor:
+    def pool(self, fused: FusionOutput, is_valid: Masks | None = None, is_present: Masks | None = None) -> Tensor:
         """The representation (B, P) of a case: the mean token of each modality, then the intermediate tokens."""
         means = [mean_of_tokens(fused.tokens[m], m, is_valid, is_present) for m in self.modalities]
         return torch.cat([*means, fused.intermediate.flatten(1)], dim=-1)  # (B, (M + K) D)

@@ -41,7 +41,7 @@ class RemixFormerFusion(BlockFusion):
             images = self.attend_to_itself(blocks, images, is_valid)
         return FusionOutput({m: images.get(m, stream) for m, stream in streams.items()}, self.no_tokens(streams))
 
-    def pool(self, fused: FusionOutput, is_valid: Masks, is_present: Masks) -> Tensor:
+    def pool(self, fused: FusionOutput, is_valid: Masks | None = None, is_present: Masks | None = None) -> Tensor:
         """The exchanged means of the images and the embedded mean of the report (B, M D)."""
         means = {m: mean_of_tokens(stream, m, is_valid, is_present) for m, stream in fused.tokens.items()}
         images = {m: stream for m, stream in fused.tokens.items() if m != REPORT}
@@ -84,7 +84,7 @@ class MSMAFusion(BlockFusion):
             crossed[m] = mutual(images[m], context, joint_mask(others, is_valid, is_present))
         return FusionOutput(crossed, self.no_tokens(streams))
 
-    def pool(self, fused: FusionOutput, is_valid: Masks, is_present: Masks) -> Tensor:
+    def pool(self, fused: FusionOutput, is_valid: Masks | None = None, is_present: Masks | None = None) -> Tensor:
         """The gated means of the images and the mean of the report that attended to them (B, M D)."""
         images = {m: stream for m, stream in fused.tokens.items() if m != REPORT}
         means = [mean_of_tokens(stream, m, is_valid, is_present) for m, stream in images.items()]

@@ -132,7 +132,7 @@ class ElementwiseSum(Concatenation):
         """Width P of the sum."""
         return self.dim
 
-    def pool(self, fused: FusionOutput, is_valid: Masks, is_present: Masks) -> Tensor:
+    def pool(self, fused: FusionOutput, is_valid: Masks | None = None, is_present: Masks | None = None) -> Tensor:
         """The sum (B, D) of the modalities' mean tokens."""
         means = [mean_of_tokens(fused.tokens[m], m, is_valid, is_present) for m in self.modalities]
         return torch.stack(means).sum(0)

@@ -180,6 +180,16 @@ def test_in_cross_attention_each_modality_depends_on_the_others_after_one_round(
     assert torch.equal(alone.tokens["report"], fusion(tokens, is_present=absent).tokens["report"])
 
 
+@every_fusion
+def test_without_masks_all_tokens_are_pooled(kind):
+    fusion, tokens = kind(38, modalities=TWO, num_heads=2).eval(), make_tokens(TWO)
+    is_present = {m: torch.ones(7, dtype=torch.bool) for m in TWO}
+    fused = fusion(tokens)
+    pooled = fusion.pool(fused)
+    assert pooled.shape == (7, fusion.pooled_dim)
+    torch.testing.assert_close(pooled, fusion.pool(fused, None, is_present))
+
+
 def test_in_remixformer_images_exchange_information_and_metadata_do_not():
     fusion, tokens = RemixFormerFusion(38, modalities=TWO, num_heads=2), make_tokens(TWO)
     assert fusion.pooled_dim == 3 * 38
