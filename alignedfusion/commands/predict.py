@@ -83,11 +83,15 @@ def _predict_table(options: argparse.Namespace) -> None:
         on_ray=options.ray,
         max_unread=options.max_unreadable,
     )
-    print(f"{options.output}: {len(table)} cases; predicted {_summarise(table)}")
+    print(f"{options.output}: {len(table)} cases; predicted {_summarise(table.drop(columns=frame.columns))}")
 
 
 def _summarise(table: pd.DataFrame) -> str:
-    """The share of each predicted class or label, or the mean of each predicted number."""
+    """The share of each predicted class or label, or the mean of each predicted number.
+
+    Args:
+        table: The columns that prediction added.
+    """
     if "predicted" not in table:
         numbers = table[[name for name in table if str(name).startswith("predicted(")]]
         return ", ".join(f"{name[10:-1]} {mean:.4g} on average" for name, mean in numbers.mean().items())

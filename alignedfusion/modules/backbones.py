@@ -170,7 +170,29 @@ def _load_local(backbone: Any, name: str, path: Path) -> None:
             f"shape, such as {wrong[0]!r}; the file has names such as {next(iter(state), None)!r}. Save the state_dict of the "
             f"timm model itself, and pass arguments of timm.create_model that it needs as timm_args"
         )
+    if unused := _unused(backbone, state):
+        raise ValueError(
+            f"{str(path)!r} does not fit timm's {name!r}, which would leave out {len(unused)} of its tensors, such as "
+            f"{unused[0]!r}; choose the timm model that they belong to, or pass arguments of timm.create_model that add them "
+            f"as timm_args, such as init_values for 'gamma'"
+        )
     backbone.load_state_dict({key: state[key] for key in wanted})
+
+
+def _unused(backbone: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Weights of a file that belong into a backbone's own modules, and that it does not have.
+
+    Without its head a backbone is complete, and so it is without modules of pretraining, such as a decoder.
+    """
+    heads = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else heads
+    own = {*backbone.state_dict(), *(name for name, _ in backbone.named_buffers(remove_duplicate=False))}
+    modules = {name.partition(".")[0] for name in own if "." in name} - {head.partition(".")[0] for head in heads}
+    return [
+        name
+        for name, value in state.items()
+        if name not in own and name.partition(".")[0] in modules and value.is_floating_point()
+    ]
 
 
 def resolve_preprocessing(backbone: Any, image_size: int | None, in_chans: int = 3) -> dict[str, Any]:

@@ -48,3 +48,5 @@ class TrainingSettings:
             raise ValueError(f"balance must be one of {list(BALANCES)}, got {self.balance!r}")
         if self.sets != "none":
             check_sets(self.sets, self.coverage)
+        elif self.coverage != type(self).coverage:
+            raise ValueError(f"coverage={self.coverage} belongs to prediction sets; name their kind with sets")

@@ -92,7 +92,7 @@ def test_metrics_refuse_labels_that_do_not_fit(labels, predicted, message):
 
 
 def test_metrics_refuse_nan():
-    with pytest.raises(ValueError, match="1 cases have probabilities that are nan"):
+    with pytest.raises(ValueError, match="1 cases have outputs that are nan"):
         compute_metrics(np.array([[0.5, np.nan], [0.5, 0.5]]), np.array([0, 1]))
 
 
