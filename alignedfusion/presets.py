@@ -194,8 +194,9 @@ def check_tokens_of(model: AlignedFusionClassifier, tokens: TokenCache) -> None:
         )
         if not is_same:
             raise ValueError(
-                f"the tokens in {str(tokens.folder)!r} were computed with {settings['backbone']}, with other weights or a "
-                f"different preparation of images than the model has for {modality!r}; use the images, or the tokens of its run"
+                f"the tokens in {str(tokens.folder)!r} were computed with {settings['backbone']}, with another architecture, "
+                f"other weights or a different preparation of images than the model has for {modality!r}; use the images, or "
+                f"the tokens of its run"
             )
 
 

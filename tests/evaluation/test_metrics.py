@@ -96,6 +96,13 @@ def test_metrics_refuse_nan():
         compute_metrics(np.array([[0.5, np.nan], [0.5, 0.5]]), np.array([0, 1]))
 
 
+def test_metrics_refuse_logits():
+    with pytest.raises(
+        ValueError, match=r"must be probabilities, 0 to 1, got 2\.5; for logits, pass what model\.activate"
+    ):
+        compute_metrics(np.array([[2.5, 0.5], [0.5, 0.5]]), np.array([0, 1]))
+
+
 @pytest.fixture
 def cases(schema, batch):
     image, codes, labels = batch(schema, rows=13)

@@ -208,6 +208,12 @@ WRONG = [
     (["--label", "wet", "big", "--balance", "class_weights"], "does not fit the task 'multilabel'"),
     (["--label", "wet", "big", "--attributes", "age", "big"], "the label column 'big' is among the attributes"),
     (["--label", "wet", "bog"], "the table has no column ['bog']"),
+    (["--label", "big", "--coverage", "0.8"], "coverage=0.8 belongs to prediction sets; name their kind with sets"),
+    (
+        ["--label", "big", "--backbone", "resnet18", "--tune", "last:1"],
+        "are .npy files of tokens; leave out name='resnet18'",
+    ),
+    (["--label", "big", "--weights", "x.pth", "--no-pretrained"], "--weights and --no-pretrained exclude each other"),
     (["--label", "age"], "set the task to regression if the labels are numbers"),
 ]
 
@@ -247,3 +253,14 @@ def test_tuning_a_backbone_needs_classes(folder, tmp_path):
     backbone = Backbone("test_vit", pretrained=False, tune="whole", image_size=32)
     with pytest.raises(ValueError, match="tune needs one column of classes"):
         tune(manifest, tmp_path / "tuned", backbone)
+
+
+def test_predict_summarises_its_own_columns_only(run, folder, tmp_path, capsys):
+    task, out = run
+    if task == "multilabel":
+        pytest.skip("a table with the column 'predicted' is refused there")
+    frame = pd.read_csv(folder / "cases.csv").assign(predicted="yes")
+    frame.to_csv(folder / "named.csv", index=False)
+    assert cli.main(["predict", str(out), "--table", str(folder / "named.csv"), "-o", str(tmp_path / "x.csv")]) == 0
+    mean = pd.read_csv(tmp_path / "x.csv")["predicted(weight)"].mean()
+    assert f"80 cases; predicted weight {mean:.4g} on average" in capsys.readouterr().out
