@@ -177,8 +177,8 @@ def _load_local(backbone: Any, name: str, path: Path, state: Mapping[str, torch.
         raise ValueError(
             f"{str(path)!r} does not fit timm's {name!r}: {len(wrong)} of {len(wanted)} tensors are missing or have another "
             f"shape, such as {wrong[0]!r}; the file has names such as {next(iter(state), None)!r}. Save the state_dict of the "
-            f"timm model itself, and pass arguments of timm.create_model that it needs as timm_args, and the image_size that it "
-            f"was saved for"
+            f"timm model itself, and pass arguments of timm.create_model that it needs as timm_args, and the image_size that "
+            f"it was saved for"
         )
     if unused := _unused(backbone, state):
         raise ValueError(
