@@ -95,5 +95,8 @@ def _summarise(table: pd.DataFrame) -> str:
     if "predicted" not in table:
         numbers = table[[name for name in table if str(name).startswith("predicted(")]]
         return ", ".join(f"{name[10:-1]} {mean:.4g} on average" for name, mean in numbers.mean().items())
-    shares = table["predicted"].str.split("; ").explode().value_counts() / len(table)
+    cells, names = table["predicted"], [name[2:-1] for name in table if str(name).startswith("p(")]
+    if not cells.isin(names).all():  # several labels, or none; the name of a class may have a semicolon
+        cells = cells.str.split("; ").explode()
+    shares = cells.value_counts() / len(table)
     return ", ".join(f"{name or 'none'} {share:.1%}" for name, share in shares.items())

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from alignedfusion import AlignedFusionClassifier
+from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema
 from alignedfusion.commands import main as cli
 from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.columns import CaseColumns
@@ -19,6 +19,7 @@ from alignedfusion.deployment.prediction import predict_case
 from alignedfusion.evaluation import Metrics
 from alignedfusion.evaluation.inference import answer, prepare_images
 from alignedfusion.modules.backbones import Backbone
+from alignedfusion.presets import standard
 from alignedfusion.training import TrainingSettings, runs
 from alignedfusion.training.tuning import tune
 
@@ -264,3 +265,13 @@ def test_predict_summarises_its_own_columns_only(run, folder, tmp_path, capsys):
     assert cli.main(["predict", str(out), "--table", str(folder / "named.csv"), "-o", str(tmp_path / "x.csv")]) == 0
     mean = pd.read_csv(tmp_path / "x.csv")["predicted(weight)"].mean()
     assert f"80 cases; predicted weight {mean:.4g} on average" in capsys.readouterr().out
+
+
+def test_predict_summarises_classes_whose_names_have_semicolons(folder, tmp_path, capsys):
+    schema = AttributeSchema([Attribute("sign", values=("+", "-"))])
+    model = standard(schema, ["wet; big", "dry"], backbone=None, num_features=7, dim=64)
+    model.log_prior.copy_(torch.tensor([9.0, 0.0]))
+    model.save_pretrained(tmp_path / "model")
+    words = ["--table", str(folder / "cases.csv"), "--image", "file", "-o", str(tmp_path / "x.csv")]
+    assert cli.main(["predict", str(tmp_path / "model"), *words]) == 0
+    assert "80 cases; predicted wet; big 100.0%" in capsys.readouterr().out
