@@ -8,10 +8,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from completions import Completed, DetachedReconstructor, WeightedReconstruction, without_reconstruction
 from torch import Tensor, nn
 
 from alignedfusion import (
@@ -118,6 +120,8 @@ def neural(
     modalities: tuple[str, ...] | None = None,
     *,
     reconstruct: str | None = None,
+    reconstructor: type[MaskedTokenReconstructor] = MaskedTokenReconstructor,
+    classifier: Callable[..., AlignedFusionClassifier] = AlignedFusionClassifier,
     text: str = "learned",
     depth: int = 1,
     hide_probability: float = 0.3,
@@ -134,16 +138,19 @@ def neural(
         torch.manual_seed(fold.seed)
         names = modalities or ("images", REPORT)
         kept = (*(fold.images if "images" in names else ()), *((REPORT,) if REPORT in names else ()))
-        features = next(iter(fold.train.image.values())).shape[-1]
+        has_images = kept != (REPORT,)
+        features = next(iter(fold.train.image.values())).shape[-1] if has_images else None
         vectors = None if text == "learned" else fold.text_encoder
         tokenizer: Any = AttributeTokenizer(fold.schema, fold.dim, text_encoder=vectors if text == "values" else None)
         if text == "report":
             tokenizer = WholeReportTokenizer(fold.schema, fold.dim, vectors)
-        model = AlignedFusionClassifier(
-            VisualTokenizer(None, fold.dim, num_features=features) if "images" in names else None,
+        model = classifier(
+            VisualTokenizer(None, fold.dim, num_features=features) if has_images else None,
             tokenizer,
-            fusion(fold.dim, modalities=kept, depth=depth, num_heads=HEADS, dropout=0.1, **settings),
-            None if reconstruct is None else MaskedTokenReconstructor(fold.dim, fill=reconstruct),
+            (fusion if len(kept) > 1 else JointSelfAttention)(
+                fold.dim, modalities=kept, depth=depth, num_heads=HEADS, dropout=0.1, **settings
+            ),
+            None if reconstruct is None else reconstructor(fold.dim, fill=reconstruct),
             num_classes=len(fold.class_names),
             hiding=HideAttributes(hide_probability, whole=hide_report_probability, sparse=sparse_report_probability),
             unimodal_heads=unimodal_heads,
@@ -260,6 +267,10 @@ class _Without(nn.Module):
         return type(output)(logits=output.logits - output.contributions[:, self.index])
 
 
+def _completed(draws: int, model: str = OURS) -> Callable[[Fold], nn.Module]:
+    return lambda fold: Tempered(Completed(fold.shared(model), fold.shared(OURS), draws), fold)  # type: ignore[arg-type]
+
+
 def _heads_alone(fold: Fold) -> nn.Module:
     return _Without(fold.shared(OURS), "fused")  # type: ignore[arg-type]
 
@@ -291,7 +302,7 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "ours, no unimodal heads": ours(unimodal_heads=False),
     "ours, heads before fusion alone": ours(first_round_heads=False),
     "ours, unimodal heads alone": _heads_alone,
-    "ours, no reconstruction": ours(reconstruct=None),
+    "ours, no reconstruction": ours(classifier=without_reconstruction),
     "ours, reconstructed tokens not used": ours(reconstruct="none"),
     "ours, two passes": ours(reconstruct="two_pass"),
     "ours, image rate 1": ours(training={"image_rate": 1.0}),
@@ -304,6 +315,12 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "ours, one shared token": ours(topology="shared"),
     "ours, shared weights": ours(share_weights=True),
     **{f"ours, p = {p}": ours(hide_probability=p) for p in (0.0, 0.1, 0.2, 0.4, 0.5)},
+    "reconstruction from detached tokens": ours(reconstructor=DetachedReconstructor),
+    "reconstruction loss times 0.3": ours(classifier=partial(WeightedReconstruction, weight=0.3)),
+    "reconstruction loss times 3": ours(classifier=partial(WeightedReconstruction, weight=3.0)),
+    "most probable values filled in": _completed(draws=0),
+    "mean over drawn values": _completed(draws=8),
+    "mean over values drawn by another model": _completed(draws=8, model="ours, no reconstruction"),
 }
 
 

@@ -23,6 +23,7 @@ from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
 from alignedfusion.datasets.token_cache import TokenCache
+from alignedfusion.tables.files import read_table
 
 FOLDS = 5
 GRID = 4
@@ -65,6 +66,8 @@ class Source:
         """Row numbers of the training, validation and test cases."""
         if protocol == "split":
             rows = {split: np.flatnonzero(self.splits == split) for split in ("train", "valid", "test")}
+            if not len(rows["test"]):
+                raise SystemExit(f"{self.name} has no official split: --protocol cv")
         else:
             rows = self._fold(fold, seed)
         if not len(rows["valid"]):
@@ -119,6 +122,8 @@ def open_source(kind: str, data: Path | None, attributes: str, scratch: Path, co
         return derm7pt_tokens(data, attributes)
     if kind == "milk10k":
         return milk10k_tokens(data, attributes, columns["tokens"], scratch)
+    if kind == "pad_ufes_20_table":
+        return pad_ufes_20_table(data)
     if kind == "derm7pt":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the name of the source shows attributes that leak the label
@@ -175,6 +180,23 @@ def milk10k_tokens(data: Path, attributes: str, folder: Path | None, scratch: Pa
         manifest.splits,
         options=manifest.options,
         components=COMPONENTS,
+    )
+
+
+def pad_ufes_20_table(data: Path) -> Source:
+    """The attributes and diagnoses of all cases of PAD-UFES-20, without images."""
+    frame = read_table(data / "metadata.csv", missing_values=("UNK",))
+    class_names = sorted(frame["diagnostic"].unique())
+    return Source(
+        "pad_ufes_20_table",
+        frame,
+        pad_ufes_20.ATTRIBUTES,
+        torch.tensor([class_names.index(label) for label in frame["diagnostic"]]),
+        class_names,
+        {},
+        np.full(len(frame), "train"),
+        groups=frame["patient_id"].to_numpy(),
+        options=pad_ufes_20.OPTIONS,
     )
 
 

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from alignedfusion import Attribute, AttributeSchema
-from alignedfusion.datasets import derm7pt
+from alignedfusion.datasets import derm7pt, pad_ufes_20
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 paper_tables = pytest.importorskip("paper_tables")
 results = pytest.importorskip("results")
+OURS = results.OURS
 
 DIAGNOSES = ("clark nevus", "melanoma", "seborrheic keratosis", "basal cell carcinoma", "lentigo")
 ARGUMENTS = ("--table", "1b", "--source", "derm7pt_tokens", "--seeds", "2", "--epochs", "1", "--dim", "8")
@@ -32,7 +33,7 @@ def test_means_deviations_and_the_paired_test_by_hand():
     one, two = (paper_tables.Unit("split", 0, seed, 0.0) for seed in (0, 1))
     predictions = {
         "other": {one: said(range(4), [1, 0, 0, 0]), two: said(range(4), [1, 1, 0, 0])},
-        results.OURS: {one: said(range(4), [1, 1, 1, 0]), two: said(range(4), [1, 1, 1, 0])},
+        OURS: {one: said(range(4), [1, 1, 1, 0]), two: said(range(4), [1, 1, 1, 0])},
     }
     other, ours = results.summarise(predictions, [results.Column("0%", None, "cell 0")])
     assert other["accuracy"] == pytest.approx(0.375)
@@ -118,6 +119,26 @@ def test_the_official_split_lends_a_sixth_of_the_training_cases_to_validation(to
     assert sorted(tested) == list(range(60))
 
 
+def test_a_table_without_images_compares_uses_of_the_reconstruction(tmp_path):
+    draw = np.random.default_rng(0)
+    cells = {name: draw.choice(["True", "False", "UNK"], 60) for name in pad_ufes_20.ATTRIBUTES}
+    cells |= {name: draw.integers(1, 90, 60) for name in pad_ufes_20.OPTIONS}
+    pd.DataFrame({"diagnostic": ["BCC", "NEV", "ACK"] * 20, "patient_id": range(60), **cells}).to_csv(
+        tmp_path / "metadata.csv", index=False
+    )
+    arguments = ["--table", "reconstruction", "--source", "pad_ufes_20_table", "--data", str(tmp_path), "--seeds", "1"]
+    settings = ["-o", str(tmp_path / "out"), "--epochs", "1", "--dim", "8"]
+    rows = ["--methods", "ours, no reconstruction", "most probable values filled in", OURS]
+    paper_tables.main([*arguments, *settings, "--protocol", "cv", *rows])
+    text = (tmp_path / "out" / "table-reconstruction-pad_ufes_20_table-cv.md").read_text()
+    assert "60 test cases, 21 attributes" in text
+    assert "| most probable values filled in | " in text
+    with pytest.raises(SystemExit, match="no official split: --protocol cv"):
+        paper_tables.main([*arguments, *settings, *rows])
+    with pytest.raises(SystemExit):
+        paper_tables.main([*arguments, *settings, "--omission", "own value"])
+
+
 def test_columns_follow_the_table():
     assert [column.training_rate for column in results.list_columns("1a", "cell")] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     keys = [column.key for column in results.list_columns("1b", "denials kept")]
@@ -138,7 +159,7 @@ def test_losses_and_the_balanced_decision_by_hand():
         first = np.array(first)
         return {unit: {**stored, "cell 0": np.stack([first, 1 - first], 1)}}
 
-    predictions = {"other": row([0.5, 0.5, 0.5, 0.5]), results.OURS: row([0.9, 0.8, 0.6, 0.7])}
+    predictions = {"other": row([0.5, 0.5, 0.5, 0.5]), OURS: row([0.9, 0.8, 0.6, 0.7])}
     other, ours = results.summarise(predictions, [results.Column("0%", None, "cell 0")])
     logs = -np.log([0.9, 0.8, 0.4, 0.3])
     assert ours["cross_entropy"] == pytest.approx(logs.mean())
@@ -176,7 +197,7 @@ def test_cells_go_missing_by_their_own_value_by_hand():
 def test_a_picture_names_every_curve(tmp_path):
     entries = [
         {"row": row, "column": column, "accuracy": 0.5, "accuracy_deviation": 0.1}
-        for row in ("one", results.OURS)
+        for row in ("one", OURS)
         for column in ("0%", "50%")
     ]
     columns = [SimpleNamespace(name="0%"), SimpleNamespace(name="50%")]
