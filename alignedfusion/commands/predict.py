@@ -55,6 +55,9 @@ def _predict(options: argparse.Namespace) -> None:
 def _predict_case(options: argparse.Namespace) -> None:
     from alignedfusion.deployment.prediction import predict_case
 
+    for name in ("image_root", "missing_values", "ray"):
+        if getattr(options, name):
+            raise ValueError(f"--{name.replace('_', '-')} belongs to --table")
     attributes = read_attributes(options.attributes)
     print(json.dumps(predict_case(options.model, options.image or [], attributes), indent=2))
 
