@@ -107,7 +107,8 @@ def fill_unknown(
         filled = torch.where(is_unknown[..., None], rebuilt.tokens, tokens[REPORT])
         return fusion({**tokens, REPORT: filled}, is_valid=is_valid, is_present=is_present)
     filled = torch.where(is_unknown[..., None], rebuilt.tokens, fused.tokens[REPORT])
-    return fused._replace(tokens={**fused.tokens, REPORT: filled})
+    # Not _replace: torch.compile of torch 2.8 with Python 3.10 stops at it.
+    return FusionOutput({**fused.tokens, REPORT: filled}, fused.intermediate, fused.first_round)
 
 
 def reconstruction_loss(logits: Tensor, codes: Tensor, is_hidden: Tensor) -> Tensor:
