@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -111,6 +112,19 @@ def build_visual(backbone: Backbone | str | None, dim: int, *, num_features: int
     )
 
 
+def check_unused(backbone: Backbone, reason: str) -> None:
+    """Raise a ValueError for settings of a backbone where there is none to use them.
+
+    Args:
+        backbone: The backbone that was asked for.
+        reason: Why there is none.
+    """
+    asked = {name: value for name, value in vars(backbone).items() if value != getattr(Backbone(), name)}
+    if asked:
+        settings = ", ".join(f"{name}={value!r}" for name, value in asked.items())
+        raise ValueError(f"no backbone is used, because {reason}; leave out {settings}")
+
+
 def choose_backbone(tokens: TokenCache | None, backbone: Backbone) -> Backbone:
     """The backbone with its unset fields filled in, from the token cache if there is one.
 
@@ -176,9 +190,19 @@ def check_tokens_of(model: AlignedFusionClassifier, tokens: TokenCache) -> None:
             and backbone is not None
             and visual.preprocessing == settings["preprocessing"]
             and weights_sha256(backbone) == settings["weights_sha256"]
+            and _has_architecture(visual, settings["backbone"], settings.get("timm_args") or {})
         )
         if not is_same:
             raise ValueError(
-                f"the tokens in {str(tokens.folder)!r} were computed with {settings['backbone']}, with other weights or a "
-                f"different preparation of images than the model has for {modality!r}; use the images, or the tokens of its run"
+                f"the tokens in {str(tokens.folder)!r} were computed with {settings['backbone']}, with another architecture, "
+                f"other weights or a different preparation of images than the model has for {modality!r}; use the images, or "
+                f"the tokens of its run"
             )
+
+
+def _has_architecture(visual: VisualTokenizer, name: str, timm_args: Mapping[str, Any]) -> bool:
+    """Whether a backbone is the named one: equal weights do not show its activation, for example."""
+    if ":" in name:  # of a repository or folder, whose architecture and other arguments its config.json names
+        return all(visual.timm_args.get(key) == value for key, value in timm_args.items())
+    is_same = str(visual.architecture).partition(".")[0] == name.partition(".")[0]  # a tag names weights
+    return is_same and visual.timm_args == dict(timm_args)

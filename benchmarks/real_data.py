@@ -136,7 +136,7 @@ def main() -> None:
                 runs.train(
                     manifest,
                     out,
-                    backbone=Backbone(BACKBONE, pretrained=weights),
+                    backbone=Backbone() if name == "derm7pt_tokens" else Backbone(BACKBONE, pretrained=weights),
                     settings=TrainingSettings(epochs=options.epochs, seed=seed),
                 )
             )

@@ -122,3 +122,26 @@ def test_an_estimator_fitted_again_with_another_task_forgets_its_classes(table):
     estimator = AlignedFusionEstimator(**{**SMALL, "epochs": 1}).fit(frame, labels[:, 0])
     assert estimator.classes_.tolist() == [0, 1]
     assert not hasattr(estimator.set_params(task="regression").fit(frame, y), "classes_")
+
+
+def test_the_score_finds_labels_by_name(table, several):
+    frame, labels, _ = table
+    named = pd.DataFrame(labels, columns=["blueish", "rare"])
+    assert several.score(frame, named[["rare", "blueish"]]) == several.score(frame, labels)
+    with pytest.raises(ValueError, match=r"y has no columns \['rare'\]; it has \['blueish', 'other'\]"):
+        several.score(frame, named.rename(columns={"rare": "other"}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokens": "folder"}, "tokens replace images, and no image column is named"),
+        (
+            {"backbone": "resnet18", "tune": "last:1"},
+            "no backbone is used, because no image column is named; leave out name=",
+        ),
+    ],
+)
+def test_settings_of_images_without_image_columns_are_refused(settings, message, table):
+    with pytest.raises(ValueError, match=message):
+        AlignedFusionEstimator(**{**SMALL, **settings}).fit(table[0], table[1][:, 0])

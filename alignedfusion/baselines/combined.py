@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignedfusion.attributes import REPORT, UNKNOWN, AttributeSchema
 from alignedfusion.baselines.tables import GradientBoosting, one_hot
-from alignedfusion.evaluation.inference import predict
+from alignedfusion.evaluation.inference import find_task, predict
 from alignedfusion.modules.outputs import ClassifierOutput
 
 
@@ -20,6 +20,15 @@ def _select_image_masks(masks: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: {m: mask for m, mask in (by_modality or {}).items() if m != REPORT} for name, by_modality in masks.items()
     }
+
+
+def _check_classes(*models: nn.Module) -> None:
+    for model in models:
+        if (task := find_task(model)) != "multiclass":
+            raise ValueError(
+                f"this baseline combines the probabilities of classes, and a model has the task {task!r}: train one for "
+                f"'multiclass'"
+            )
 
 
 class TwoExperts(nn.Module):
@@ -40,6 +49,7 @@ class TwoExperts(nn.Module):
         self, image_model: nn.Module, attribute_model: nn.Module, *, class_counts: Tensor | None = None
     ) -> None:
         super().__init__()
+        _check_classes(image_model, attribute_model)
         self.image_model = image_model
         self.attribute_model = attribute_model
         self.register_buffer("log_prior", None)
@@ -78,6 +88,7 @@ class SecondStageSVM(nn.Module):
 
     def __init__(self, image_model: nn.Module, schema: AttributeSchema) -> None:
         super().__init__()
+        _check_classes(image_model)
         self.image_model = image_model
         self.schema = schema
         self.weight = 0.5

@@ -55,6 +55,9 @@ def _predict(options: argparse.Namespace) -> None:
 def _predict_case(options: argparse.Namespace) -> None:
     from alignedfusion.deployment.prediction import predict_case
 
+    for name in ("image_root", "missing_values", "ray"):
+        if getattr(options, name):
+            raise ValueError(f"--{name.replace('_', '-')} belongs to --table")
     attributes = read_attributes(options.attributes)
     print(json.dumps(predict_case(options.model, options.image or [], attributes), indent=2))
 
@@ -83,13 +86,20 @@ def _predict_table(options: argparse.Namespace) -> None:
         on_ray=options.ray,
         max_unread=options.max_unreadable,
     )
-    print(f"{options.output}: {len(table)} cases; predicted {_summarise(table)}")
+    print(f"{options.output}: {len(table)} cases; predicted {_summarise(table.drop(columns=frame.columns))}")
 
 
 def _summarise(table: pd.DataFrame) -> str:
-    """The share of each predicted class or label, or the mean of each predicted number."""
+    """The share of each predicted class or label, or the mean of each predicted number.
+
+    Args:
+        table: The columns that prediction added.
+    """
     if "predicted" not in table:
         numbers = table[[name for name in table if str(name).startswith("predicted(")]]
         return ", ".join(f"{name[10:-1]} {mean:.4g} on average" for name, mean in numbers.mean().items())
-    shares = table["predicted"].str.split("; ").explode().value_counts() / len(table)
+    cells, names = table["predicted"], [name[2:-1] for name in table if str(name).startswith("p(")]
+    if not cells.isin(names).all():  # several labels, or none; the name of a class may have a semicolon
+        cells = cells.str.split("; ").explode()
+    shares = cells.value_counts() / len(table)
     return ", ".join(f"{name or 'none'} {share:.1%}" for name, share in shares.items())

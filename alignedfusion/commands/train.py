@@ -140,6 +140,8 @@ def _train(options: argparse.Namespace) -> None:
     from alignedfusion.training import TrainingSettings, runs
     from alignedfusion.training.distributed import default_workers, is_main_process
 
+    if options.weights and options.no_pretrained:
+        raise ValueError("--weights and --no-pretrained exclude each other: give one of them")
     workers = options.workers
     if workers is None:
         workers = 0 if options.tokens else default_workers()

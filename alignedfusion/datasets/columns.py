@@ -52,6 +52,10 @@ class CaseColumns:
             object.__setattr__(self, name, None if columns is None else tuple(columns))
         if not self.labels or len({*self.labels}) < len(self.labels):
             raise ValueError(f"label must name one or more distinct columns, got {self.label!r}")
+        for name in ("images", "attributes"):
+            columns = getattr(self, name) or ()
+            if len({*columns}) < len(columns):
+                raise ValueError(f"{name} must name distinct columns, got {list(columns)}")
         object.__setattr__(self, "task", resolve_task(self.labels, self.task))
 
     @property
@@ -70,12 +74,14 @@ class CaseColumns:
         others = (self.group, self.split, self.key)
         attributes = self.attributes or ()
         named = (name for name in others if name is not None)
-        check_columns(frame, [*self.images, *self.labels, *attributes, *named, *self.subgroups])
+        check_columns(frame, [*self.images, *self.labels, *attributes, *self.exclude, *named, *self.subgroups])
         if both := [name for name in self.labels if name in attributes]:
             columns = f"column {both[0]!r} is" if len(both) == 1 else f"columns {both} are"
             raise ValueError(f"the label {columns} among the attributes: the model would be given the answer")
         if both := sorted({*self.images} & {*attributes}):
             raise ValueError(f"the image columns {both} are among the attributes")
+        if both := sorted({*self.exclude} & {*attributes}):
+            raise ValueError(f"the columns {both} are among the attributes and among the excluded ones: name them once")
         if REPORT in self.images:
             raise ValueError(
                 f"an image column cannot be called {REPORT!r}, which is the name of the attributes' modality: rename it"

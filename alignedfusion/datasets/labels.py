@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignedfusion.attributes.cells import as_text, find_value, fold, is_unmentioned, parse_number, quote
+from alignedfusion.attributes.cells import as_text, decimal_sign, find_value, fold, is_unmentioned, parse_number, quote
 from alignedfusion.datasets.splits import refuse
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ class Labels:
         if self.task == "multilabel":
             rows = [_read_cells(frame, column, _yes_no, -1, _NEITHER) for column in self.columns]
             return torch.tensor(rows, dtype=torch.int64).T
+        for column in self.columns:
+            _check_decimal_signs(frame, column)
         rows = [_read_cells(frame, column, parse_number, math.nan, _NO_NUMBER) for column in self.columns]
         return torch.tensor(rows, dtype=torch.float32).T
 
@@ -182,6 +184,19 @@ def _read_cells(
         ],
     )
     return [value for value in values if value is not None]
+
+
+def _check_decimal_signs(frame: pd.DataFrame, column: str) -> None:
+    """Refuse a column with both decimal signs: beside "63,5", "1.250" may be a thousand."""
+    first: dict[str, str] = {}
+    for row, cell in zip(frame.index, frame[column], strict=True):
+        if isinstance(cell, str) and {*",."} & {*cell} and parse_number(cell) is not None:
+            first.setdefault(decimal_sign(cell.strip()), f"{quote(cell)} (row {row})")
+    if len(first) > 1:
+        raise ValueError(
+            f"the label column {column!r} has numbers with both decimal signs, {first['.']} and {first[',']}; write all of "
+            f"them with a point, and thousands without a sign"
+        )
 
 
 def _yes_no(cell: Any) -> int | None:

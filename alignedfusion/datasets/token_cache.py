@@ -134,6 +134,7 @@ class TokenCache:
             ("--backbone", settings["backbone"]),
             ("--weights", settings["weights"]),
             ("--image-size", settings["image_size"]),
+            ("--timm-args", json.dumps(settings["timm_args"]) if "timm_args" in settings else None),
             ("--dtype", settings["dtype"]),
         ):
             words += [] if value is None else [option, str(value)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from alignedfusion.attributes import UNKNOWN
 from alignedfusion.evaluation.inference import decide, prediction_sets
+from alignedfusion.modules.tasks import Regression
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +43,7 @@ def prediction_cells(model: AlignedFusionClassifier, outputs: np.ndarray, codes:
         codes: (n, A), their attributes.
     """
     if model.task == "regression":
-        return [[_significant(value) for value in row] for row in outputs.tolist()]
+        return [_round_numbers(model, row) for row in outputs.tolist()]
     columns = [_name_choices(model, decide(model, outputs))]
     if model.prior_exponent:
         is_multiclass = model.task == "multiclass"
@@ -85,7 +87,7 @@ def name_output(model: AlignedFusionClassifier, codes: Tensor, output: Mapping[s
 def _name_prediction(model: AlignedFusionClassifier, logits: Tensor, outputs: Tensor) -> dict[str, Any]:
     names, shares = model.class_names, outputs.tolist()
     if model.task == "regression":
-        return {"predicted": dict(zip(names, map(_significant, shares), strict=True))}
+        return {"predicted": dict(zip(names, _round_numbers(model, shares), strict=True))}
     if model.task == "multilabel":
         chosen = model.decide(logits).tolist()
         predicted = [name for name, is_chosen in zip(names, chosen, strict=True) if is_chosen]
@@ -118,6 +120,8 @@ def _name_shares(names: Sequence[str], shares: Sequence[float]) -> dict[str, flo
     return {name: round(share, 4) for name, share in zip(names, shares, strict=False)}
 
 
-def _significant(value: float) -> float:
-    """A number with six significant digits."""
-    return float(f"{value:.6g}")
+def _round_numbers(model: AlignedFusionClassifier, values: Sequence[float]) -> list[float]:
+    """Numbers rounded to six digits of their standard deviation: large numbers may differ in their last digits only."""
+    assert isinstance(model.targets, Regression)
+    spreads = model.targets.std.tolist()
+    return [round(value, 5 - math.floor(math.log10(spread))) for value, spread in zip(values, spreads, strict=True)]

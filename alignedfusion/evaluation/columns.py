@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignedfusion.evaluation import bootstrap
-from alignedfusion.evaluation.predictions import known_cases, known_labels, number_groups
+from alignedfusion.evaluation.predictions import check_outputs, known_cases, known_labels, number_groups
 
 OVERALL = {
     "multilabel": (
@@ -54,14 +54,18 @@ def check_columns(
     if task == "multilabel" and not np.isin(labels, (-1, 0, 1)).all():
         wrong = labels[~np.isin(labels, (-1, 0, 1))][0]
         raise ValueError(f"labels of the task 'multilabel' are 0, 1, or -1 where unknown; got {wrong}")
-    for name, column in (("predicted", predicted), ("groups", groups)):
-        if column is not None and len(column) != len(labels):
-            raise ValueError(f"{name} must have one entry per case, got {len(column)} for {len(labels)}")
+    if np.isinf(labels).any():
+        raise ValueError(f"{int(np.isinf(labels).sum())} labels are infinite; an unknown one is nan")
+    if predicted is not None and np.shape(predicted) != labels.shape:
+        raise ValueError(f"predicted must have the shape of the labels {labels.shape}, got {np.shape(predicted)}")
+    if predicted is not None and task == "multilabel" and not np.isin(predicted, (0, 1)).all():
+        raise ValueError("predicted labels are 0 or 1, got other numbers; probabilities are the outputs")
+    if groups is not None and len(groups) != len(labels):
+        raise ValueError(f"groups must have one entry per case, got {len(groups)} for {len(labels)}")
     is_known, kept = known_labels(labels, task), known_cases(labels, task)
     if not kept.any():
         raise ValueError(f"no case has a label: all {labels.size} labels of {len(labels)} cases are unknown")
-    if np.isnan(outputs[kept]).any():
-        raise ValueError(f"{np.isnan(outputs[kept]).any(1).sum()} cases have outputs that are nan")
+    check_outputs(outputs[kept], task)
     if predicted is None:
         predicted = outputs > 0.5 if task == "multilabel" else outputs
     own = None if groups is None else np.asarray(groups, dtype=object)[kept]

@@ -16,6 +16,8 @@ EDGES = (0.0, 0.25, 0.5, 0.75)
 """Upper ends of the bins of the share of mentioned attributes; the last bin ends at 1."""
 MAX_CASES = 1000
 """Calibration cases kept per bin."""
+DIGITS = 5
+"""Digits of the scores."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,7 @@ class PredictionSets:
             if len(case) > MAX_CASES:
                 chosen = random.choice(len(case), MAX_CASES, replace=False)
                 version, case = version[chosen], case[chosen]
-            kept += [
-                (int(number), int(labels[i]), round(float(own[v, i]), 5)) for v, i in zip(version, case, strict=True)
-            ]
+            kept += [(int(number), int(labels[i]), float(own[v, i])) for v, i in zip(version, case, strict=True)]
         columns = tuple(zip(*kept, strict=True)) or ((), (), ())
         return cls(kind, coverage, tuple(shift.tolist()), *columns)
 
@@ -135,15 +135,18 @@ def nonconformity(probabilities: np.ndarray, kind: str, offsets: np.ndarray) -> 
 
     For "aps" (Romano et al. 2020, not randomised) the total of the more plausible classes, otherwise the negative logarithm of
     the probability, with the offsets of the decision. With the prior in the offsets, rare classes enter the sets earlier.
+
+    Scores are rounded, so that those of equal cases are equal in calibration and in use.
     """
     logits = np.log(np.maximum(probabilities.astype(float), 1e-12)) + offsets
     if kind != "aps":
-        return -logits
+        return np.round(-logits, DIGITS)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     order = np.argsort(-weights, axis=-1, kind="stable")
     ordered = np.take_along_axis(weights, order, -1)
     above = np.cumsum(ordered, axis=-1) - ordered
+    above = np.round(above, DIGITS)
     return np.take_along_axis(above, np.argsort(order, axis=-1, kind="stable"), -1)
 
 

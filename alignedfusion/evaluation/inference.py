@@ -112,6 +112,8 @@ def outputs(
             found.append(output[field].float().cpu())
         results.append(torch.cat(found)[place].unflatten(0, (len(variants), size)))
         start += size
+    if not results:
+        raise ValueError("there is no case to predict: the data set is empty")
     return torch.cat(results, dim=1)
 
 

@@ -205,11 +205,11 @@ def heading(name: str) -> str:
 
 
 def format_cell(name: str, value: Any) -> str:
-    """A number as text, in percent or with three digits as its column asks; "-" for nan."""
+    """A number as text, in percent or with three digits as its column asks; "-" for nan, which is null in JSON."""
+    if value is None or value != value:
+        return "-"
     if not isinstance(value, float):
         return str(value)
-    if value != value:
-        return "-"
     if name in _IN_UNITS:
         return f"{value:.4g}"
     return f"{value:.3f}" if name in _WITH_DIGITS else f"{value * 100:.1f} %"

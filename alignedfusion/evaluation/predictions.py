@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+_ROUNDING = 1e-3
+"""How far probabilities in half precision may be from 0 to 1."""
+
 
 class Predictions(NamedTuple):
     """Checked predictions of the cases that have a label: probabilities (n, C), labels, predicted classes and groups (n,)."""
@@ -47,12 +50,23 @@ def check_predictions(
         raise ValueError(
             f"label {labels.max()} is out of range: there are {probabilities.shape[1]} probabilities a case"
         )
-    if np.isnan(probabilities[is_known]).any():
-        raise ValueError(f"{np.isnan(probabilities[is_known]).any(1).sum()} cases have probabilities that are nan")
+    check_outputs(probabilities[is_known], "multiclass")
     best = probabilities.argmax(1) if predicted is None else np.asarray(predicted)
     kept = None if groups is None else np.asarray(groups, dtype=object)[is_known]
     numbers = number_groups(kept, int(is_known.sum()))
     return Predictions(probabilities[is_known], labels[is_known], best[is_known], numbers)
+
+
+def check_outputs(outputs: np.ndarray, task: str) -> None:
+    """Raise a ValueError for outputs (n, C) that are nan, infinite, or no probabilities where these are expected."""
+    if not (is_finite := np.isfinite(outputs)).all():
+        raise ValueError(f"{(~is_finite).any(1).sum()} cases have outputs that are nan or infinite")
+    is_share = (outputs >= -_ROUNDING) & (outputs <= 1 + _ROUNDING)
+    if task != "regression" and not is_share.all():
+        raise ValueError(
+            f"outputs of the task {task!r} must be probabilities, 0 to 1, got {outputs[~is_share][0]:g}; for logits, pass "
+            f"what model.activate(logits) returns"
+        )
 
 
 def number_groups(groups: Any, count: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from alignedfusion.modules.modalities import Masks
 
 @dataclass(frozen=True)
 class Contributions:
-    """The logits of a batch as a sum.
+    """The logits of a batch as a sum. Of numbers they are standardised: times `model.targets.std` they are in the unit.
 
     By branch: logits = prior + sum of `patches` + sum of `attributes` + `together`. The first two sums are what images and
     report contribute alone; `together` is the contribution of the fused tokens. It is divided in turn: `together` =

@@ -16,6 +16,8 @@ def resolve_heads(dim: int, num_heads: int | None) -> int:
     Raises:
         ValueError: If the width is not divisible by the given number.
     """
+    if dim < 1:
+        raise ValueError(f"dim is the width of the tokens, 1 or more; got {dim}")
     if num_heads is None:
         return next(heads for heads in range(max(1, dim // 64), 0, -1) if dim % heads == 0)
     if num_heads < 1 or dim % num_heads:

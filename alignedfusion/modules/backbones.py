@@ -103,6 +103,7 @@ def create_backbone(
         ValueError: If timm has no such model, or its weights cannot be downloaded or do not fit.
     """
     import timm
+    from timm.models import load_state_dict
 
     name = source.architecture
     weights = source.weights if isinstance(pretrained, bool) else Path(pretrained)
@@ -135,7 +136,12 @@ def create_backbone(
             f"checkpoint as pretrained, or pretrained=False to start from random weights"
         ) from error
     if weights is not None and pretrained is not False:
-        _load_local(backbone, name, weights)
+        state = load_state_dict(
+            str(weights), weights_only=True
+        )  # explicit: the default differs between releases of timm
+        if image_size is not None and _misfits(backbone, state):  # saved at this size, as `alignedfusion tune` does
+            _resize(backbone, name, image_size, in_chans)
+        _load_local(backbone, name, weights, state)
     if image_size is not None:
         _resize(backbone, name, image_size, in_chans)
     return backbone
@@ -159,18 +165,44 @@ def _resize(backbone: Any, name: str, image_size: int, in_chans: int) -> None:
         ) from error
 
 
-def _load_local(backbone: Any, name: str, path: Path) -> None:
-    from timm.models import load_state_dict
+def _misfits(backbone: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """The tensors of a backbone that a file lacks, or has in another shape."""
+    wanted = backbone.state_dict().items()
+    return [key for key, value in wanted if key not in state or state[key].shape != value.shape]
 
-    state = load_state_dict(str(path), weights_only=True)  # explicit: the default differs between releases of timm
+
+def _load_local(backbone: Any, name: str, path: Path, state: Mapping[str, torch.Tensor]) -> None:
     wanted = backbone.state_dict()
-    if wrong := [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]:
+    if wrong := _misfits(backbone, state):
         raise ValueError(
             f"{str(path)!r} does not fit timm's {name!r}: {len(wrong)} of {len(wanted)} tensors are missing or have another "
             f"shape, such as {wrong[0]!r}; the file has names such as {next(iter(state), None)!r}. Save the state_dict of the "
-            f"timm model itself, and pass arguments of timm.create_model that it needs as timm_args"
+            f"timm model itself, and pass arguments of timm.create_model that it needs as timm_args, and the image_size that "
+            f"it was saved for"
+        )
+    if unused := _unused(backbone, state):
+        raise ValueError(
+            f"{str(path)!r} does not fit timm's {name!r}, which would leave out {len(unused)} of its tensors, such as "
+            f"{unused[0]!r}; choose the timm model that they belong to, or pass arguments of timm.create_model that add them "
+            f"as timm_args, such as init_values for 'gamma'"
         )
     backbone.load_state_dict({key: state[key] for key in wanted})
+
+
+def _unused(backbone: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Weights of a file that belong into a backbone's own modules, and that it does not have.
+
+    Without its head a backbone is complete, and so it is without modules of pretraining, such as a decoder.
+    """
+    heads = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else heads
+    own = {*backbone.state_dict(), *(name for name, _ in backbone.named_buffers(remove_duplicate=False))}
+    modules = {name.partition(".")[0] for name in own if "." in name} - {head.partition(".")[0] for head in heads}
+    return [
+        name
+        for name, value in state.items()
+        if name not in own and name.partition(".")[0] in modules and value.is_floating_point()
+    ]
 
 
 def resolve_preprocessing(backbone: Any, image_size: int | None, in_chans: int = 3) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -205,6 +206,13 @@ class Regression(Task):
         self.register_buffer("mean", torch.zeros(len(self.names)))
         self.register_buffer("std", torch.ones(len(self.names)))
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Regression:
+        mean, std = self.mean, self.std
+        super()._apply(fn, recurse)
+        if self.mean.dtype != mean.dtype:  # half precision may round a mean by more than the deviation
+            self.mean, self.std = mean.to(self.mean.device), std.to(self.std.device)
+        return self
+
     def check(self, labels: Tensor, batch: int) -> None:
         """Labels are finite, or nan."""
         self._check_columns(labels, batch, "numbers, or nan where unknown, float32", is_float=True)
@@ -245,7 +253,8 @@ class Regression(Task):
         return weights / weights.sum()
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Values in the unit of each target."""
+        """Values in the unit of each target, in float32 or more."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits * self.std.to(logits) + self.mean.to(logits)
 
     def deactivate(self, outputs: Tensor) -> Tensor:

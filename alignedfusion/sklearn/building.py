@@ -19,7 +19,7 @@ from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.modules.backbones import Backbone
 from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.tokenizers import VisualTokenizer
-from alignedfusion.presets import choose_backbone, match_tokens, standard
+from alignedfusion.presets import check_unused, choose_backbone, match_tokens, standard
 
 if TYPE_CHECKING:
     from alignedfusion.sklearn.labels import FitLabels
@@ -52,6 +52,9 @@ def build_model(
         ValueError: For images that cannot be read or have no tokens, or an image column without any.
     """
     if not images:
+        if tokens is not None:
+            raise ValueError("tokens replace images, and no image column is named: name them with images")
+        check_unused(backbone, "no image column is named")
         return standard(schema, labels.names, images=(), dim=dim, task=labels.task)
     paths = image_paths(frame, tuple(images), root)
     if empty := [m for m, column in paths.items() if not any(column)]:
@@ -64,6 +67,8 @@ def build_model(
         command = cache.command(tuple(images), Path(root))
         raise ValueError(f"{len(faults)} images have no tokens: {'; '.join(faults[:5])}; `{command}` adds them")
     num_features = token_width(paths)
+    if num_features is not None:
+        check_unused(backbone, "the images are .npy files of tokens")
     tune, backbone = backbone.tune, choose_backbone(cache, backbone)
     if num_features is None and not backbone.pretrained:
         warnings.warn(

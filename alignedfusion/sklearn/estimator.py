@@ -224,7 +224,7 @@ class AlignedFusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         if self.task == "multiclass":
             return float(super().score(X, y, sample_weight))
         predicted = self.predict(X)
-        return score_labels(predicted.reshape(len(predicted), -1), y, self.task, sample_weight)
+        return score_labels(predicted.reshape(len(predicted), -1), y, self.label_names_, self.task, sample_weight)
 
     def impute(self, X: Any) -> pd.DataFrame:
         """The table with the most probable value in each unmentioned cell; for a number, the median of the interval."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,12 +91,13 @@ def used_rows(
     return frame, labels, weights
 
 
-def score_labels(outputs: np.ndarray, y: Any, task: str, weights: Any = None) -> float:
+def score_labels(outputs: np.ndarray, y: Any, names: Sequence[str], task: str, weights: Any = None) -> float:
     """The score of predicted labels or numbers, by the known ones.
 
     Args:
         outputs: (n, L), labels of 0 and 1, or numbers.
-        y: The labels as in `read_labels`.
+        y: The labels as in `read_labels`; the columns of a DataFrame may be in any order.
+        names: Names of the L labels or numbers.
         task: "multilabel", whose score is the share of known labels that are predicted right, or "regression", whose score is
             R2, averaged over the numbers.
         weights: (n,), weights of the rows.
@@ -103,13 +105,17 @@ def score_labels(outputs: np.ndarray, y: Any, task: str, weights: Any = None) ->
     from sklearn.metrics import r2_score
 
     frame = _as_frame(y, task)
+    if isinstance(y, pd.DataFrame) and list(frame.columns) != list(names):
+        if absent := [name for name in names if name not in frame]:
+            raise ValueError(f"y has no columns {absent}; it has {list(frame)}")
+        frame = frame[list(names)]
     if frame.shape != outputs.shape:
         raise ValueError(f"y must have the shape {outputs.shape} of the predictions, got {frame.shape}")
     frame = frame.mask(frame == -1) if task == "multilabel" else frame
     values = Labels(tuple(frame.columns), task, tuple(frame.columns)).read(frame).numpy()
     is_known = values >= 0 if task == "multilabel" else ~np.isnan(values)
     shares = np.broadcast_to(np.ones(len(values)) if weights is None else np.asarray(weights), len(values))
-    if not is_known.any():
+    if not (is_known & (shares[:, None] > 0)).any():
         raise ValueError("no label of y is known: there is nothing to compare with")
     if task == "multilabel":
         counted = shares[:, None] * is_known

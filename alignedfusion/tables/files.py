@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,9 +160,17 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON atomically."""
+    """Write JSON atomically. NaN, which JSON does not have, becomes null."""
     with write_atomically(path) as draft:
-        draft.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(_null_for_nan(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _null_for_nan(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {name: _null_for_nan(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_null_for_nan(value) for value in data]
+    return None if isinstance(data, float) and data != data else data
 
 
 @contextmanager

@@ -42,6 +42,7 @@ def count_classes(model: nn.Module, train: Dataset[Any], counts: Tensor | None, 
     source = "given"
     if counts is None:
         labels, source = _labels(train)
+        model.targets.check(labels, len(labels))
         is_known = labels >= 0
         weights = train.weights[is_known] if isinstance(train, WeightedCases) else None
         counts = torch.bincount(labels[is_known], weights, minlength=int(model.num_classes))

@@ -26,6 +26,9 @@ SLOPE_SPREAD = 1.2
 The more a report mentions, the more overconfident a model of few cases is: with 100 cases of MILK10k, the weights of a complete
 report are about half of those of an empty one."""
 
+LARGEST = 10.0
+"""Limit on the logarithm of a weight while it is fitted: an outlier among the labels would let the first step overflow."""
+
 
 def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = True) -> None:
     """Fit `model.branch_weights`, `model.branch_slopes` and `model.prior_weight` to these cases. Nothing else is changed.
@@ -41,7 +44,11 @@ def calibrate(model: AlignedFusionClassifier, cases: Any, *, progress: bool = Tr
         model: A trained model; it is left in evaluation mode.
         cases: `TensorCases`, `FileCases`, or a dataset with the same `codes` and `labels`; cases not used in training.
         progress: Show a progress bar.
+
+    Raises:
+        ValueError: For no cases, or labels of another type, shape or range.
     """
+    model.targets.check(cases.labels, len(cases.labels))
     variants = [drop_attributes(cases.codes, rate, model.schema) for rate in CALIBRATION_RATES]
     model.branch_weights.copy_(model.initial_branch_weights())
     model.branch_slopes.zero_()
@@ -80,8 +87,10 @@ def fit_weights(
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            factors = (at_empty - slopes * mentioned).exp()  # (versions, n, P)
-            logits = prior_shift.exp() * log_prior + torch.einsum("vnpc,vnp->vnc", contributions, factors)
+            factors = (at_empty - slopes * mentioned).clamp(-LARGEST, LARGEST).exp()  # (versions, n, P)
+            logits = prior_shift.clamp(-LARGEST, LARGEST).exp() * log_prior + torch.einsum(
+                "vnpc,vnp->vnc", contributions, factors
+            )
             fit = task.losses(logits.transpose(0, 1), labels).sum()  # versions share the labels of a case, as heads do
             prior = (at_empty.square().sum() + prior_shift**2) / SPREAD**2 + slopes.square().sum() / SLOPE_SPREAD**2
             loss = fit / len(contributions) + prior / 2

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ def fit(
     checkpoints = find_checkpoints(folder) if valid is not None else []
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     trainer.finish()
+    _check_finite(model, trainer.state.log_history)
     restore_prior(model, counts, settings.balance)
     if valid is not None and isinstance(model, AlignedFusionClassifier):
         calibrate(model, valid, progress=False)
@@ -138,6 +140,14 @@ def fit(
     trainer.accelerator.wait_for_everyone()  # otherwise only some processes would find checkpoints in the next call
     log: list[dict[str, float]] = trainer.state.log_history
     return log
+
+
+def _check_finite(model: nn.Module, log: Sequence[Mapping[str, float]]) -> None:
+    """Raise a ValueError for a model that predicts nothing, because training diverged."""
+    losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not all(math.isfinite(loss) for loss in losses[-1:]) or not all(bool(w.isfinite().all()) for w in weights):
+        raise ValueError("training diverged, and the model's outputs are nan or infinite: lower learning_rate")
 
 
 def find_checkpoints(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ def describe_run(
     }
     if manifest.tokens is not None:
         described["tokens"] = {name: manifest.tokens.settings[name] for name in ("weights_sha256", "dtype")}
+    elif not isinstance(backbone.pretrained, bool) and Path(backbone.pretrained).is_file():
+        described["weights_sha256"] = hashlib.sha256(Path(backbone.pretrained).read_bytes()).hexdigest()
     if num_processes() > 1:  # the effective batch size is that of all processes together
         described["training"]["processes"] = num_processes()
     return described
@@ -67,7 +70,9 @@ def open_run(folder: Path, settings: dict[str, Any], *, weights: str = WEIGHTS) 
             folder.mkdir(parents=True, exist_ok=True)
             write_json(file, settings)
         return None
-    before = {"task": "multiclass", **read_settings(folder)}  # older runs have no other task
+    # Older runs have no other task, and do not hold the hash of their weights.
+    unrecorded = {name: settings[name] for name in ("weights_sha256",) if name in settings}
+    before = {"task": "multiclass", **unrecorded, **read_settings(folder)}
     if before != settings:
         changed = "; ".join(_changes(before, settings))
         raise ValueError(

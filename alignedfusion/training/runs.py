@@ -29,7 +29,7 @@ from alignedfusion.modules.classifier import AlignedFusionClassifier
 from alignedfusion.modules.text_encoder import TextEncoder
 from alignedfusion.modules.tokenizers import VisualTokenizer
 from alignedfusion.pages.facts import check_classes
-from alignedfusion.presets import check_tokens_of, choose_backbone, match_tokens, standard
+from alignedfusion.presets import check_tokens_of, check_unused, choose_backbone, match_tokens, standard
 from alignedfusion.tables.files import lock_output
 from alignedfusion.training.distributed import is_main_process
 from alignedfusion.training.fitting import DEFAULTS, fit
@@ -82,6 +82,8 @@ def train(
             another backbone than the requested one.
     """
     folder, start = Path(folder), time.time()
+    if manifest.tokens is None and token_width(manifest.paths(manifest.frame)):
+        check_unused(backbone, "the images are .npy files of tokens")
     backbone = choose_backbone(manifest.tokens, backbone)
     if not backbone.pretrained:  # random weights have to learn from these images at the full learning rate
         settings = replace(settings, image_rate=1.0, backbone_rate=1.0)

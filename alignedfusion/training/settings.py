@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
 
 from alignedfusion.evaluation.conformal import check_sets
@@ -44,7 +46,17 @@ class TrainingSettings:
     coverage: float = 0.9
 
     def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        for name in ("learning_rate", "image_rate", "backbone_rate", "weight_decay"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf or (name == "learning_rate" and not value):
+                raise ValueError(f"{name} must be a finite number of at least 0, learning_rate above 0; got {value!r}")
         if self.balance not in BALANCES:
             raise ValueError(f"balance must be one of {list(BALANCES)}, got {self.balance!r}")
         if self.sets != "none":
             check_sets(self.sets, self.coverage)
+        elif self.coverage != type(self).coverage:
+            raise ValueError(f"coverage={self.coverage} belongs to prediction sets; name their kind with sets")

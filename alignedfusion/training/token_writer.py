@@ -153,8 +153,9 @@ def _start(folder: Path, settings: dict[str, Any]) -> None:
     """Write the settings, or refuse them if the folder has tokens with other settings. The path of the weights may change."""
     if (folder / SETTINGS).is_file():
         before = TokenCache(folder).settings
-        if changed := [name for name in settings if name != "weights" and before.get(name) != settings[name]]:
-            changes = "; ".join(f"{name} {before.get(name)} before, {settings[name]} now" for name in changed)
+        names = dict.fromkeys([*before, *settings])  # settings that were not given are left out of either
+        if changed := [name for name in names if name != "weights" and before.get(name) != settings.get(name)]:
+            changes = "; ".join(f"{name} {before.get(name)} before, {settings.get(name)} now" for name in changed)
             raise ValueError(
                 f"{str(folder)!r} holds tokens computed with other settings ({changes}); choose another folder"
             )

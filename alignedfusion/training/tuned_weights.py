@@ -84,7 +84,7 @@ def check_unseen(manifest: Manifest, weights: bool | str | Path) -> Path | None:
         is_seen = find_images(known, rows, manifest.columns, manifest.root)
         refuse(
             f"{name} cases have images that the backbone in {str(weights)!r} was trained on; draw the splits as it did "
-            f"({same}), or tune it again",
+            f"({same}), give both commands the same split column, or tune it again",
             [f"row {row}" for row, seen in zip(rows.index, is_seen, strict=True) if seen],
         )
     return record

@@ -201,3 +201,13 @@ def test_trees_on_image_and_table_use_both_and_handle_what_is_missing():
     np.testing.assert_allclose(silent, found[1], atol=1e-6)
     with pytest.raises(ValueError, match=r"image 'image' must be tokens \(n, N, F\), got \(240, 35\)"):
         ImageAndTableBoosting(COLOURS, 4).fit(TensorCases({"image": tokens.flatten(1)}, codes, labels))
+
+
+def test_models_of_another_task_than_classes_are_refused(schema, build):
+    model = build(schema, task="multilabel")
+    with pytest.raises(
+        ValueError, match="combines the probabilities of classes, and a model has the task 'multilabel'"
+    ):
+        TwoExperts(ImageModel(), model)
+    with pytest.raises(ValueError, match="a model has the task 'multilabel'"):
+        SecondStageSVM(model, schema)

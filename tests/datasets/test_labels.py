@@ -62,6 +62,7 @@ MISTAKES = [
     ("regression", [1, "old", 2, "1,250"], "2 cells of the label column 'a' are no numbers (write a number without a unit"),
     ("regression", [1, "old", 2, "1,250"], "'old' (row 1); '1,250' (row 3)"),
     ("regression", [1, 2, float("inf"), 3], "are no numbers"),
+    ("regression", [1, "2,5", "n.a.", "1.250"], "both decimal signs, '1.250' (row 3) and '2,5' (row 1); write all of them"),
     ("multiclass", ["x", "y", None, "x"], "1 rows have no label: 2"),
     ("multiclass", ["x", "y", "z"], "1 rows of column 'a' have a label that is not among the classes ['x', 'y']: row 2 ('z')"),
 ]  # fmt: skip

@@ -4,6 +4,7 @@ import pickle
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from alignedfusion import AlignedFusionClassifier, VisualTokenizer, presets
 from alignedfusion.commands import main as cli
+from alignedfusion.datasets import phantom
 from alignedfusion.datasets.cases import CachedCases, collate
 from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.images import read_image
@@ -334,6 +336,24 @@ def test_other_settings_are_refused(change, message, cache, paths, folder, tmp_p
     assert contents(cache) == before
 
 
+def test_an_architecture_of_the_same_weights_is_another_one(folder, paths, tmp_path):
+    plain = small(folder / "weights.pth")
+    relu = replace(plain, timm_args={"act_layer": "relu"})
+    caches = {
+        name: token_writer.write(paths[:3], tmp_path / name, backbone=backbone, **SMALL)
+        for name, backbone in (("plain", plain), ("relu", relu))
+    }
+    assert caches["plain"].settings["weights_sha256"] == caches["relu"].settings["weights_sha256"]
+    assert '--timm-args \'{"act_layer": "relu"}\'' in caches["relu"].command(["file"], folder)
+    for name, backbone in (("plain", relu), ("relu", plain)):
+        with pytest.raises(ValueError, match=r"computed with other settings \(timm_args "):
+            token_writer.write(paths, tmp_path / name, backbone=backbone, **SMALL)
+    model = presets.standard(phantom.SCHEMA, ["a", "b"], backbone=relu, dim=64)
+    presets.check_tokens_of(model, caches["relu"])
+    with pytest.raises(ValueError, match="another architecture, other weights"):
+        presets.check_tokens_of(model, caches["plain"])
+
+
 def test_weights_may_move(cache, folder, tmp_path):
     moved = copy(cache, tmp_path / "t")
     (tmp_path / "elsewhere.pth").write_bytes((folder / "weights.pth").read_bytes())
@@ -543,7 +563,7 @@ def test_a_run_is_evaluated_on_tokens_without_decoding_an_image(run, cache, fold
     (other / "settings.json").write_text(json.dumps({**settings, "weights_sha256": "0" * 64}))
     capsys.readouterr()
     assert cli.main([*command, "--tokens", str(other)]) == 2
-    assert "were computed with test_vit, with other weights or a different preparation" in capsys.readouterr().err
+    assert "computed with test_vit, with another architecture, other weights or a different" in capsys.readouterr().err
 
 
 def test_no_image_is_read_in_training(run, cache, folder, tmp_path, monkeypatch):

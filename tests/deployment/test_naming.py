@@ -41,10 +41,12 @@ def test_help_for_rare_labels_lowers_their_threshold(make):
     assert [row[:2] for row in rows] == [["effusion", "oedema"], ["oedema", "oedema"]]
 
 
-def test_numbers_are_in_their_unit_with_six_digits(make):
-    model = make("regression", ("age", "size"))
-    assert prediction_columns(model) == ["predicted(age)", "predicted(size)"]
-    assert prediction_cells(model, np.array([[63.456789, 0.0123456789]]), CODES[:1]) == [[63.4568, 0.0123457]]
+def test_numbers_are_in_their_unit_with_six_digits_of_their_spread(make):
+    model = make("regression", ("age", "size", "dose"))
+    model.targets.std.copy_(torch.tensor([12.0, 0.002, 3.0]))
+    assert prediction_columns(model) == ["predicted(age)", "predicted(size)", "predicted(dose)"]
+    outputs = np.array([[63.456789, 0.0123456789, 1000012.3456789]])  # doses differ in their last digits only
+    assert prediction_cells(model, outputs, CODES[:1]) == [[63.4568, 0.01234568, 1000012.34568]]
 
 
 def test_classes_have_their_name_and_their_probability(make):

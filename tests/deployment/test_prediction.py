@@ -265,6 +265,8 @@ def test_the_command_names_options_that_belong_together(folder, tmp_path, capsys
     for arguments, message in (
         (["--table", "x.csv"], "--table and -o belong together"),
         (["-o", "x.csv"], "--table and -o belong together"),
+        (["--image", "x.png", "--ray"], "--ray belongs to --table"),
+        (["--image", "x.png", "--image-root", "x"], "--image-root belongs to --table"),
         (["--table", "x.csv", "-o", "y.csv", "--attributes", "{}"], "--attributes is for one case"),
         (["--attributes", "age"], "--attributes is not JSON"),
         (["--table", str(tmp_path / "none.csv"), "-o", "y.csv"], "there is no table at"),

@@ -198,6 +198,9 @@ def test_a_subgroup_without_a_known_label_is_left_out(task):
         (np.zeros((1, 2)), np.array([[0, 2]]), "multilabel", "labels of the task 'multilabel' are 0, 1, or -1"),
         (np.zeros((2, 1)), np.full((2, 1), np.nan), "regression", "no case has a label: all 2 labels of 2 cases are unknown"),
         (np.full((2, 1), np.nan), np.zeros((2, 1)), "regression", "2 cases have outputs that are nan"),
+        (np.full((2, 1), np.inf), np.zeros((2, 1)), "regression", "2 cases have outputs that are nan or infinite"),
+        (np.zeros((2, 1)), np.full((2, 1), np.inf), "regression", "2 labels are infinite; an unknown one is nan"),
+        (np.array([[0.2, -1.5]]), np.array([[0, 1]]), "multilabel", "must be probabilities, 0 to 1, got -1.5; for logits"),
     ],
 )  # fmt: skip
 def test_outputs_and_labels_must_fit(outputs, labels, task, message):
@@ -213,3 +216,7 @@ def test_arguments_of_classes_are_refused():
         measure(outputs, labels, ["a"], task="multilabel")
     with pytest.raises(ValueError, match="groups must have one entry per case, got 1 for 20"):
         measure(outputs, labels, task="multilabel", groups=["a"])
+    with pytest.raises(ValueError, match=r"predicted must have the shape of the labels \(20, 3\), got \(20,\)"):
+        measure(outputs, labels, task="multilabel", predicted=labels[:, 0])
+    with pytest.raises(ValueError, match="predicted labels are 0 or 1, got other numbers"):
+        measure(outputs, labels, task="multilabel", predicted=outputs)

@@ -61,6 +61,17 @@ def test_a_threshold_by_hand():
     assert found.tolist() == [[True, True], [False, True], [True, False]]
 
 
+@pytest.mark.parametrize("kind", ["lac", "aps", "class_conditional"])
+@pytest.mark.parametrize("share", [0.7, 0.71, 0.72, 2 / 3])
+def test_a_case_like_all_calibration_cases_has_their_class_in_its_set(kind, share):
+    """Models that read a few attributes have many equal predictions."""
+    probabilities = np.tile([share, 1 - share], (1, 50, 1))
+    sets = PredictionSets.calibrate(probabilities, np.zeros(50, dtype=int), np.ones((1, 50)), kind=kind)
+    again = probabilities[0, :1].astype(np.float32)  # other rounding errors
+    assert sets(again, np.ones(1))[0, 0]
+    assert PredictionSets.from_dict(sets.to_dict())(again, np.ones(1))[0, 0]
+
+
 def test_adaptive_scores_by_hand():
     scores = nonconformity(np.array([[0.2, 0.5, 0.3]]), "aps", np.zeros(3))
     assert scores[0] == pytest.approx([0.8, 0.0, 0.5])  # the total of the more probable classes

@@ -92,8 +92,15 @@ def test_metrics_refuse_labels_that_do_not_fit(labels, predicted, message):
 
 
 def test_metrics_refuse_nan():
-    with pytest.raises(ValueError, match="1 cases have probabilities that are nan"):
+    with pytest.raises(ValueError, match="1 cases have outputs that are nan"):
         compute_metrics(np.array([[0.5, np.nan], [0.5, 0.5]]), np.array([0, 1]))
+
+
+def test_metrics_refuse_logits():
+    with pytest.raises(
+        ValueError, match=r"must be probabilities, 0 to 1, got 2\.5; for logits, pass what model\.activate"
+    ):
+        compute_metrics(np.array([[2.5, 0.5], [0.5, 0.5]]), np.array([0, 1]))
 
 
 @pytest.fixture

@@ -54,6 +54,8 @@ def test_dropout_in_training_only_and_gradients():
 
 
 def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="dim is the width of the tokens, 1 or more; got 0"):
+        SelfAttentionBlock(0)
     with pytest.raises(ValueError, match="dim must be divisible by num_heads, got dim=38 and num_heads=3"):
         SelfAttentionBlock(38, num_heads=3)
 

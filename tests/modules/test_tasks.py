@@ -287,3 +287,16 @@ def test_set_prior_counts_classes_as_set_class_counts_does(schema):
     other.set_class_counts([1, 2, 0, 0, 1])
     torch.testing.assert_close(model.log_prior, other.log_prior)
     assert isinstance(model.targets, Multiclass)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_numbers_keep_their_unit_in_half_precision(dtype):
+    """The mean is far from zero: bfloat16 would round it by more than the deviation, and float16 ends before it."""
+    task = Regression(("dose",))
+    task.learn_prior(torch.tensor([[999990.0], [1000010.0]]), torch.ones(2))
+    task.to(dtype)
+    found = task.activate(torch.tensor([[-1.0], [0.5]], dtype=dtype))
+    assert found.tolist() == [[999990.0], [1000005.0]]
+    assert task.decide(torch.zeros(1, 1, dtype=dtype)).tolist() == [[1000000.0]]
+    losses = task.losses(torch.zeros(1, 1, 1), torch.tensor([[1000010.0]]))
+    assert losses.tolist() == [[0.5]]

@@ -105,6 +105,33 @@ def test_a_local_file_replaces_the_weights_of_a_repository(hub, repository):
     assert hub == ["config.json"]
 
 
+def test_weights_of_the_size_that_is_asked_for_are_loaded_and_those_of_the_native_size_resized(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    native, tuned = (VisualTokenizer("test_vit", 38, pretrained=False, image_size=size) for size in (None, 48))
+    save_file(tuned.backbone.state_dict(), file)  # as `alignedfusion tune` writes it
+    again = VisualTokenizer("test_vit", 38, pretrained=file, image_size=48)
+    assert all(
+        torch.equal(value, again.backbone.state_dict()[name]) for name, value in tuned.backbone.state_dict().items()
+    )
+    with pytest.raises(ValueError, match=r"such as 'pos_embed'.*the image_size that it was saved for"):
+        VisualTokenizer("test_vit", 38, pretrained=file)
+    save_file(native.backbone.state_dict(), file)
+    resized = VisualTokenizer("test_vit", 38, pretrained=file, image_size=48)
+    native.backbone.set_input_size(img_size=48)
+    assert torch.equal(resized.backbone.pos_embed, native.backbone.pos_embed)
+
+
+@pytest.mark.parametrize(("more", "name"), [({"depth": 3}, "blocks.2."), ({"init_values": 1e-5}, "blocks.0.ls1.gamma")])
+def test_weights_of_a_larger_model_are_refused_and_those_of_a_head_are_not(more, name, tmp_path):
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", img_size=32, **SMALL).state_dict(), file)
+    settings = {"image_size": 32, "timm_args": SMALL}
+    VisualTokenizer("vit_tiny_patch16_224", 38, pretrained=file, **settings)
+    save_file(timm.create_model("vit_tiny_patch16_224", img_size=32, **{**SMALL, **more}).state_dict(), file)
+    with pytest.raises(ValueError, match=rf"would leave out \d+ of its tensors, such as '{name}"):
+        VisualTokenizer("vit_tiny_patch16_224", 38, pretrained=file, **settings)
+
+
 def test_arguments_replace_those_of_the_repository(repository):
     with pytest.raises(ValueError, match=r"does not fit timm's 'vit_tiny_patch16_224'.*as timm_args"):
         VisualTokenizer(f"local-dir:{repository}", 38, timm_args={"embed_dim": 48})

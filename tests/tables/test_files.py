@@ -1,4 +1,5 @@
 import gzip
+import json
 import re
 import subprocess
 import sys
@@ -26,6 +27,15 @@ with lock_output(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def test_json_has_null_where_a_number_is_undefined(tmp_path):
+    write_json(tmp_path / "x.json", {"missing": [{"macro_auc": float("nan"), "cases": 1}], "pair": (0.5, float("nan"))})
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "missing": [{"macro_auc": None, "cases": 1}],
+        "pair": [0.5, None],
+    }
 
 
 def test_a_draft_replaces_the_file_at_the_end_and_only_then(tmp_path):

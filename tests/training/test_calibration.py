@@ -9,6 +9,7 @@ from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.missingness import drop_attributes
 from alignedfusion.modules.outputs import ClassifierOutput
 from alignedfusion.modules.tasks import Multiclass, Multilabel, Regression
+from alignedfusion.presets import standard
 from alignedfusion.training import TrainingSettings, fit
 from alignedfusion.training.calibration import SLOPE_SPREAD, SPREAD, calibrate, fit_weights
 
@@ -233,3 +234,40 @@ def test_the_branch_of_a_number_gets_the_weight_of_a_least_squares_fit():
     weights = (shifts + slopes * 0.0).exp()
     assert weights[0].item() == pytest.approx(2.0, rel=0.05)
     assert weights[1].item() < 0.3
+
+
+@pytest.mark.parametrize("outlier", [1e3, 1e6])
+def test_an_outlier_among_the_numbers_leaves_the_weights_finite(outlier):
+    contributions = torch.randn(8, 50, 3, 1)
+    labels = contributions[0].mean(1)
+    labels[:25] = outlier
+    shares = torch.linspace(1, 0, 8)[:, None].expand(8, 50)
+    for found in fit_weights(contributions, shares, torch.zeros(1), labels, Regression(("age",))):
+        assert found.isfinite().all()
+
+
+WRONG = [
+    ("multiclass", torch.full((7,), 3), "label 3 in row 0 is out of range"),
+    ("multiclass", torch.zeros(7), "got torch.float32 of shape"),
+    ("multilabel", torch.full((7, 3), 5), "label 5 of 'a' in row 0 is out of range"),
+    ("regression", torch.zeros(7), r"got shape \(7,\)"),
+]
+
+
+@pytest.mark.parametrize(("task", "labels", "message"), WRONG)
+def test_labels_that_do_not_fit_are_refused(task, labels, message, schema, build):
+    model = standard(schema, ["a", "b", "c"], backbone=None, num_features=7, dim=64, task=task)
+    cases = TensorCases(torch.randn(7, 5, 7), torch.zeros(7, 3, dtype=torch.int64), labels)
+    with pytest.raises(ValueError, match=message):
+        calibrate(model, cases, progress=False)
+    if labels.dtype != torch.int64:
+        with pytest.raises(ValueError, match=message):
+            fit(model, cases, None, "unused", progress=False)
+
+
+def test_no_case_is_an_error(schema):
+    model = standard(schema, ["a", "b"], backbone=None, num_features=7, dim=64)
+    nothing = TensorCases(torch.zeros(0, 5, 7), *torch.zeros(2, 0, 3, dtype=torch.int64).unbind())
+    nothing.labels = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(ValueError, match="there is no case to predict"):
+        calibrate(model, nothing, progress=False)

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -224,3 +225,30 @@ def test_settings_for_classes_are_refused(task, changes, message, schema, build,
 def test_counts_of_classes_are_refused(schema, build, cases, tmp_path):
     with pytest.raises(ValueError, match="class_counts belong to the task 'multiclass', this model has 'multilabel'"):
         fit(build(schema, task="multilabel"), cases, None, tmp_path, class_counts=torch.ones(17), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+        ({"learning_rate": -1e-3}, "learning_rate above 0; got -0.001"),
+        ({"learning_rate": 0.0}, "learning_rate above 0; got 0.0"),
+        ({"image_rate": float("nan")}, "image_rate must be a finite number of at least 0"),
+        ({"coverage": 0.8}, "coverage=0.8 belongs to prediction sets; name their kind with sets"),
+    ],
+)
+def test_settings_that_train_nothing_are_refused(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TrainingSettings(**change)
+
+
+def test_a_training_that_diverged_is_an_error(schema, batch, build, tmp_path):
+    image, codes, labels = batch(schema, rows=20)
+    cases = TensorCases(image, codes, labels)
+    with pytest.raises(
+        ValueError, match="training diverged, and the model's outputs are nan or infinite: lower learning_rate"
+    ):
+        fit(build(schema), cases, cases, tmp_path, TrainingSettings(epochs=2, learning_rate=1e30), progress=False)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from alignedfusion import AlignedFusionClassifier
+from alignedfusion import AlignedFusionClassifier, Attribute, AttributeSchema
 from alignedfusion.commands import main as cli
 from alignedfusion.datasets.cases import make_cases
 from alignedfusion.datasets.columns import CaseColumns
@@ -19,6 +19,7 @@ from alignedfusion.deployment.prediction import predict_case
 from alignedfusion.evaluation import Metrics
 from alignedfusion.evaluation.inference import answer, prepare_images
 from alignedfusion.modules.backbones import Backbone
+from alignedfusion.presets import standard
 from alignedfusion.training import TrainingSettings, runs
 from alignedfusion.training.tuning import tune
 
@@ -208,6 +209,12 @@ WRONG = [
     (["--label", "wet", "big", "--balance", "class_weights"], "does not fit the task 'multilabel'"),
     (["--label", "wet", "big", "--attributes", "age", "big"], "the label column 'big' is among the attributes"),
     (["--label", "wet", "bog"], "the table has no column ['bog']"),
+    (["--label", "big", "--coverage", "0.8"], "coverage=0.8 belongs to prediction sets; name their kind with sets"),
+    (
+        ["--label", "big", "--backbone", "resnet18", "--tune", "last:1"],
+        "are .npy files of tokens; leave out name='resnet18'",
+    ),
+    (["--label", "big", "--weights", "x.pth", "--no-pretrained"], "--weights and --no-pretrained exclude each other"),
     (["--label", "age"], "set the task to regression if the labels are numbers"),
 ]
 
@@ -247,3 +254,24 @@ def test_tuning_a_backbone_needs_classes(folder, tmp_path):
     backbone = Backbone("test_vit", pretrained=False, tune="whole", image_size=32)
     with pytest.raises(ValueError, match="tune needs one column of classes"):
         tune(manifest, tmp_path / "tuned", backbone)
+
+
+def test_predict_summarises_its_own_columns_only(run, folder, tmp_path, capsys):
+    task, out = run
+    if task == "multilabel":
+        pytest.skip("a table with the column 'predicted' is refused there")
+    frame = pd.read_csv(folder / "cases.csv").assign(predicted="yes")
+    frame.to_csv(folder / "named.csv", index=False)
+    assert cli.main(["predict", str(out), "--table", str(folder / "named.csv"), "-o", str(tmp_path / "x.csv")]) == 0
+    mean = pd.read_csv(tmp_path / "x.csv")["predicted(weight)"].mean()
+    assert f"80 cases; predicted weight {mean:.4g} on average" in capsys.readouterr().out
+
+
+def test_predict_summarises_classes_whose_names_have_semicolons(folder, tmp_path, capsys):
+    schema = AttributeSchema([Attribute("sign", values=("+", "-"))])
+    model = standard(schema, ["wet; big", "dry"], backbone=None, num_features=7, dim=64)
+    model.log_prior.copy_(torch.tensor([9.0, 0.0]))
+    model.save_pretrained(tmp_path / "model")
+    words = ["--table", str(folder / "cases.csv"), "--image", "file", "-o", str(tmp_path / "x.csv")]
+    assert cli.main(["predict", str(tmp_path / "model"), *words]) == 0
+    assert "80 cases; predicted wet; big 100.0%" in capsys.readouterr().out

@@ -291,7 +291,7 @@ def test_images_and_tokens_do_not_mix(tmp_path):
         runs.train(manifest, tmp_path / "run", progress=False)
 
 
-def test_a_frozen_backbone_loads_local_weights(folder, tmp_path):
+def test_a_frozen_backbone_loads_local_weights(folder, tmp_path, capsys):
     import timm
 
     backbone = timm.create_model("test_vit", pretrained=False, num_classes=0)
@@ -302,6 +302,10 @@ def test_a_frozen_backbone_loads_local_weights(folder, tmp_path):
     model = AlignedFusionClassifier.from_pretrained(out)
     trained = model.visual.backbone.state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in backbone.state_dict().items())
+    # The same name with other weights is another run.
+    torch.save({name: value + 1 for name, value in backbone.state_dict().items()}, tmp_path / "weights.pth")
+    assert cli.main(["train", str(folder / "cases.csv"), *COLUMNS, *arguments, "-o", str(out)]) == 2
+    assert re.search(r"other settings \(weights_sha256 \w{64} before, \w{64} now\)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
