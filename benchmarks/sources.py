@@ -22,6 +22,7 @@ from alignedfusion.datasets import derm7pt, milk10k, pad_ufes_20, phantom
 from alignedfusion.datasets.cases import TensorCases
 from alignedfusion.datasets.columns import CaseColumns
 from alignedfusion.datasets.manifest import Manifest
+from alignedfusion.datasets.splits import shuffle_groups
 from alignedfusion.datasets.token_cache import TokenCache
 from alignedfusion.tables.files import read_table
 
@@ -80,8 +81,10 @@ class Source:
     def _fold(self, fold: int, seed: int) -> dict[str, np.ndarray]:
         from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-        kind = StratifiedKFold if self.groups is None else StratifiedGroupKFold
-        folds = kind(FOLDS, shuffle=True, random_state=seed).split(self.labels, self.labels, self.groups)
+        if self.groups is None:
+            folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(self.labels, self.labels)
+        else:
+            folds = StratifiedGroupKFold(FOLDS).split(self.labels, self.labels, shuffle_groups(self.groups, seed))
         train, test = list(folds)[fold]
         return {"train": train, "valid": np.array([], dtype=int), "test": test}
 

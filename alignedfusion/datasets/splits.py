@@ -67,8 +67,8 @@ def draw_splits(labels: np.ndarray, groups: pd.Series | None, seed: int) -> np.n
         rest = np.flatnonzero(splits == "train")
         # A class of five leaves four for training and validation: a fold must not be smaller than one of them.
         smallest = min(len(np.unique(keys[rest][labels[rest] == name])) for name in sizes)
-        folds = StratifiedGroupKFold(max(2, min(5, smallest)), shuffle=True, random_state=seed)
-        splits[rest[next(folds.split(rest, labels[rest], keys[rest]))[1]]] = split
+        folds = StratifiedGroupKFold(max(2, min(5, smallest)))
+        splits[rest[next(folds.split(rest, labels[rest], shuffle_groups(keys[rest], seed)))[1]]] = split
     return splits
 
 
@@ -116,6 +116,18 @@ def hold_back(labels: np.ndarray, groups: pd.Series | None, share: float, seed: 
     for label in np.setdiff1d(labels, labels[~is_held[group_of_row]]):
         is_held[group_of_row[labels == label]] = False
     return is_held[group_of_row]
+
+
+def shuffle_groups(keys: np.ndarray, seed: int) -> np.ndarray:
+    """A number per row (n,), equal within a group, in random order of the groups.
+
+    This is what StratifiedGroupKFold(shuffle=True) does from scikit-learn 1.8 on. Before, it shuffled the counts of the classes
+    without the groups, so that its folds were the same for every seed and not stratified.
+    """
+    names, places = np.unique(keys, return_inverse=True)
+    order = np.arange(len(names))
+    np.random.RandomState(seed).shuffle(order)
+    return order.argsort()[places]
 
 
 def refuse(what: str, offenders: Iterable[Any]) -> None:

@@ -136,9 +136,8 @@ def create_backbone(
             f"checkpoint as pretrained, or pretrained=False to start from random weights"
         ) from error
     if weights is not None and pretrained is not False:
-        state = load_state_dict(
-            str(weights), weights_only=True
-        )  # explicit: the default differs between releases of timm
+        # weights_only is given because its default differs between releases of timm.
+        state = load_state_dict(str(weights), weights_only=True)
         if image_size is not None and _misfits(backbone, state):  # saved at this size, as `alignedfusion tune` does
             _resize(backbone, name, image_size, in_chans)
         _load_local(backbone, name, weights, state)

@@ -3,8 +3,10 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from alignedfusion.datasets.splits import check_groups, draw_splits, read_splits
+from alignedfusion.datasets.splits import check_groups, draw_splits, read_splits, shuffle_groups
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -23,6 +25,30 @@ def test_two_classes_of_five_patients_are_split_by_patient(seed):
     for name in ("a", "b"):
         assert Counter(splits[labels == name]) == {"train": 6, "valid": 2, "test": 2}
     check_groups(splits, patients)
+
+
+def test_another_seed_draws_other_patients():
+    labels, patients = np.array(["a", "b"] * 30), pd.Series(np.arange(60) // 2)
+    drawn = {tuple(patients[draw_splits(labels, patients, seed) == "test"]) for seed in range(4)}
+    assert len(drawn) == 4
+
+
+@given(keys=st.lists(st.sampled_from("abcdefgh"), min_size=1), seed=st.integers(0, 99))
+def test_shuffled_groups_are_the_same_groups(keys, seed):
+    keys = np.array(keys, dtype=object)
+    numbers = shuffle_groups(keys, seed)
+    assert ((numbers[:, None] == numbers) == (keys[:, None] == keys)).all()
+    assert sorted(set(numbers)) == list(range(len(set(keys))))
+
+
+def test_patients_are_shuffled_as_by_a_release_of_scikit_learn_that_does():
+    model_selection = pytest.importorskip("sklearn.model_selection")
+    pytest.importorskip("sklearn", minversion="1.8", reason="older releases shuffle the counts without the groups")
+    labels = np.random.default_rng(0).choice(["a", "b", "c"], 90, p=[0.6, 0.3, 0.1])
+    patients = np.random.default_rng(1).integers(0, 40, 90)
+    one = model_selection.StratifiedGroupKFold(5, shuffle=True, random_state=3).split(labels, labels, patients)
+    other = model_selection.StratifiedGroupKFold(5).split(labels, labels, shuffle_groups(patients, 3))
+    assert all((a[1] == b[1]).all() for a, b in zip(one, other, strict=True))
 
 
 def test_four_cases_are_too_few():
