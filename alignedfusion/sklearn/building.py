@@ -54,7 +54,7 @@ def build_model(
     if not images:
         if tokens is not None:
             raise ValueError("tokens replace images, and no image column is named: name them with images")
-        check_unused(backbone, "no image column is named")
+        # Settings of the backbone have no effect, as is usual in scikit-learn: a grid may compare with and without images.
         return standard(schema, labels.names, images=(), dim=dim, task=labels.task)
     paths = image_paths(frame, tuple(images), root)
     if empty := [m for m, column in paths.items() if not any(column)]:
