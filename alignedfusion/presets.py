@@ -81,7 +81,7 @@ def paper(
         VisualTokenizer("swin_tiny_patch4_window7_224", dim, pretrained=True),
         AttributeTokenizer(schema, dim, text_encoder=TextEncoder() if text_encoder is None else text_encoder),
         IntermediateTokenFusion(dim, depth=1, num_heads=12),
-        MaskedTokenReconstructor(dim),
+        MaskedTokenReconstructor(dim, fill="once"),
         num_classes=len(class_names),
         class_names=class_names,
         hiding=HideAttributes(0.3),

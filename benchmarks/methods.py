@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from sources import Source
 
 OURS = "alignedfusion"
+USED = "ours, reconstructed tokens used"
 HEADS = 2
 
 
@@ -174,7 +175,7 @@ def neural(
 
 def ours(**changes: Any) -> Callable[[Fold], nn.Module]:
     """The default recipe, with changes for an ablation."""
-    return neural(**{"reconstruct": "once", "unimodal_heads": True, **changes})
+    return neural(**{"reconstruct": "none", "unimodal_heads": True, **changes})
 
 
 def _table(kind: type) -> Callable[[Fold], nn.Module]:
@@ -267,8 +268,12 @@ class _Without(nn.Module):
         return type(output)(logits=output.logits - output.contributions[:, self.index])
 
 
-def _completed(draws: int, model: str = OURS) -> Callable[[Fold], nn.Module]:
-    return lambda fold: Tempered(Completed(fold.shared(model), fold.shared(OURS), draws), fold)  # type: ignore[arg-type]
+def _weighted(weight: float) -> Callable[[Fold], nn.Module]:
+    return ours(reconstruct="once", classifier=partial(WeightedReconstruction, weight=weight))
+
+
+def _completed(draws: int, model: str = USED) -> Callable[[Fold], nn.Module]:
+    return lambda fold: Tempered(Completed(fold.shared(model), fold.shared(USED), draws), fold)  # type: ignore[arg-type]
 
 
 def _heads_alone(fold: Fold) -> nn.Module:
@@ -303,7 +308,7 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "ours, heads before fusion alone": ours(first_round_heads=False),
     "ours, unimodal heads alone": _heads_alone,
     "ours, no reconstruction": ours(classifier=without_reconstruction),
-    "ours, reconstructed tokens not used": ours(reconstruct="none"),
+    USED: ours(reconstruct="once"),
     "ours, two passes": ours(reconstruct="two_pass"),
     "ours, image rate 1": ours(training={"image_rate": 1.0}),
     "ours, no whole report hidden": ours(hide_report_probability=0.0),
@@ -315,9 +320,9 @@ METHODS: dict[str, Callable[[Fold], nn.Module]] = {
     "ours, one shared token": ours(topology="shared"),
     "ours, shared weights": ours(share_weights=True),
     **{f"ours, p = {p}": ours(hide_probability=p) for p in (0.0, 0.1, 0.2, 0.4, 0.5)},
-    "reconstruction from detached tokens": ours(reconstructor=DetachedReconstructor),
-    "reconstruction loss times 0.3": ours(classifier=partial(WeightedReconstruction, weight=0.3)),
-    "reconstruction loss times 3": ours(classifier=partial(WeightedReconstruction, weight=3.0)),
+    "used, their loss trains the reconstructor alone": ours(reconstruct="once", reconstructor=DetachedReconstructor),
+    "used, reconstruction loss times 0.3": _weighted(0.3),
+    "used, reconstruction loss times 3": _weighted(3.0),
     "most probable values filled in": _completed(draws=0),
     "mean over drawn values": _completed(draws=8),
     "mean over values drawn by another model": _completed(draws=8, model="ours, no reconstruction"),

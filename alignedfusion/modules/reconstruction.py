@@ -31,12 +31,12 @@ class MaskedTokenReconstructor(nn.Module):
 
     Args:
         dim: Token width D.
-        fill: How a classifier uses the reconstructed tokens. "once" replaces the tokens of unmentioned and hidden attributes
-            after fusion; "two_pass" replaces them before fusion, and fuses again; "none" replaces nothing, so that the
-            reconstruction only adds a term to the loss.
+        fill: How a classifier uses the reconstructed tokens. "none" replaces nothing: the reconstruction adds a term to the
+            loss, and the class also depends on which attributes are unmentioned. "once", as in the paper, replaces the tokens
+            of unmentioned and hidden attributes after fusion; "two_pass" replaces them before fusion, and fuses again.
     """
 
-    def __init__(self, dim: int, *, fill: str = "once") -> None:
+    def __init__(self, dim: int, *, fill: str = "none") -> None:
         super().__init__()
         if fill not in ("once", "two_pass", "none"):
             raise ValueError(f"fill must be 'once', 'two_pass' or 'none', got {fill!r}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -83,7 +84,12 @@ class AttributeTokenizer(nn.Module):
         self.schema.check_codes(codes)
         check_device("codes", codes, self.offsets.device)
         values = self.value_tokens() if values is None else values
-        mentioned = values[self.offsets + codes.clamp(min=0)]  # (B, A, D)
+        places = self.offsets + codes.clamp(min=0)  # (B, A)
+        if self.training and torch.compiler.is_compiling():
+            # On CPUs, torch 2.7 to 2.11 may compile a wrong gradient of the lookup, and a correct one of this product.
+            mentioned = F.one_hot(places, len(values)).to(values) @ values  # (B, A, D)
+        else:
+            mentioned = values[places]  # (B, A, D)
         # Both branches are always computed, so that no parameter is ever without a gradient.
         return torch.where((codes == UNKNOWN)[..., None], self.unknown + self.identity, mentioned)
 
