@@ -113,7 +113,7 @@ def test_values_that_others_imply_gain_nothing(twice):
     codes[:, 4] = torch.tensor([0, 1])
     before = next_questions(model, None, torch.full_like(codes, UNKNOWN)).bits[0]
     after = next_questions(model, None, codes)
-    assert before[9] > 0.1
+    assert before[9] > 0.05
     assert after.bits[:, 9].max() < before[9] / 10
     assert after.order[:, 8].tolist() == [9, 9]  # the last of the open ones
 
