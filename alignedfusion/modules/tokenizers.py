@@ -86,7 +86,7 @@ class AttributeTokenizer(nn.Module):
         values = self.value_tokens() if values is None else values
         places = self.offsets + codes.clamp(min=0)  # (B, A)
         if self.training and torch.compiler.is_compiling():
-            # On CPUs, torch 2.7 to 2.11 may compile a wrong gradient of the lookup, and a correct one of this product.
+            # On CPUs, torch 2.7 to 2.10 may compile a wrong gradient of the lookup, and a correct one of this product.
             mentioned = F.one_hot(places, len(values)).to(values) @ values  # (B, A, D)
         else:
             mentioned = values[places]  # (B, A, D)

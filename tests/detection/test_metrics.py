@@ -425,5 +425,5 @@ def test_average_precision_by_hand():
 
 def test_average_precision_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.detection", None)
-    with pytest.raises(ImportError, match="pip install torchmetrics pycocotools"):
+    with pytest.raises(ImportError, match=r"pip install 'alignedfusion\[detection\]'"):
         average_precision([], [])
