@@ -52,9 +52,8 @@ def build_model(
         ValueError: For images that cannot be read or have no tokens, or an image column without any.
     """
     if not images:
-        if tokens is not None:
-            raise ValueError("tokens replace images, and no image column is named: name them with images")
-        # Settings of the backbone have no effect, as is usual in scikit-learn: a grid may compare with and without images.
+        # Tokens and settings of the backbone have no effect, as is usual in scikit-learn: a grid may compare with and without
+        # images.
         return standard(schema, labels.names, images=(), dim=dim, task=labels.task)
     paths = image_paths(frame, tuple(images), root)
     if empty := [m for m, column in paths.items() if not any(column)]:
